@@ -1,0 +1,64 @@
+//! Configuration: flags and the ConfigMap become one validated set of values.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+
+/// What translation and merging take for granted. Part of their input, so they stay pure: a new
+/// value means translating again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Defaults {
+    /// Which Ingresses are ours.
+    pub classes: ClassRules,
+    /// Service (namespace, name) that answers hosts and paths that nothing else serves; its first
+    /// port is used.
+    pub default_backend: Option<(Arc<str>, Arc<str>)>,
+    /// Secret (namespace, name) with the certificate for hosts that have none.
+    pub default_certificate: Option<(Arc<str>, Arc<str>)>,
+    /// Leave out every Ingress that has `spec.defaultBackend`.
+    pub disable_catch_all: bool,
+    /// Redirect to https for hosts with a tls section.
+    pub https_redirect: bool,
+    /// Status of that redirect.
+    pub https_redirect_status: StatusCode,
+    /// Rule paths that begin with one of these are not redirected.
+    pub https_redirect_exempt: Vec<Arc<str>>,
+    /// Namespaces to read; empty means all.
+    pub watch_namespaces: Vec<Arc<str>>,
+    /// `Strict-Transport-Security` for answers over TLS.
+    pub hsts: Option<Arc<str>>,
+}
+
+/// Class selection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassRules {
+    /// `spec.controller` values of the IngressClasses that are ours.
+    pub controllers: Vec<Arc<str>>,
+    /// Class name: the value of the legacy annotation, and with `by_name` of `ingressClassName`.
+    pub class: Arc<str>,
+    /// Accept `ingressClassName` equal to `class` whatever its controller.
+    pub by_name: bool,
+    /// Also serve Ingresses without any class.
+    pub without_class: bool,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            classes: ClassRules {
+                controllers: vec!["gatehouse.dev/ingress-controller".into()],
+                class: "gatehouse".into(),
+                by_name: false,
+                without_class: false,
+            },
+            default_backend: None,
+            default_certificate: None,
+            disable_catch_all: false,
+            https_redirect: true,
+            https_redirect_status: StatusCode::PERMANENT_REDIRECT,
+            https_redirect_exempt: vec!["/.well-known/acme-challenge".into()],
+            watch_namespaces: Vec::new(),
+            hsts: Some("max-age=31536000; includeSubDomains".into()),
+        }
+    }
+}
