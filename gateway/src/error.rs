@@ -152,8 +152,6 @@ reasons! {
     TrailingSlash = "redirect_slash", 301, Internal;
     /// Redirect to https.
     HttpsRedirect = "redirect_https", 308, Internal;
-    /// A request that passed through this gateway too often (a loop).
-    Loop = "loop_detected", 508, Internal;
 }
 
 impl Reason {

@@ -1,6 +1,7 @@
 //! Certificates as the control plane hands them over: parsed, checked against their key.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use rustls::sign::CertifiedKey;
@@ -43,6 +44,13 @@ impl PartialEq for CertificatePlan {
 }
 
 impl Eq for CertificatePlan {}
+
+impl Hash for CertificatePlan {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key.hash(state);
+        self.fingerprint.hash(state);
+    }
+}
 
 impl fmt::Debug for CertificatePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -19,7 +19,7 @@ impl fmt::Display for ClusterKey {
 
 /// One cluster. A change of endpoints or of balancing swaps the cluster's state and touches no
 /// route table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct ClusterPlan {
     /// Identity.
     pub key: ClusterKey,

@@ -58,7 +58,7 @@ impl Serialize for HostPattern {
 }
 
 /// Everything served on one host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct HostPlan {
     /// The pattern; also the key under which the plan is published.
     pub host: HostPattern,
@@ -70,7 +70,7 @@ pub struct HostPlan {
 }
 
 /// TLS facts of a host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct HostTls {
     /// Slot of the certificate; `None` serves the default certificate.
     pub certificate: Option<CertKey>,
@@ -108,7 +108,7 @@ pub struct RouteKey {
 }
 
 /// One route of a host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct RoutePlan {
     /// Identity, which also holds the path condition.
     pub key: RouteKey,
@@ -121,7 +121,7 @@ pub struct RoutePlan {
 }
 
 /// A declared policy. One variant is one file below `policy/`, where it is compiled to a filter.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum PolicySpec {
     /// Answer 301 with a final slash added when the path is exactly this prefix without it
@@ -146,7 +146,7 @@ pub enum PolicySpec {
 }
 
 /// Last step of a route.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ActionPlan {
     /// Forward to one of the clusters, by weight. Never empty.
@@ -158,7 +158,7 @@ pub enum ActionPlan {
 }
 
 /// A share of a split.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct WeightedCluster {
     /// The cluster.
     pub cluster: ClusterKey,
@@ -182,7 +182,7 @@ pub enum RefuseReason {
     clippy::trivially_copy_pass_by_ref,
     reason = "the signature serde asks for"
 )]
-fn status_as_number<S: serde::Serializer>(
+pub(crate) fn status_as_number<S: serde::Serializer>(
     status: &StatusCode,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {

@@ -16,6 +16,7 @@ pub use certificate::{CertKey, CertificatePlan};
 pub use cluster::{
     Affinity, Balance, ClusterKey, ClusterPlan, EndpointPhase, EndpointPlan, UpstreamProtocol,
 };
+pub(crate) use host::status_as_number;
 pub use host::{
     ActionPlan, HostPattern, HostPlan, HostTls, ObjectRef, PathKind, PathMatch, PolicySpec,
     RefuseReason, RouteKey, RoutePlan, WeightedCluster,

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 /// All settings.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Default)]
 pub struct Settings {
     /// Deadlines.
     pub timeouts: Timeouts,
@@ -25,7 +25,7 @@ pub struct Settings {
 }
 
 /// Deadlines. Every one of them is enforced on every path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Timeouts {
     /// From accept to the end of the TLS handshake.
     pub tls_handshake: Duration,
@@ -82,7 +82,7 @@ impl Default for Timeouts {
 }
 
 /// Bounds. Sizes are bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Limits {
     /// Request target: longer answers 414.
     pub target: usize,
@@ -127,7 +127,7 @@ impl Default for Limits {
 }
 
 /// Whom to believe. The default believes nobody: what a client says of itself is dropped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct ForwardedTrust {
     /// Peers whose forwarded headers are believed.
     pub forwarded_from: Vec<IpNet>,
@@ -156,7 +156,7 @@ impl Default for ForwardedTrust {
 }
 
 /// Header handling.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct HeaderSettings {
     /// Let request fields with an underscore pass. Off, as in nginx: `X_Forwarded_For` reads like
     /// `X-Forwarded-For` to many applications.
@@ -181,7 +181,7 @@ impl Default for HeaderSettings {
 }
 
 /// TLS of the listeners.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Default)]
 pub struct TlsSettings {
     /// Refuse the handshake for a server name that no host has, instead of serving the default
     /// certificate.

@@ -1,0 +1,350 @@
+//! Bodies on their way through: counted, bounded, never buffered.
+//!
+//! Invariants: back-pressure passes through in both directions, since a frame is only asked for
+//! when the other side wants one. The record of a request lives in its response body and is
+//! written when that body ends or is dropped, whichever comes first.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::active::ActiveGuard;
+use super::record::Record;
+use crate::error::{ProxyError, Reason};
+use crate::upstream::UpstreamBody;
+
+/// Progress of a request body, shared with whoever must know how far it got.
+#[derive(Debug, Default)]
+pub struct BodyProgress {
+    received: Cell<u64>,
+    finished: Cell<bool>,
+}
+
+impl BodyProgress {
+    /// Bytes received from the client.
+    pub fn received(&self) -> u64 {
+        self.received.get()
+    }
+
+    /// Whether the client sent the body to its end.
+    pub fn finished(&self) -> bool {
+        self.finished.get()
+    }
+}
+
+/// Bounds on one request body.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyBounds {
+    /// Bytes; 0 is no limit.
+    pub limit: u64,
+    /// Longest wait for the next frame.
+    pub stall: Duration,
+    /// Bytes per second of waiting, once [`RATE_GRACE`] of it has passed; 0 is no limit.
+    pub rate: u64,
+}
+
+/// The body of a request on its way to an endpoint.
+#[derive(Debug)]
+pub struct RequestBody {
+    incoming: Option<Incoming>,
+    progress: Rc<BodyProgress>,
+    bounds: BodyBounds,
+    waiting_since: Option<Instant>,
+    waited: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl RequestBody {
+    /// Wraps what the client sends.
+    pub fn new(incoming: Incoming, bounds: BodyBounds) -> Self {
+        let progress = Rc::new(BodyProgress::default());
+        let incoming = if incoming.is_end_stream() {
+            progress.finished.set(true);
+            None
+        } else {
+            Some(incoming)
+        };
+        Self {
+            incoming,
+            progress,
+            bounds,
+            waiting_since: None,
+            waited: Duration::ZERO,
+            timer: None,
+        }
+    }
+
+    /// A request without a body.
+    pub fn empty() -> Self {
+        let progress = BodyProgress::default();
+        progress.finished.set(true);
+        Self {
+            incoming: None,
+            progress: Rc::new(progress),
+            bounds: BodyBounds {
+                limit: 0,
+                stall: Duration::MAX,
+                rate: 0,
+            },
+            waiting_since: None,
+            waited: Duration::ZERO,
+            timer: None,
+        }
+    }
+
+    /// Whether there is no body at all, so that the request can be sent again.
+    pub fn is_empty(&self) -> bool {
+        self.incoming.is_none()
+    }
+
+    /// How far the body has come; stays valid when the body is gone.
+    pub fn progress(&self) -> Rc<BodyProgress> {
+        Rc::clone(&self.progress)
+    }
+
+    /// Waits for the next frame under the stall and rate bounds. The timer exists only for
+    /// bodies that ever make us wait, and is re-armed only when it fires early.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<ProxyError> {
+        let now = Instant::now();
+        let since = *self.waiting_since.get_or_insert(now);
+        let mut deadline = since + self.bounds.stall.min(FOREVER);
+        if let Some(earned) = self.progress.received().checked_div(self.bounds.rate) {
+            let allowed = RATE_GRACE + Duration::from_secs(earned.min(FOREVER.as_secs()));
+            deadline = deadline.min(since + allowed.saturating_sub(self.waited));
+        }
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        loop {
+            if timer.deadline() < now || timer.is_elapsed() {
+                timer.as_mut().reset(deadline);
+            }
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= deadline {
+                return Poll::Ready(ProxyError::fatal(Reason::RequestTimeout));
+            }
+        }
+    }
+
+    fn account(&mut self, frame: &Frame<Bytes>) -> Result<(), ProxyError> {
+        if let Some(since) = self.waiting_since.take() {
+            self.waited += since.elapsed();
+        }
+        if let Some(data) = frame.data_ref() {
+            let received = self.progress.received() + data.len() as u64;
+            self.progress.received.set(received);
+            if self.bounds.limit > 0 && received > self.bounds.limit {
+                return Err(ProxyError::fatal(Reason::BodyTooLarge));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = ProxyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+        let this = &mut *self;
+        let Some(incoming) = &mut this.incoming else {
+            return Poll::Ready(None);
+        };
+        match Pin::new(incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    strip_trailers(trailers);
+                }
+                if let Err(error) = this.account(&frame) {
+                    return Poll::Ready(Some(Err(error)));
+                }
+                if this.incoming.as_ref().is_none_or(Body::is_end_stream) {
+                    this.progress.finished.set(true);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(broken(&error)))),
+            Poll::Ready(None) => {
+                this.progress.finished.set(true);
+                Poll::Ready(None)
+            }
+            Poll::Pending => this.poll_stalled(cx).map(|error| Some(Err(error))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// Fields that must not travel in a trailer because they would change how the message is read
+/// (RFC 9110, section 6.5.1).
+pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
+    for name in [
+        http::header::CONTENT_LENGTH,
+        http::header::TRANSFER_ENCODING,
+        http::header::TRAILER,
+        http::header::TE,
+        http::header::HOST,
+        http::header::CONNECTION,
+        http::header::AUTHORIZATION,
+        http::header::CONTENT_ENCODING,
+        http::header::CONTENT_TYPE,
+        http::header::CONTENT_RANGE,
+        http::header::COOKIE,
+        http::header::SET_COOKIE,
+    ] {
+        trailers.remove(name);
+    }
+}
+
+fn broken(error: &hyper::Error) -> ProxyError {
+    use std::error::Error;
+    let timed_out = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<std::io::Error>())
+        .is_some_and(|cause| cause.kind() == std::io::ErrorKind::TimedOut);
+    ProxyError::fatal(if timed_out {
+        Reason::RequestTimeout
+    } else {
+        Reason::BodyBroken
+    })
+}
+
+/// The body of an answer on its way to the client.
+#[derive(Debug)]
+pub struct ResponseBody {
+    source: Source,
+    record: Option<Box<Record>>,
+    active: Option<ActiveGuard>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Local(Option<Bytes>),
+    Upstream(UpstreamBody),
+}
+
+impl ResponseBody {
+    /// An answer that the gateway made.
+    pub(crate) fn local(content: Bytes, record: Option<Box<Record>>) -> Self {
+        let content = (!content.is_empty()).then_some(content);
+        Self {
+            source: Source::Local(content),
+            record,
+            active: None,
+        }
+        .settled()
+    }
+
+    /// The answer of an endpoint. `active` watches that the client takes it.
+    pub(crate) fn upstream(
+        body: UpstreamBody,
+        record: Box<Record>,
+        active: Option<ActiveGuard>,
+    ) -> Self {
+        Self {
+            source: Source::Upstream(body),
+            record: Some(record),
+            active,
+        }
+        .settled()
+    }
+
+    /// An answer without content is complete from the start: it may never be polled.
+    fn settled(mut self) -> Self {
+        if self.is_end_stream() {
+            self.complete();
+        }
+        self
+    }
+
+    fn complete(&mut self) {
+        self.active = None;
+        if let Some(record) = &mut self.record {
+            record.complete();
+        }
+    }
+
+    fn note(&mut self, frame: &Frame<Bytes>) {
+        let Some(record) = &mut self.record else {
+            return;
+        };
+        if let Some(data) = frame.data_ref() {
+            record.sent += data.len() as u64;
+        }
+        if let Some(active) = &self.active {
+            active.touch();
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = ProxyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
+        let this = &mut *self;
+        let next = match &mut this.source {
+            Source::Local(content) => content.take().map(|content| Ok(Frame::data(content))),
+            Source::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
+        };
+        match &next {
+            Some(Ok(frame)) => {
+                this.note(frame);
+                if this.is_end_stream() {
+                    this.complete();
+                }
+            }
+            Some(Err(error)) => {
+                if let Some(record) = &mut this.record {
+                    record.fail(error.reason);
+                }
+            }
+            None => this.complete(),
+        }
+        Poll::Ready(next)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Local(content) => content.is_none(),
+            Source::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Local(content) => {
+                SizeHint::with_exact(content.as_ref().map_or(0, |content| content.len() as u64))
+            }
+            Source::Upstream(body) => body.size_hint(),
+        }
+    }
+}
+
+/// Waiting that a slow client may accumulate before its rate is judged.
+const RATE_GRACE: Duration = Duration::from_secs(10);
+/// Longer than any request; keeps additions to an `Instant` in range.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);

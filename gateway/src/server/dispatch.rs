@@ -1,0 +1,580 @@
+//! The path of one request, top to bottom: check, look up, apply policies, forward, answer.
+//!
+//! Invariants: the host and the path that were matched are the ones that policies see. A request
+//! holds its `Arc<Route>` and never the snapshot. Whatever happens, exactly one record is written.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, LOCATION};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version, request};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::body::{BodyBounds, RequestBody, ResponseBody};
+use super::connection::Connection;
+use super::forwarded::Forwarded;
+use super::headers::{self, Outgoing};
+use super::record::Record;
+use super::survey::Survey;
+use super::upgrade;
+use super::wire::{canonical_host, canonical_path};
+use super::worker::Worker;
+use crate::access_log::Line;
+use crate::error::Reason;
+use crate::model::{RefuseReason, Settings, UpstreamProtocol};
+use crate::policy::{self, Flow, LocalResponse, RequestFacts};
+use crate::table::{Action, Route};
+use crate::upstream::{Answer, Cluster, ForwardRequest};
+
+/// Serves one request. Never fails: whatever is wrong becomes an answer.
+pub(crate) async fn handle(
+    worker: &Rc<Worker>,
+    connection: &Rc<Connection>,
+    request: http::Request<Incoming>,
+) -> Response<ResponseBody> {
+    let started = Instant::now();
+    let guard = connection.begin_request();
+    let (head, incoming) = request.into_parts();
+    let mut record = Record::begin(worker, connection, &head, started);
+    let exchange = Exchange {
+        worker,
+        connection,
+        version: head.version,
+    };
+    let step = exchange.admit(head, &incoming, &mut record);
+    let mut response = match step {
+        Step::Answer(local) => exchange.local(local, record),
+        Step::Forward(outbound) => exchange.forward(outbound, incoming, record).await,
+    };
+    if worker.draining() && response.version() != Version::HTTP_2 {
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    drop(guard);
+    response
+}
+
+/// Accounts for a request that the HTTP parser refused before anybody saw it.
+pub(crate) fn rejected(worker: &Rc<Worker>, connection: &Connection, reason: Reason) {
+    worker.metrics.count_reason(reason);
+    worker.log.write(&Line {
+        started: Instant::now(),
+        listener: &connection.listener.name,
+        client: connection.client.ip(),
+        method: None,
+        host: None,
+        target: None,
+        version: None,
+        tls: connection.tls.is_some(),
+        status: reason.status_code(),
+        reason: Some(reason),
+        received: 0,
+        sent: 0,
+        duration: std::time::Duration::ZERO,
+        route: None,
+        endpoint: None,
+        tries: 0,
+        upstream_time: None,
+        request_id: None,
+        user_agent: None,
+        referer: None,
+    });
+}
+
+/// What to do after the checks.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives for a moment; a box would cost every request"
+)]
+enum Step {
+    Answer(Local),
+    Forward(Outbound),
+}
+
+/// An answer that the gateway makes.
+struct Local {
+    status: StatusCode,
+    reason: Option<Reason>,
+    location: Option<HeaderValue>,
+    /// Route whose policies see the answer.
+    route: Option<Arc<Route>>,
+    /// The connection cannot be trusted to be in step with us any more.
+    close: bool,
+}
+
+impl Local {
+    fn refusal(reason: Reason) -> Self {
+        Self {
+            status: reason.status(),
+            reason: Some(reason),
+            location: None,
+            route: None,
+            close: true,
+        }
+    }
+
+    fn on_route(reason: Reason, route: Arc<Route>) -> Self {
+        Self {
+            route: Some(route),
+            close: false,
+            ..Self::refusal(reason)
+        }
+    }
+}
+
+/// A request that is ready to be sent.
+struct Outbound {
+    head: request::Parts,
+    route: Arc<Route>,
+    cluster: Arc<Cluster>,
+    settings: Arc<Settings>,
+    survey: Survey,
+    forwarded: Forwarded,
+    host: HeaderValue,
+    websocket: bool,
+}
+
+/// One request and the connection it came on.
+struct Exchange<'a> {
+    worker: &'a Rc<Worker>,
+    connection: &'a Rc<Connection>,
+    version: Version,
+}
+
+impl Exchange<'_> {
+    fn http2(&self) -> bool {
+        self.version == Version::HTTP_2
+    }
+
+    /// Everything that is decided before the first byte goes to an endpoint.
+    fn admit(&self, head: request::Parts, incoming: &Incoming, record: &mut Record) -> Step {
+        let (settings, host) = match self.check(&head) {
+            Ok(checked) => checked,
+            Err(reason) => return Step::Answer(Local::refusal(reason)),
+        };
+        let survey = match Survey::of(&head.headers, &settings, self.http2()) {
+            Ok(survey) => survey,
+            Err(reason) => return Step::Answer(Local::refusal(reason)),
+        };
+        if let Some(answer) = own_answer(&head) {
+            return Step::Answer(answer);
+        }
+        let forwarded = self.forwarded(&head.headers, &settings);
+        record.client = forwarded.client;
+        match self.decide(&head, &host, &forwarded) {
+            Ok((route, cluster)) => {
+                record.route = Some(Arc::clone(&route));
+                let websocket = self.version == Version::HTTP_11 && survey.websocket(&head.headers);
+                if websocket && !incoming.is_end_stream() {
+                    return Step::Answer(Local::refusal(Reason::UpgradeWithBody));
+                }
+                if settings.limits.body > 0 && incoming.size_hint().lower() > settings.limits.body {
+                    return Step::Answer(Local {
+                        close: true,
+                        ..Local::on_route(Reason::BodyTooLarge, route)
+                    });
+                }
+                let host = forwarded.host.clone().unwrap_or(host);
+                Step::Forward(Outbound {
+                    head,
+                    route,
+                    cluster,
+                    settings,
+                    survey,
+                    forwarded,
+                    host,
+                    websocket,
+                })
+            }
+            Err(local) => {
+                record.route.clone_from(&local.route);
+                Step::Answer(local)
+            }
+        }
+    }
+
+    /// Framing, target and host of the head (wire-level rules of RFC 9112 and RFC 9113).
+    fn check(&self, head: &request::Parts) -> Result<(Arc<Settings>, HeaderValue), Reason> {
+        let settings = self.worker.settings();
+        if !self.http2() {
+            // Out of step with the parser: nobody can say where this request ends.
+            let facts = self
+                .connection
+                .next_head()
+                .ok_or(Reason::AmbiguousFraming)?;
+            if facts.framing_conflict {
+                return Err(Reason::AmbiguousFraming);
+            }
+            if facts.fragment {
+                return Err(Reason::BadTarget);
+            }
+        }
+        if matches!(head.method, Method::CONNECT | Method::TRACE) {
+            return Err(Reason::MethodNotAllowed);
+        }
+        if head
+            .method
+            .as_str()
+            .bytes()
+            .any(|byte| byte.is_ascii_lowercase())
+        {
+            return Err(Reason::BadRequest);
+        }
+        check_target(head, &settings)?;
+        Ok((settings, self.host(head)?))
+    }
+
+    /// The one host of the request: the target's authority when it has one (RFC 9112, section
+    /// 3.2.2; RFC 9113, section 8.3.1), else the one `Host` field.
+    fn host(&self, head: &request::Parts) -> Result<HeaderValue, Reason> {
+        let mut fields = head.headers.get_all(HOST).iter();
+        let field = fields.next();
+        if fields.next().is_some() {
+            return Err(Reason::BadHost);
+        }
+        if field.is_some_and(|field| canonical_host(field.as_bytes()).is_none()) {
+            return Err(Reason::BadHost);
+        }
+        let Some(authority) = head.uri.authority() else {
+            return match field {
+                Some(field) => Ok(field.clone()),
+                None if self.version == Version::HTTP_10 => {
+                    Ok(HeaderValue::from_static("localhost"))
+                }
+                None => Err(Reason::BadHost),
+            };
+        };
+        if field.is_none() && !self.http2() && self.version != Version::HTTP_10 {
+            return Err(Reason::BadHost);
+        }
+        let differs = |field: &HeaderValue| {
+            !field
+                .as_bytes()
+                .eq_ignore_ascii_case(authority.as_str().as_bytes())
+        };
+        if self.http2() && field.is_some_and(differs) {
+            return Err(Reason::BadHost);
+        }
+        HeaderValue::from_str(authority.as_str()).map_err(|_| Reason::BadHost)
+    }
+
+    fn forwarded(&self, headers: &HeaderMap, settings: &Settings) -> Forwarded {
+        let connection = self.connection;
+        let port = connection.public_port();
+        let seen = Forwarded {
+            client: connection.client.ip(),
+            // A balancer that speaks the PROXY protocol and ends TLS says so by the port.
+            https: connection.tls.is_some() || (connection.proxied() && port == 443),
+            port,
+            host: None,
+            trusted: false,
+        };
+        Forwarded::of(headers, settings, connection.peer.ip(), seen)
+    }
+
+    /// Route, TLS policy, filters and action.
+    fn decide(
+        &self,
+        head: &request::Parts,
+        host: &HeaderValue,
+        forwarded: &Forwarded,
+    ) -> Result<(Arc<Route>, Arc<Cluster>), Local> {
+        let refuse = |reason| Err(Local::refusal(reason));
+        let Some(name) = canonical_host(host.as_bytes()) else {
+            return refuse(Reason::BadHost);
+        };
+        let Some(path) = canonical_path(head.uri.path()) else {
+            return refuse(Reason::BadTarget);
+        };
+        let server = self.connection.listener.server;
+        let found = self.worker.with_snapshot(|snapshot| {
+            if let Some(tls) = &self.connection.tls {
+                let table = snapshot.server(server)?;
+                if !table.tls.same_policy(tls.sni.as_deref(), &name.canonical) {
+                    return Some(Err(Reason::Misdirected));
+                }
+            }
+            snapshot
+                .lookup(server, &name.canonical, &path, &mut ())
+                .cloned()
+                .map(Ok)
+        });
+        let route = match found {
+            Some(Ok(route)) => route,
+            Some(Err(reason)) => {
+                return Err(Local {
+                    close: false,
+                    ..Local::refusal(reason)
+                });
+            }
+            None => {
+                return Err(Local {
+                    close: false,
+                    ..Local::refusal(Reason::NotFound)
+                });
+            }
+        };
+        let redirect_host = forwarded
+            .host
+            .as_ref()
+            .and_then(|host| canonical_host(host.as_bytes()));
+        let facts = RequestFacts {
+            method: &head.method,
+            https: forwarded.https,
+            tls: self.connection.tls.is_some(),
+            host: redirect_host
+                .as_ref()
+                .map_or(name.as_sent, |host| host.as_sent),
+            connection_host: name.as_sent,
+            path: &path,
+            target: head
+                .uri
+                .path_and_query()
+                .map_or("/", |target| target.as_str()),
+        };
+        if let Flow::Respond(answer) = policy::on_request(&route.filters, &facts) {
+            return Err(from_policy(answer, route));
+        }
+        match &route.action {
+            Action::Forward(split) => {
+                let cluster = Arc::clone(split.choose(self.worker.random()));
+                if cluster.has_endpoints() {
+                    Ok((route, cluster))
+                } else {
+                    Err(Local::on_route(Reason::NoEndpoints, route))
+                }
+            }
+            Action::NotFound => Err(Local::on_route(Reason::NotFound, route)),
+            Action::Refuse(why) => Err(Local::on_route(refusal(*why), route)),
+        }
+    }
+
+    /// Sends the request and makes the answer of it.
+    async fn forward(
+        &self,
+        outbound: Outbound,
+        incoming: Incoming,
+        mut record: Box<Record>,
+    ) -> Response<ResponseBody> {
+        let Outbound {
+            head,
+            route,
+            cluster,
+            settings,
+            survey,
+            forwarded,
+            host,
+            websocket,
+        } = outbound;
+        let on_upgrade = websocket.then(|| upgrade::taken_from(&head)).flatten();
+        let body = request_body(incoming, &settings);
+        record.request_body = Some(body.progress());
+        let mut head = upstream_head(head);
+        let outgoing = Outgoing {
+            survey: &survey,
+            forwarded: &forwarded,
+            host,
+            peer: self.connection.peer.ip(),
+            length: body.size_hint().exact(),
+            http2_upstream: speaks_http2(cluster.plan().protocol),
+            websocket,
+            fresh_id: headers::hex_id(self.worker.random(), self.worker.random()),
+        };
+        headers::to_endpoint(&mut head.headers, &settings, outgoing);
+        record.identified(head.headers.get(&X_REQUEST_ID));
+        let request = ForwardRequest {
+            head,
+            body,
+            cluster,
+            client: forwarded.client,
+            upgrade: websocket,
+            settings: Arc::clone(&settings),
+        };
+        let (attempts, result) = self.worker.upstream.forward(request).await;
+        record.forwarded(&attempts);
+        match result {
+            Ok(answer) => self.relay(answer, &route, record, on_upgrade),
+            Err(error) => {
+                let close = error.reason.source() == crate::error::Source::Downstream;
+                let local = Local {
+                    close,
+                    ..Local::on_route(error.reason, route)
+                };
+                self.local(local, record)
+            }
+        }
+    }
+
+    /// Passes the answer of an endpoint on.
+    fn relay(
+        &self,
+        answer: Answer,
+        route: &Route,
+        mut record: Box<Record>,
+        on_upgrade: Option<hyper::upgrade::OnUpgrade>,
+    ) -> Response<ResponseBody> {
+        let (mut parts, body) = answer.response.into_parts();
+        let upgraded = parts.status == StatusCode::SWITCHING_PROTOCOLS;
+        headers::to_client(&mut parts.headers, upgraded);
+        policy::on_response(
+            &route.filters,
+            self.connection.tls.is_some(),
+            &mut parts.headers,
+        );
+        parts.version = self.version;
+        record.answered(parts.status, None);
+        if upgraded {
+            parts
+                .headers
+                .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            if let (Some(client), Some(endpoint)) = (on_upgrade, answer.upgraded) {
+                self.connection.end_of_http();
+                let tunnel = upgrade::Tunnel {
+                    client,
+                    upstream: endpoint,
+                    endpoint: answer.endpoint,
+                };
+                tunnel.start(self.worker, self.connection, record);
+            }
+            return Response::from_parts(parts, ResponseBody::local(Bytes::new(), None));
+        }
+        let watched = self.http2() && !body.is_end_stream();
+        let active = watched.then(|| self.worker.active.watch(&self.connection.control));
+        Response::from_parts(parts, ResponseBody::upstream(body, record, active))
+    }
+
+    /// An answer of the gateway's own: short text with the reason code.
+    fn local(&self, local: Local, mut record: Box<Record>) -> Response<ResponseBody> {
+        record.answered(local.status, local.reason);
+        let text = match local.reason {
+            Some(reason) => Bytes::from(format!(
+                "{} {}: {}\n",
+                local.status.as_u16(),
+                local.status.canonical_reason().unwrap_or("Error"),
+                reason.code()
+            )),
+            None => Bytes::new(),
+        };
+        let length = text.len();
+        let mut response = Response::new(ResponseBody::local(text, Some(record)));
+        *response.status_mut() = local.status;
+        *response.version_mut() = self.version;
+        let fields = response.headers_mut();
+        if length > 0 {
+            fields.insert(
+                CONTENT_TYPE,
+                HeaderValue::from_static("text/plain; charset=utf-8"),
+            );
+        }
+        fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        if let Some(location) = local.location {
+            fields.insert(LOCATION, location);
+        }
+        if let Some(route) = &local.route {
+            policy::on_response(&route.filters, self.connection.tls.is_some(), fields);
+        }
+        if local.close && !self.http2() {
+            fields.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+fn request_body(incoming: Incoming, settings: &Settings) -> RequestBody {
+    if incoming.is_end_stream() {
+        return RequestBody::empty();
+    }
+    let bounds = BodyBounds {
+        limit: settings.limits.body,
+        stall: settings.timeouts.request_body,
+        rate: settings.limits.body_rate,
+    };
+    RequestBody::new(incoming, bounds)
+}
+
+fn check_target(head: &request::Parts, settings: &Settings) -> Result<(), Reason> {
+    let uri = &head.uri;
+    let length = uri
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len());
+    if length > settings.limits.target {
+        return Err(Reason::TargetTooLong);
+    }
+    match uri.scheme_str() {
+        None if uri.authority().is_some() => return Err(Reason::BadTarget),
+        None | Some("http" | "https") => {}
+        Some(_) => return Err(Reason::BadTarget),
+    }
+    match uri.path() {
+        "*" if head.method == Method::OPTIONS => Ok(()),
+        path if path.starts_with('/') => Ok(()),
+        _ => Err(Reason::BadTarget),
+    }
+}
+
+/// `OPTIONS *`, and OPTIONS that must not travel further (RFC 9110, section 7.6.2), ask the
+/// gateway itself.
+fn own_answer(head: &request::Parts) -> Option<Local> {
+    let last_hop = || {
+        head.headers
+            .get(&MAX_FORWARDS)
+            .is_some_and(|hops| hops == "0")
+    };
+    let ours = head.method == Method::OPTIONS && (head.uri.path() == "*" || last_hop());
+    ours.then_some(Local {
+        status: StatusCode::OK,
+        reason: None,
+        location: None,
+        route: None,
+        close: false,
+    })
+}
+
+/// The head for the endpoint: origin-form target, one hop less to go.
+fn upstream_head(mut head: request::Parts) -> request::Parts {
+    let uri = std::mem::take(&mut head.uri);
+    head.uri = uri
+        .into_parts()
+        .path_and_query
+        .map_or_else(Uri::default, Uri::from);
+    if head.method == Method::OPTIONS
+        && let Some(hops) = head
+            .headers
+            .get(&MAX_FORWARDS)
+            .and_then(|value| value.to_str().ok())
+        && let Ok(hops) = hops.parse::<u64>()
+    {
+        head.headers
+            .insert(MAX_FORWARDS, HeaderValue::from(hops.saturating_sub(1)));
+    }
+    head
+}
+
+fn speaks_http2(protocol: UpstreamProtocol) -> bool {
+    matches!(protocol, UpstreamProtocol::H2c | UpstreamProtocol::H2)
+}
+
+fn from_policy(answer: LocalResponse, route: Arc<Route>) -> Local {
+    Local {
+        status: answer.status,
+        reason: Some(answer.reason),
+        location: answer.location,
+        route: Some(route),
+        close: false,
+    }
+}
+
+fn refusal(why: RefuseReason) -> Reason {
+    match why {
+        RefuseReason::ServiceMissing => Reason::ServiceMissing,
+        RefuseReason::UnsupportedBackend => Reason::NotFound,
+        RefuseReason::BrokenPolicy => Reason::BrokenPolicy,
+    }
+}
+
+const MAX_FORWARDS: HeaderName = HeaderName::from_static("max-forwards");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

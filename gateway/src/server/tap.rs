@@ -1,0 +1,354 @@
+//! The thin layer between a socket (or TLS session) and the HTTP parser.
+//!
+//! hyper has no deadline for the first byte, for a stalled body or for a client that does not
+//! read, and it does not tell a service everything it saw. The tap enforces the deadlines and
+//! feeds the [`HeadScan`].
+//!
+//! Invariants: one timer per connection, created at the first wait and re-armed only when it fires
+//! early, so the usual request costs no timer at all. A deadline that passes ends the connection;
+//! inside a request head the client is told 408 first.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::head_scan::{HeadScan, Position};
+
+/// How long each wait may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadlines {
+    /// Until the first byte of the first request, from the accept.
+    pub first_byte: Duration,
+    /// For the whole of a head, from its first byte.
+    pub head: Duration,
+    /// Between requests.
+    pub idle: Duration,
+    /// For the next bytes of a body that somebody waits for.
+    pub body: Duration,
+    /// For the client to take bytes that are ready.
+    pub write: Duration,
+}
+
+/// What tap and connection tell each other. On one thread only; atomic because hyper wants a
+/// stream that can be upgraded to be `Send`.
+#[derive(Debug)]
+pub(super) struct Flow {
+    began: Instant,
+    open: AtomicUsize,
+    idle_since: AtomicU64,
+    head_timed_out: AtomicBool,
+}
+
+impl Flow {
+    /// A connection that begins now.
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            began: Instant::now(),
+            open: AtomicUsize::new(0),
+            idle_since: AtomicU64::new(0),
+            head_timed_out: AtomicBool::new(false),
+        })
+    }
+
+    /// A request begins; the idle clock stands still meanwhile.
+    pub(super) fn enter(&self) {
+        self.open.store(self.open() + 1, Ordering::Relaxed);
+    }
+
+    /// A request has ended.
+    pub(super) fn leave(&self) {
+        self.open
+            .store(self.open().saturating_sub(1), Ordering::Relaxed);
+        self.restart();
+    }
+
+    /// The idle clock starts anew.
+    pub(super) fn restart(&self) {
+        let since = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.idle_since.store(since, Ordering::Relaxed);
+    }
+
+    /// Requests that are being served.
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// When the last request ended, or the connection began.
+    pub(super) fn idle_since(&self) -> Instant {
+        self.began + Duration::from_nanos(self.idle_since.load(Ordering::Relaxed))
+    }
+
+    /// Whether the deadline for a request head has passed.
+    pub(super) fn head_timed_out(&self) -> bool {
+        self.head_timed_out.load(Ordering::Relaxed)
+    }
+}
+
+/// A stream under watch.
+#[derive(Debug)]
+pub(super) struct Tap<S> {
+    stream: S,
+    /// Only for HTTP/1: an HTTP/2 connection has deadlines of its own kind.
+    scan: Option<HeadScan>,
+    flow: Arc<Flow>,
+    deadlines: Deadlines,
+    first: bool,
+    read_since: Option<Instant>,
+    write_since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Tap<S> {
+    /// Watches `stream`. `scan` is for HTTP/1.
+    pub(super) fn new(
+        stream: S,
+        scan: Option<HeadScan>,
+        flow: Arc<Flow>,
+        deadlines: Deadlines,
+    ) -> Self {
+        Self {
+            stream,
+            scan,
+            flow,
+            deadlines,
+            first: true,
+            read_since: None,
+            write_since: None,
+            timer: None,
+        }
+    }
+
+    /// The moment at which waiting for bytes becomes too long, if it ever does.
+    fn read_deadline(&mut self) -> Option<Instant> {
+        let since = *self.read_since.get_or_insert_with(Instant::now);
+        match self.scan.as_ref()?.position() {
+            Position::Head(started) => Some(started + self.deadlines.head),
+            Position::Body => Some(since + self.deadlines.body),
+            Position::Beyond => None,
+            Position::Between if self.flow.open() > 0 => None,
+            Position::Between => {
+                let wait = if self.first {
+                    self.deadlines.first_byte
+                } else {
+                    self.deadlines.idle
+                };
+                Some(self.flow.idle_since() + wait)
+            }
+        }
+    }
+
+    /// Pending until the earlier deadline has passed.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let write = self.write_since.map(|since| since + self.deadlines.write);
+            let read = self.read_since.and_then(|_| self.read_deadline());
+            let deadline = match (read, write) {
+                (Some(read), Some(write)) => read.min(write),
+                (Some(only), None) | (None, Some(only)) => only,
+                // Nothing to wait for now; look again when a request may have ended.
+                (None, None) => Instant::now() + self.deadlines.idle,
+            };
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+            if timer.is_elapsed() || timer.deadline() > deadline {
+                timer.as_mut().reset(deadline);
+            }
+            ready!(timer.as_mut().poll(cx));
+            if (read.is_some() || write.is_some()) && Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+        }
+    }
+
+    fn poll_read_timeout(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.read_since.get_or_insert_with(Instant::now);
+        ready!(self.poll_late(cx));
+        if matches!(
+            self.scan.as_ref().map(HeadScan::position),
+            Some(Position::Head(_))
+        ) {
+            self.flow.head_timed_out.store(true, Ordering::Relaxed);
+            // Best effort: the client may not be there to read it.
+            drop(Pin::new(&mut self.stream).poll_write(cx, REQUEST_TIMEOUT));
+            drop(Pin::new(&mut self.stream).poll_flush(cx));
+        }
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn poll_write_timeout(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.write_since.get_or_insert_with(Instant::now);
+        ready!(self.poll_late(cx));
+        Poll::Ready(io::ErrorKind::TimedOut.into())
+    }
+
+    fn saw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.first = false;
+        match &mut self.scan {
+            Some(scan) => scan
+                .feed(bytes)
+                .map_err(|_| io::ErrorKind::InvalidData.into()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tap<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        match Pin::new(&mut this.stream).poll_read(cx, buffer) {
+            Poll::Ready(Ok(())) => {
+                this.read_since = None;
+                let new = buffer.filled().get(before..).unwrap_or_default();
+                Poll::Ready(this.saw(new))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => this.poll_read_timeout(cx),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tap<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.stream).poll_write(cx, data) {
+            Poll::Pending => self.poll_write_timeout(cx).map(Err),
+            done @ Poll::Ready(_) => {
+                self.write_since = None;
+                done
+            }
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.stream).poll_write_vectored(cx, data) {
+            Poll::Pending => self.poll_write_timeout(cx).map(Err),
+            done @ Poll::Ready(_) => {
+                self.write_since = None;
+                done
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.stream).poll_flush(cx) {
+            Poll::Pending => self.poll_write_timeout(cx).map(Err),
+            done @ Poll::Ready(_) => done,
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match Pin::new(&mut self.stream).poll_shutdown(cx) {
+            Poll::Pending => self.poll_write_timeout(cx).map(Err),
+            done @ Poll::Ready(_) => done,
+        }
+    }
+}
+
+const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\
+    Content-Type: text/plain; charset=utf-8\r\nContent-Length: 37\r\n\r\n\
+    408 Request Timeout: request_timeout\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    fn deadlines() -> Deadlines {
+        Deadlines {
+            first_byte: Duration::from_secs(10),
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(60),
+            body: Duration::from_secs(30),
+            write: Duration::from_secs(30),
+        }
+    }
+
+    fn tap(size: usize) -> (Tap<DuplexStream>, DuplexStream, Arc<Flow>) {
+        let (near, far) = duplex(size);
+        let flow = Flow::new();
+        let scan = Some(HeadScan::new().0);
+        (
+            Tap::new(near, scan, Arc::clone(&flow), deadlines()),
+            far,
+            flow,
+        )
+    }
+
+    async fn seconds_until_error(tap: &mut Tap<DuplexStream>) -> u64 {
+        let start = Instant::now();
+        let mut buffer = [0; 64];
+        loop {
+            if let Err(error) = tap.read(&mut buffer).await {
+                assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+                return start.elapsed().as_secs();
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_client_is_cut_after_the_first_byte_deadline() {
+        let (mut tap, _far, _flow) = tap(64);
+        assert_eq!(seconds_until_error(&mut tap).await, 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_head_gets_408() {
+        let (mut tap, mut far, flow) = tap(512);
+        far.write_all(b"GET / HTTP/1.1\r\nX-Slow").await.unwrap();
+        assert_eq!(seconds_until_error(&mut tap).await, 10);
+        assert!(flow.head_timed_out());
+        drop(tap);
+        let mut answer = String::new();
+        far.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 408 "));
+        assert!(head.ends_with(&format!("Content-Length: {}", body.len())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_idle_clock_stands_while_a_request_is_served() {
+        let (mut tap, mut far, flow) = tap(512);
+        far.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut buffer = [0; 64];
+        assert_eq!(tap.read(&mut buffer).await.unwrap(), 18);
+        flow.enter();
+        let served = async {
+            tokio::time::sleep(Duration::from_secs(300)).await;
+            flow.leave();
+        };
+        let (waited, ()) = tokio::join!(seconds_until_error(&mut tap), served);
+        assert_eq!(waited, 360);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_is_cut() {
+        let (mut tap, _far, _flow) = tap(16);
+        let start = Instant::now();
+        assert!(tap.write_all(&[0; 64]).await.is_err());
+        assert_eq!(start.elapsed().as_secs(), 30);
+    }
+}

@@ -1,0 +1,703 @@
+//! One request to one of the endpoints of a cluster, with the retries that are safe.
+//!
+//! Invariants:
+//! - A request is sent again only when none of it was sent, or when its method is idempotent,
+//!   it has no body and no answer came (RFC 9110, section 9.2.2). Unknown methods are unsafe.
+//! - Tries are bounded in all, whatever fails (ingress-nginx is known to retry for ever when
+//!   pooled connections keep breaking). Kept connections that turn out stale before anything was
+//!   sent cost no try, but are bounded too.
+//! - An answer leaves here only when its framing is unambiguous.
+//!
+//! Interim answers (100, 103) are consumed by hyper and not passed on; a client that sent
+//! `Expect: 100-continue` gets its 100 from our own server side.
+
+use std::future::{Future, poll_fn};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::uri::{Authority, Scheme};
+use http::{
+    Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, request,
+};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::upgrade::OnUpgrade;
+use tokio::time::Instant;
+
+use super::Upstream;
+use super::balance::{Choice, choose};
+use super::body::{Outgoing, Source, Upload, UpstreamBody};
+use super::cluster::{Cluster, Endpoint, LoadGuard};
+use super::patience::{Deadline, Patience};
+use super::pool::{Http1Lease, Http2Lease, Lease, Pool, Wish};
+use crate::error::{ProxyError, Reason, Retry};
+use crate::model::{Balance, Settings, UpstreamProtocol};
+use crate::server::body::RequestBody;
+
+/// A request that is ready to go out.
+pub struct ForwardRequest {
+    /// Method, target in origin-form, final header fields.
+    pub head: request::Parts,
+    /// The body.
+    pub body: RequestBody,
+    /// Where to.
+    pub cluster: Arc<Cluster>,
+    /// The client's address, for the consistent hash.
+    pub client: IpAddr,
+    /// Whether the client asks for another protocol (its `Upgrade` field is in the head).
+    pub upgrade: bool,
+    /// Settings of this request.
+    pub settings: Arc<Settings>,
+}
+
+/// The answer of an endpoint.
+#[derive(Debug)]
+pub struct Answer {
+    /// The answer; hop-by-hop fields are still in it.
+    pub response: Response<UpstreamBody>,
+    /// Who gave it.
+    pub endpoint: Arc<Endpoint>,
+    /// The tunnel, when the endpoint switched to the protocol that was asked for.
+    pub upgraded: Option<OnUpgrade>,
+}
+
+/// What it took to get an answer, or none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Attempts {
+    /// Tries that counted.
+    pub tries: u32,
+    /// The last endpoint.
+    pub endpoint: Option<SocketAddr>,
+    /// Waiting for a connection, over all tries.
+    pub connect_time: Duration,
+    /// From the start to the head of the answer.
+    pub response_time: Duration,
+}
+
+/// A try that failed, with the request when nothing of it was sent.
+pub(crate) struct Failure {
+    error: ProxyError,
+    request: Option<Box<Request<Outgoing>>>,
+    /// The connection had been kept open for reuse.
+    stale: bool,
+}
+
+impl Failure {
+    pub(crate) fn of(error: ProxyError) -> Self {
+        Self {
+            error,
+            request: None,
+            stale: false,
+        }
+    }
+
+    fn before(error: ProxyError, request: Request<Outgoing>) -> Self {
+        Self {
+            request: Some(Box::new(request)),
+            ..Self::of(error)
+        }
+    }
+
+    pub(crate) fn from_hyper(mut error: TrySendError<Request<Outgoing>>) -> Self {
+        match error.take_message() {
+            Some(request) => Self::before(ProxyError::unsent(Reason::UpstreamReset), request),
+            None => Self::of(classify(error.error())),
+        }
+    }
+}
+
+/// One request on its way through its tries.
+struct Exchange<'a> {
+    upstream: &'a Rc<Upstream>,
+    settings: &'a Arc<Settings>,
+    upload: Option<Rc<Upload>>,
+    started: Instant,
+    connect_time: Duration,
+}
+
+impl Upstream {
+    /// Sends a request and returns the head of its answer; the body follows by itself.
+    pub async fn forward(
+        self: &Rc<Self>,
+        request: ForwardRequest,
+    ) -> (Attempts, Result<Answer, ProxyError>) {
+        let mut attempts = Attempts::default();
+        let started = Instant::now();
+        let result = self.try_endpoints(request, started, &mut attempts).await;
+        if result.is_err() {
+            attempts.response_time = started.elapsed();
+        }
+        (attempts, result)
+    }
+
+    async fn try_endpoints(
+        self: &Rc<Self>,
+        request: ForwardRequest,
+        started: Instant,
+        attempts: &mut Attempts,
+    ) -> Result<Answer, ProxyError> {
+        let ForwardRequest {
+            mut head,
+            body,
+            cluster,
+            client,
+            upgrade,
+            settings,
+        } = request;
+        // Nothing of the client's side may reach the endpoint by way of extensions.
+        head.extensions = Extensions::new();
+        let body = Outgoing::new(body);
+        let mut exchange = Exchange {
+            upstream: self,
+            settings: &settings,
+            upload: body.upload(),
+            started,
+            connect_time: Duration::ZERO,
+        };
+        let repeatable = exchange.upload.is_none() && is_idempotent(&head.method);
+        let mut request = Request::from_parts(head, body);
+        let mut tried = Vec::new();
+        let mut stale = 0;
+        let mut pinned = None;
+        loop {
+            let (endpoint, protocol, balance) = self
+                .choose(&cluster, client, &tried)
+                .ok_or(ProxyError::fatal(Reason::NoEndpoints))?;
+            if *pinned.get_or_insert(protocol) != protocol {
+                // The head was written for the other protocol.
+                return Err(ProxyError::fatal(Reason::UpstreamReset));
+            }
+            attempts.tries += 1;
+            attempts.endpoint = Some(endpoint.address);
+            let last = attempts.tries >= settings.limits.tries;
+            let spare = exchange.spare(&request, upgrade, repeatable, protocol, last);
+            let pool = self.pool(&endpoint, protocol, &settings);
+            let fresh = attempts.tries > 1 || stale > 0;
+            let sent = if upgrade {
+                exchange.switch(&pool, &endpoint, request).await
+            } else {
+                exchange
+                    .send(&pool, &endpoint, request, (repeatable, fresh))
+                    .await
+            };
+            attempts.connect_time = exchange.connect_time;
+            let failure = match sent {
+                Ok(answer) => {
+                    let now = Instant::now();
+                    attempts.response_time = now.saturating_duration_since(started);
+                    if balance == Balance::PeakEwma {
+                        endpoint.latency().observe(attempts.response_time, now);
+                    }
+                    return Ok(answer);
+                }
+                Err(failure) => failure,
+            };
+            let unsent_stale = failure.stale && failure.error.retry == Retry::Unsent;
+            if unsent_stale && stale < MAX_STALE {
+                stale += 1;
+                attempts.tries -= 1;
+            } else if last {
+                return Err(failure.error);
+            } else {
+                tried.push(endpoint.id);
+            }
+            request = failure.again(spare, repeatable)?;
+            self.metrics.plain.upstream_retries.inc();
+        }
+    }
+
+    fn choose(
+        &self,
+        cluster: &Cluster,
+        client: IpAddr,
+        tried: &[u64],
+    ) -> Option<(Arc<Endpoint>, UpstreamProtocol, Balance)> {
+        let state = cluster.state().load();
+        let choice = Choice {
+            client,
+            random: &self.random,
+            turn: &|| self.turn(cluster.id()),
+            tried,
+        };
+        let endpoint = choose(&state, &choice)?;
+        Some((endpoint, state.plan.protocol, state.balance()))
+    }
+}
+
+impl Failure {
+    /// The request for another try, or the error when another try is not safe.
+    fn again(
+        self,
+        spare: Option<Request<Outgoing>>,
+        repeatable: bool,
+    ) -> Result<Request<Outgoing>, ProxyError> {
+        let allowed = match self.error.retry {
+            Retry::Unsent => true,
+            Retry::Idempotent => repeatable,
+            Retry::Never => false,
+        };
+        let request = self.request.map(|request| *request).or(spare);
+        match request {
+            Some(request) if allowed => Ok(request),
+            _ => Err(self.error),
+        }
+    }
+}
+
+impl Exchange<'_> {
+    /// A copy of the head for a try after this one, when there may be one that hyper does not
+    /// give the request back for. HTTP/2 can tell for any method that a request was not
+    /// processed (`REFUSED_STREAM`, GOAWAY), but only an absent body can be sent twice.
+    fn spare(
+        &self,
+        request: &Request<Outgoing>,
+        upgrade: bool,
+        repeatable: bool,
+        protocol: UpstreamProtocol,
+        last: bool,
+    ) -> Option<Request<Outgoing>> {
+        let refusable = matches!(protocol, UpstreamProtocol::H2c | UpstreamProtocol::H2)
+            && self.upload.is_none();
+        if last || upgrade || !(repeatable || refusable) {
+            return None;
+        }
+        let mut copy = Request::new(Outgoing::empty());
+        request.method().clone_into(copy.method_mut());
+        request.uri().clone_into(copy.uri_mut());
+        request.headers().clone_into(copy.headers_mut());
+        Some(copy)
+    }
+
+    async fn send(
+        &mut self,
+        pool: &Rc<Pool>,
+        endpoint: &Arc<Endpoint>,
+        request: Request<Outgoing>,
+        (replayable, fresh): (bool, bool),
+    ) -> Result<Answer, Failure> {
+        let asked = if fresh { Instant::now() } else { self.started };
+        let load = LoadGuard::new(Arc::clone(endpoint));
+        let wish = Wish {
+            replayable,
+            fresh,
+            now: asked,
+        };
+        let lease = match pool.checkout(wish, self.settings).await {
+            Ok(lease) => lease,
+            Err(error) => return Err(Failure::before(error, request)),
+        };
+        let (used, sent) = match lease {
+            Lease::Http1(mut lease) => {
+                let used = lease.connection().used;
+                self.note(used, asked);
+                (used, self.over_http1(lease, request, load).await)
+            }
+            Lease::Http2(lease) => {
+                let used = lease.mark_used();
+                self.note(used, asked);
+                (used, self.over_http2(lease, request, load).await)
+            }
+        };
+        match sent {
+            Ok(response) => Ok(Answer {
+                response,
+                endpoint: Arc::clone(endpoint),
+                upgraded: None,
+            }),
+            Err(failure) => Err(self.blame(Failure {
+                stale: used,
+                ..failure
+            })),
+        }
+    }
+
+    fn note(&mut self, used: bool, asked: Instant) {
+        if used {
+            self.upstream.metrics.plain.upstream_reused.inc();
+        } else {
+            self.connect_time += asked.elapsed();
+        }
+    }
+
+    /// When the client broke the body, the exchange failed by its fault.
+    fn blame(&self, failure: Failure) -> Failure {
+        match self.upload.as_ref().and_then(|upload| upload.error()) {
+            Some(error) => Failure::of(error),
+            None => failure,
+        }
+    }
+
+    fn patience(&self) -> Patience {
+        // A request without retries starts its wait where it started itself: one clock reading
+        // less, and the time to connect is part of the wait.
+        Patience::new(
+            self.settings.timeouts.upstream_response,
+            if self.connect_time.is_zero() {
+                self.started
+            } else {
+                Instant::now()
+            },
+            self.upload.clone(),
+        )
+    }
+
+    async fn over_http1(
+        &self,
+        mut lease: Http1Lease,
+        mut request: Request<Outgoing>,
+        load: LoadGuard,
+    ) -> Result<Response<UpstreamBody>, Failure> {
+        *request.version_mut() = Version::HTTP_11;
+        let response = lease
+            .connection()
+            .exchange(request, self.patience())
+            .await?;
+        let (mut head, incoming) = response.into_parts();
+        check_head(head.status, &mut head.headers, true)?;
+        let uploaded = self.upload.as_ref().is_none_or(|upload| upload.finished());
+        let source = if !uploaded {
+            let (connection, permit) = lease.into_parts();
+            match connection.detach() {
+                Some(detached) => Source::Detached(detached, Some(permit)),
+                None => Source::Complete,
+            }
+        } else if lease.connection().is_idle() {
+            lease.release();
+            Source::Complete
+        } else {
+            Source::Http1(lease)
+        };
+        Ok(self.answer(head, incoming, source, load))
+    }
+
+    async fn over_http2(
+        &self,
+        lease: Http2Lease,
+        mut request: Request<Outgoing>,
+        load: LoadGuard,
+    ) -> Result<Response<UpstreamBody>, Failure> {
+        if let Err(error) = with_authority(&mut request, lease.protocol()) {
+            return Err(Failure::of(error));
+        }
+        let mut patience = self.patience();
+        let mut deadline = Deadline::default();
+        let mut answer = pin!(lease.sender().try_send_request(request));
+        let response = poll_fn(|cx| {
+            if let Poll::Ready(result) = answer.as_mut().poll(cx) {
+                return Poll::Ready(result.map_err(Failure::from_hyper));
+            }
+            ready!(patience.poll(&mut deadline, cx));
+            Poll::Ready(Err(Failure::of(ProxyError::fatal(Reason::UpstreamTimeout))))
+        })
+        .await?;
+        let (mut head, incoming) = response.into_parts();
+        check_head(head.status, &mut head.headers, false)?;
+        Ok(self.answer(head, incoming, Source::Http2(lease), load))
+    }
+
+    /// An upgrade, on a connection of its own.
+    async fn switch(
+        &mut self,
+        pool: &Rc<Pool>,
+        endpoint: &Arc<Endpoint>,
+        mut request: Request<Outgoing>,
+    ) -> Result<Answer, Failure> {
+        let load = LoadGuard::new(Arc::clone(endpoint));
+        let asked = Instant::now();
+        let connection = match pool.dedicated(self.settings).await {
+            Ok(connection) => connection,
+            Err(error) => return Err(Failure::before(error, request)),
+        };
+        self.connect_time += asked.elapsed();
+        *request.version_mut() = Version::HTTP_11;
+        let wanted = request
+            .headers()
+            .get_all(UPGRADE)
+            .iter()
+            .cloned()
+            .collect::<Vec<_>>();
+        let (mut response, detached) = connection
+            .exchange(request, self.patience())
+            .await
+            .map_err(|failure| self.blame(failure))?;
+        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if switched && !names_only(response.headers(), &wanted) {
+            return Err(Failure::of(ProxyError::fatal(Reason::UpstreamUpgrade)));
+        }
+        let upgraded = switched.then(|| hyper::upgrade::on(&mut response));
+        let (mut head, incoming) = response.into_parts();
+        let source = if switched {
+            detached.release();
+            Source::Complete
+        } else {
+            check_head(head.status, &mut head.headers, true)?;
+            Source::Detached(detached, None)
+        };
+        Ok(Answer {
+            response: self.answer(head, incoming, source, load),
+            endpoint: Arc::clone(endpoint),
+            upgraded,
+        })
+    }
+
+    fn answer(
+        &self,
+        head: http::response::Parts,
+        incoming: Incoming,
+        source: Source,
+        load: LoadGuard,
+    ) -> Response<UpstreamBody> {
+        let limit = self.settings.timeouts.upstream_body;
+        let body = UpstreamBody::new(incoming, source, load, self.upload.clone(), limit);
+        Response::from_parts(head, body)
+    }
+}
+
+/// Methods whose repetition does no harm. Not CONNECT, not anything we do not know.
+fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE
+    )
+}
+
+/// What an error of hyper means for the client and for another try.
+fn classify(error: &hyper::Error) -> ProxyError {
+    tracing::debug!(?error, "exchange with endpoint failed");
+    if let Some(body) = source_of::<ProxyError>(error) {
+        return ProxyError::fatal(body.reason);
+    }
+    if error.is_parse() {
+        return ProxyError::fatal(Reason::UpstreamProtocol);
+    }
+    match source_of::<h2::Error>(error) {
+        Some(h2) if h2.is_io() => ProxyError::unanswered(Reason::UpstreamReset),
+        // Streams above the last one of a GOAWAY were not processed (RFC 9113, section 6.8);
+        // streams up to it do not see that error.
+        Some(h2) if h2.is_remote() && (h2.is_go_away() || refused(h2)) => {
+            ProxyError::unsent(Reason::UpstreamReset)
+        }
+        Some(h2) if h2.is_remote() => ProxyError::unanswered(Reason::UpstreamReset),
+        Some(_) => ProxyError::fatal(Reason::UpstreamProtocol),
+        None => ProxyError::unanswered(Reason::UpstreamReset),
+    }
+}
+
+fn refused(error: &h2::Error) -> bool {
+    error.reason() == Some(h2::Reason::REFUSED_STREAM)
+}
+
+fn source_of<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        source = error.source();
+    }
+    None
+}
+
+/// Refuses an answer that could be read in two ways, and makes the rest unambiguous
+/// (RFC 9112, section 6.3). hyper has read it already, so this only has to agree with hyper.
+fn check_head(status: StatusCode, headers: &mut HeaderMap, http1: bool) -> Result<(), Failure> {
+    let refuse = |reason| Err(Failure::of(ProxyError::fatal(reason)));
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        return refuse(Reason::UpstreamUpgrade);
+    }
+    if !(200..600).contains(&status.as_u16()) {
+        return refuse(Reason::UpstreamProtocol);
+    }
+    if http1 && let Some(coding) = headers.get(TRANSFER_ENCODING) {
+        let plain = coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+            && headers.get_all(TRANSFER_ENCODING).iter().count() == 1;
+        if !plain {
+            return refuse(Reason::UpstreamProtocol);
+        }
+        headers.remove(TRANSFER_ENCODING);
+        headers.remove(CONTENT_LENGTH);
+        return Ok(());
+    }
+    if canonical_length(headers) {
+        Ok(())
+    } else {
+        refuse(Reason::UpstreamProtocol)
+    }
+}
+
+/// Folds repeated equal lengths into one; false when they differ or are no numbers. hyper does
+/// not look at them where there is no body (HEAD, 304), but the client would.
+fn canonical_length(headers: &mut HeaderMap) -> bool {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next() else {
+        return true;
+    };
+    if lengths.next().is_none() && is_number(first.as_bytes()) {
+        return true;
+    }
+    let mut single: Option<&[u8]> = None;
+    for value in headers.get_all(CONTENT_LENGTH) {
+        for length in value.as_bytes().split(|byte| *byte == b',') {
+            let length = length.trim_ascii();
+            if !is_number(length) || single.is_some_and(|single| single != length) {
+                return false;
+            }
+            single = Some(length);
+        }
+    }
+    let single = single.and_then(|length| HeaderValue::from_bytes(length).ok());
+    match single {
+        Some(length) => {
+            headers.insert(CONTENT_LENGTH, length);
+            true
+        }
+        None => false,
+    }
+}
+
+fn is_number(length: &[u8]) -> bool {
+    // 19 digits always fit into 64 bits.
+    (1..20).contains(&length.len()) && length.iter().all(u8::is_ascii_digit)
+}
+
+/// Whether a 101 switches to nothing but what was asked for (RFC 9110, section 7.8).
+fn names_only(headers: &HeaderMap, wanted: &[HeaderValue]) -> bool {
+    let wanted: Vec<&[u8]> = wanted.iter().flat_map(tokens).collect();
+    let mut any = false;
+    for token in headers.get_all(UPGRADE).iter().flat_map(tokens) {
+        any = true;
+        if !wanted.iter().any(|name| name.eq_ignore_ascii_case(token)) {
+            return false;
+        }
+    }
+    any
+}
+
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value
+        .as_bytes()
+        .split(|byte| *byte == b',')
+        .map(<[u8]>::trim_ascii)
+        .filter(|token| !token.is_empty())
+}
+
+/// HTTP/2 carries the host as `:authority` (RFC 9113, section 8.3.1).
+fn with_authority(
+    request: &mut Request<Outgoing>,
+    protocol: UpstreamProtocol,
+) -> Result<(), ProxyError> {
+    *request.version_mut() = Version::HTTP_2;
+    let Some(host) = request.headers_mut().remove(HOST) else {
+        return Ok(());
+    };
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme = Some(match protocol {
+        UpstreamProtocol::H2 | UpstreamProtocol::Https => Scheme::HTTPS,
+        UpstreamProtocol::H2c | UpstreamProtocol::Http1 => Scheme::HTTP,
+    });
+    let bad_host = |_| ProxyError::fatal(Reason::BadHost);
+    parts.authority = Some(Authority::try_from(host.as_bytes()).map_err(bad_host)?);
+    *request.uri_mut() =
+        http::Uri::from_parts(parts).map_err(|_| ProxyError::fatal(Reason::BadTarget))?;
+    Ok(())
+}
+
+/// Stale connections that one request may run into without losing a try.
+const MAX_STALE: u32 = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn lengths_are_folded_or_refused() {
+        for (values, expected) in [
+            (&["5"][..], Some("5")),
+            (&["5", "5"], Some("5")),
+            (&["5, 5"], Some("5")),
+            (&["5", "6"], None),
+            (&["5, 6"], None),
+            (&["+5"], None),
+            (&["-5"], None),
+            (&[""], None),
+            (&["5,"], None),
+            (&["99999999999999999999"], None),
+        ] {
+            let mut map = HeaderMap::new();
+            for value in values {
+                map.append(CONTENT_LENGTH, HeaderValue::from_static(value));
+            }
+            let folded = canonical_length(&mut map)
+                .then(|| map.get(CONTENT_LENGTH).unwrap().to_str().unwrap());
+            assert_eq!(folded, expected, "{values:?}");
+            assert!(folded.is_none() || map.get_all(CONTENT_LENGTH).iter().count() == 1);
+        }
+    }
+
+    #[test]
+    fn heads_that_could_be_read_in_two_ways_are_refused() {
+        let reason = |status: u16, fields: &[(&'static str, &'static str)]| {
+            let status = StatusCode::from_u16(status).unwrap();
+            let checked = check_head(status, &mut headers(fields), true);
+            checked.err().map(|failure| failure.error.reason)
+        };
+        assert_eq!(reason(200, &[]), None);
+        assert_eq!(reason(599, &[]), None);
+        assert_eq!(reason(600, &[]), Some(Reason::UpstreamProtocol));
+        assert_eq!(reason(999, &[]), Some(Reason::UpstreamProtocol));
+        assert_eq!(reason(101, &[]), Some(Reason::UpstreamUpgrade));
+        assert_eq!(reason(200, &[("transfer-encoding", "Chunked")]), None);
+        for coding in ["gzip", "gzip, chunked", "chunked, chunked", "identity", ""] {
+            let refused = reason(200, &[("transfer-encoding", coding)]);
+            assert_eq!(refused, Some(Reason::UpstreamProtocol), "{coding}");
+        }
+        let twice = [
+            ("transfer-encoding", "chunked"),
+            ("transfer-encoding", "chunked"),
+        ];
+        assert_eq!(reason(200, &twice), Some(Reason::UpstreamProtocol));
+
+        let mut both = headers(&[("transfer-encoding", "chunked"), ("content-length", "5")]);
+        assert!(check_head(StatusCode::OK, &mut both, true).is_ok());
+        assert!(
+            both.is_empty(),
+            "the length lies, and the coding is ours to set"
+        );
+    }
+
+    #[test]
+    fn a_switch_names_only_what_was_asked_for() {
+        let wanted = [HeaderValue::from_static("h2c, websocket")];
+        let names = |value| names_only(&headers(&[("upgrade", value)]), &wanted);
+        assert!(names("websocket"));
+        assert!(names("WebSocket"));
+        assert!(!names("foo"));
+        assert!(!names("websocket, foo"));
+        assert!(!names(""));
+        assert!(!names_only(&HeaderMap::new(), &wanted));
+    }
+
+    #[test]
+    fn unknown_methods_are_not_repeated() {
+        assert!(is_idempotent(&Method::GET));
+        assert!(is_idempotent(&Method::PUT));
+        for method in ["POST", "PATCH", "CONNECT", "PURGE", "get"] {
+            assert!(!is_idempotent(
+                &Method::from_bytes(method.as_bytes()).unwrap()
+            ));
+        }
+    }
+}

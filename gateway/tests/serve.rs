@@ -1,0 +1,184 @@
+//! The gateway on real sockets: one host, one scripted endpoint.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test ends where it fails"
+)]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gatehouse_gateway::access_log::AccessLog;
+use gatehouse_gateway::metrics::Metrics;
+use gatehouse_gateway::model::{
+    ActionPlan, Affinity, Balance, ClusterKey, ClusterPlan, Delta, EndpointPhase, EndpointPlan,
+    HostKey, HostPattern, HostPlan, ListenerPlan, ListenerProtocol, ObjectRef, PathKind, PathMatch,
+    RouteKey, RoutePlan, ServerId, UpstreamProtocol, WeightedCluster,
+};
+use gatehouse_gateway::publish::Publisher;
+use gatehouse_gateway::server::{Gateway, GatewayConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// An endpoint that answers every request with its own head as the body.
+async fn echo_heads() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while let Ok(byte) = stream.read_u8().await {
+                    head.push(byte);
+                    if head.ends_with(b"\r\n\r\n") {
+                        let answer =
+                            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", head.len());
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                        stream.write_all(&head).await.unwrap();
+                        head.clear();
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+fn plans(endpoint: SocketAddr) -> Delta {
+    let cluster = ClusterKey("ns/echo:80".into());
+    let host = HostPattern::Exact("echo.test".into());
+    let key = RouteKey {
+        host: host.clone(),
+        path: PathMatch {
+            kind: PathKind::Prefix,
+            path: "/".into(),
+        },
+        origin: ObjectRef {
+            kind: "Ingress".into(),
+            namespace: "ns".into(),
+            name: "echo".into(),
+        },
+    };
+    let route = RoutePlan {
+        key,
+        field: "spec.rules[0].http.paths[0]".into(),
+        policies: Vec::new(),
+        action: ActionPlan::Forward(vec![WeightedCluster {
+            cluster: cluster.clone(),
+            weight: 1,
+        }]),
+    };
+    let plan = ClusterPlan {
+        key: cluster.clone(),
+        protocol: UpstreamProtocol::Http1,
+        balance: Balance::RoundRobin,
+        affinity: Affinity::None,
+        endpoints: vec![EndpointPlan {
+            address: endpoint,
+            phase: EndpointPhase::Ready,
+        }],
+    };
+    let key = HostKey {
+        server: ServerId::SHARED,
+        host: host.clone(),
+    };
+    let hosts = HostPlan {
+        host,
+        routes: vec![Arc::new(route)],
+        tls: None,
+    };
+    Delta {
+        clusters: vec![(cluster, Some(Arc::new(plan)))],
+        hosts: vec![(key, Some(Arc::new(hosts)))],
+        ..Delta::default()
+    }
+}
+
+fn start(endpoint: SocketAddr) -> (Gateway, Publisher, SocketAddr) {
+    let metrics = Metrics::new();
+    let (mut publisher, published) = Publisher::new(Arc::clone(&metrics));
+    publisher.apply(plans(endpoint));
+    let config = GatewayConfig {
+        listeners: vec![ListenerPlan {
+            name: "http".into(),
+            address: "127.0.0.1:0".parse().unwrap(),
+            protocol: ListenerProtocol::Http,
+            server: ServerId::SHARED,
+            public_port: None,
+        }],
+        workers: 1,
+        access_log: AccessLog::off(),
+    };
+    let gateway = Gateway::start(config, published, metrics).unwrap();
+    let address = gateway.addresses()[0].1;
+    (gateway, publisher, address)
+}
+
+async fn answer(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    loop {
+        answer.push(stream.read_u8().await.unwrap());
+        if answer.ends_with(b"\r\n\r\n") {
+            break;
+        }
+    }
+    let head = String::from_utf8(answer).unwrap();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))
+        .unwrap();
+    let mut body = vec![0; length.parse().unwrap()];
+    stream.read_exact(&mut body).await.unwrap();
+    head + &String::from_utf8(body).unwrap()
+}
+
+#[tokio::test]
+async fn requests_of_one_connection_are_served_in_turn_and_strangers_get_404() {
+    let (gateway, _publisher, address) = start(echo_heads().await);
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    for path in ["/a", "//b/../c%2F"] {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: Echo.test:1\r\nX-Real-IP: 1.1.1.1\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = answer(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(
+            answer.contains(&format!("GET {path} HTTP/1.1\r\n")),
+            "{answer}"
+        );
+        assert!(answer.contains("host: Echo.test:1\r\n"), "{answer}");
+        assert!(answer.contains("x-real-ip: 127.0.0.1\r\n"), "{answer}");
+    }
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: other.test\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(
+        answer(&mut stream)
+            .await
+            .starts_with("HTTP/1.1 404 Not Found\r\n")
+    );
+    drop(stream);
+    let outcome = gateway.drain(Duration::ZERO, Duration::from_secs(5)).await;
+    assert_eq!(outcome.cut_off, 0);
+}
+
+#[tokio::test]
+async fn an_ambiguous_request_is_refused_and_nothing_after_it_is_read() {
+    let (gateway, _publisher, address) = start(echo_heads().await);
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = "POST / HTTP/1.1\r\nHost: echo.test\r\nContent-Length: 4\r\n\
+                   Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: echo.test\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut all = String::new();
+    stream.read_to_string(&mut all).await.unwrap();
+    assert!(all.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{all}");
+    assert!(all.contains("connection: close\r\n"), "{all}");
+    assert!(
+        all.ends_with("400 Bad Request: ambiguous_framing\n"),
+        "{all}"
+    );
+    drop(gateway);
+}
