@@ -79,12 +79,11 @@ async fn report_or_filler(
         wish.status,
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
     );
-    let (kind, content) = match wish.size {
-        Some(size) => ("application/octet-stream", Content::Filler(size)),
-        None => {
-            let text = report(place, &head, length, &trailers);
-            ("application/json", Content::Text(text.into()))
-        }
+    let (kind, content) = if let Some(size) = wish.size {
+        ("application/octet-stream", Content::Filler(size))
+    } else {
+        let text = report(place, &head, length, &trailers);
+        ("application/json", Content::Text(text.into()))
     };
     // HEAD needs no care: hyper keeps the length and leaves the bytes out.
     let mut response = Response::new(if bodiless {
