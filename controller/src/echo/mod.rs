@@ -19,6 +19,7 @@ use std::sync::Arc;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 /// What an echo is started with.
@@ -53,6 +54,24 @@ pub async fn run(options: EchoOptions, shutdown: impl Future<Output = ()>) -> io
     announce(&addresses.join(", "));
     echo.serve(shutdown).await;
     Ok(())
+}
+
+/// Listens and serves on a runtime of its own until SIGINT or SIGTERM: `gatehouse echo`.
+pub fn until_stopped(options: EchoOptions) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        run(options, async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        })
+        .await
+    })
 }
 
 /// Listens on every address of the options, or fails and names the one that cannot be had.
