@@ -10,15 +10,12 @@ Python 3.9 or newer, standard library only. See benches/README.md and docs/perfo
 """
 
 import argparse
-import ctypes
 import json
-import multiprocessing
 import os
 import re
 import shutil
 import signal
 import socket
-import ssl
 import statistics
 import subprocess
 import sys
@@ -26,92 +23,19 @@ import threading
 import time
 from pathlib import Path
 
+from loads import HOST, LOAD_CORE, ROWS
+from manifests import endpoint_slice, ingress, replace, write_manifests
+from process import Stop, cpu_seconds, end, end_all, memory_mib, pin, spawn
+
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "target" / "bench"
-PROXY_CORE, LOAD_CORE = 0, 1
-HOST = "app-05000.bench.test"
+PROXY_CORE = 0
 HOLD_OFF = 0.020
 TOOLS = {"nginx": "nginx", "wrk": "wrk", "h2load": "nghttp2-client", "openssl": "openssl", "taskset": "util-linux"}
 PORTS = [
     "backend", "backend_b", "nginx_http", "nginx_https", "second_http", "second_https",
     "many_http", "many_https", "many_admin", "one_http", "one_https", "one_admin",
 ]
-
-
-class Stop(Exception):
-    """Ends the run with one sentence."""
-
-
-# ---- processes ---------------------------------------------------------------------------------------------
-
-STARTED = []
-
-
-def end_with_parent():
-    """In the child: SIGTERM when the parent dies, so that even `kill -9` leaves nothing behind."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-
-
-def spawn(command, core=None, **options):
-    """Starts a process that `end_all` will end."""
-    if core is not None:
-        command = ["taskset", "-c", str(core), *map(str, command)]
-    process = subprocess.Popen(
-        list(map(str, command)), preexec_fn=end_with_parent, stdin=subprocess.DEVNULL, start_new_session=True, **options
-    )
-    STARTED.append(process)
-    return process
-
-
-def end(process):
-    """SIGTERM, and SIGKILL for what is still there after five seconds."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    if process in STARTED:
-        STARTED.remove(process)
-
-
-def end_all():
-    for process in list(reversed(STARTED)):
-        end(process)
-
-
-def threads(pid):
-    """Every thread of the process and of its children (nginx: master and worker)."""
-    pids = [pid]
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        try:
-            pids += map(int, (task / "children").read_text().split())
-        except OSError:
-            pass
-    return [task for p in pids for task in Path(f"/proc/{p}/task").iterdir()]
-
-
-def cpu_seconds(pid):
-    """CPU time used so far, user and system, in nanosecond steps where the kernel keeps schedstat."""
-    total = 0
-    for task in threads(pid):
-        try:
-            total += int((task / "schedstat").read_text().split()[0]) / 1e9
-        except (OSError, IndexError):
-            fields = (task / "stat").read_text().rsplit(")", 1)[1].split()
-            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return total
-
-
-def pin(pid, core):
-    for task in threads(pid):
-        os.sched_setaffinity(int(task.name), {core})
-
-
-def memory_mib(pid):
-    text = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", text).group(1)) / 1024
 
 
 # ---- preparation -------------------------------------------------------------------------------------------
@@ -245,99 +169,6 @@ def proxy_servers(ports, which, key, certificate):
     }}"""
 
 
-# ---- manifests ---------------------------------------------------------------------------------------------
-
-
-def ingress(name, host, service):
-    return f"""apiVersion: networking.k8s.io/v1
-kind: Ingress
-metadata:
-  name: {name}
-  namespace: bench
-  creationTimestamp: "2026-01-01T00:00:00Z"
-spec:
-  ingressClassName: gatehouse
-  rules:
-  - host: {host}
-    http:
-      paths:
-      - path: /
-        pathType: Prefix
-        backend:
-          service:
-            name: {service}
-            port:
-              number: 80
-"""
-
-
-def service(name):
-    return f"""apiVersion: v1
-kind: Service
-metadata:
-  name: {name}
-  namespace: bench
-spec:
-  ports:
-  - name: http
-    port: 80
-    targetPort: http
-"""
-
-
-def endpoint_slice(name, port):
-    return f"""apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata:
-  name: {name}
-  namespace: bench
-  labels:
-    kubernetes.io/service-name: {name}
-addressType: IPv4
-ports:
-- name: http
-  port: {port}
-  protocol: TCP
-endpoints:
-- addresses: ["127.0.0.1"]
-  conditions:
-    ready: true
-"""
-
-
-def replace(path, text):
-    """An atomic rename, as editors and deployment tools do it."""
-    fresh = path.with_suffix(".tmp")
-    fresh.write_text(text)
-    fresh.rename(path)
-
-
-def write_manifests(directory, numbers, ports, key, certificate):
-    """One file for each application (Ingress, Service, EndpointSlice), and what the live edits change."""
-    directory.mkdir(parents=True)
-    indent = lambda path: path.read_text().strip().replace("\n", "\n    ")
-    (directory / "class.yaml").write_text(
-        "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata:\n  name: gatehouse\n"
-        "spec:\n  controller: gatehouse.dev/ingress-controller\n---\n"
-        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: cert\n  namespace: bench\ntype: kubernetes.io/tls\nstringData:\n"
-        f"  tls.crt: |\n    {indent(certificate)}\n  tls.key: |\n    {indent(key)}\n"
-    )
-    for number in numbers:
-        name = f"app-{number:05}"
-        group = directory / f"group-{number // 100:03}"
-        group.mkdir(exist_ok=True)
-        (group / f"{name}.yaml").write_text(
-            "---\n".join([ingress(name, f"{name}.bench.test", name), service(name), endpoint_slice(name, ports["backend"])])
-        )
-    live = directory / "live"
-    live.mkdir()
-    for name, port in (("side-a", ports["backend"]), ("side-b", ports["backend_b"]), ("moving", ports["backend"])):
-        (live / f"{name}.yaml").write_text(service(name))
-        (live / f"{name}-slice.yaml").write_text(endpoint_slice(name, port))
-    (live / "edited.yaml").write_text(ingress("edited", "edited.bench.test", "side-a"))
-    (live / "moving-ingress.yaml").write_text(ingress("moving", "moving.bench.test", "moving"))
-
-
 # ---- subjects ----------------------------------------------------------------------------------------------
 
 
@@ -415,91 +246,6 @@ def start_gateway(binary, label, manifests, ports, which):
     return subject
 
 
-# ---- loads -------------------------------------------------------------------------------------------------
-
-
-def run_tool(command):
-    done = subprocess.Popen(
-        ["taskset", "-c", str(LOAD_CORE), *map(str, command)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=end_with_parent, start_new_session=True,
-    )
-    STARTED.append(done)
-    output = done.communicate()[0]
-    STARTED.remove(done)
-    if done.returncode:
-        raise Stop(f"{command[0]} failed with status {done.returncode}:\n{output}")
-    return output
-
-
-def wrk(url, seconds, connections=64):
-    output = run_tool(["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-H", f"Host: {HOST}", url])
-    if bad := re.search(r"(Non-2xx.*|Socket errors: (?!connect 0, read 0, write 0).*)", output):
-        raise Stop(f"{url}: the load saw failures, so the figure would be worthless: {bad.group(1)}")
-    return int(re.search(r"(\d+) requests in", output).group(1))
-
-
-def h2load(subject, seconds):
-    output = run_tool(["h2load", "-t1", "-c16", "-m16", "-D", seconds, f"--connect-to=127.0.0.1:{subject.https}",
-                       f"https://{HOST}:{subject.https}/"])
-    good = int(re.search(r"status codes: (\d+) 2xx", output).group(1))
-    others = re.search(r"status codes: \d+ 2xx, (.*)", output).group(1)
-    if not good or re.search(r"[1-9]", re.sub(r"\dxx", "", others)):
-        raise Stop(f"{subject}: the HTTP/2 load saw failures: {good} 2xx, {others}")
-    return good
-
-
-def handshakes_of_one(port, deadline, results):
-    """Whole handshakes one after the other: a new session each, one request, then the end."""
-    os.sched_setaffinity(0, {LOAD_CORE})
-    end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.set_alpn_protocols(["http/1.1"])
-    request = f"GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode()
-    count = 0
-    try:
-        while time.monotonic() < deadline:
-            with socket.create_connection(("127.0.0.1", port), 5) as raw:
-                with context.wrap_socket(raw, server_hostname=HOST) as connection:
-                    connection.sendall(request)
-                    data = b"".join(iter(lambda: connection.recv(65536), b""))
-                    if connection.session_reused or not data.startswith(b"HTTP/1.1 200"):
-                        raise OSError(f"resumed session or bad answer: {data[:60]!r}")
-            count += 1
-        results.put(count)
-    except OSError as error:
-        results.put(str(error))
-
-
-def handshakes(subject, seconds):
-    """Python and not wrk: wrk may resume the session of the connection before."""
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    deadline = time.monotonic() + seconds
-    clients = [context.Process(target=handshakes_of_one, args=(subject.https, deadline, results), daemon=True) for _ in range(8)]
-    for client in clients:
-        client.start()
-    counts = [results.get(timeout=seconds + 20) for _ in clients]
-    for client in clients:
-        client.join()
-    if failed := [count for count in counts if isinstance(count, str)]:
-        raise Stop(f"{subject}: a handshake failed: {failed[0]}")
-    return sum(counts)
-
-
-ROWS = [
-    # name, goal (ratio to nginx, None is information), load
-    ("HTTP/1.1 keep-alive, 64 connections", 1.10, lambda s, t: wrk(f"http://127.0.0.1:{s.http}/", t)),
-    ("TLS 1.3 keep-alive, 64 connections", 0.90, lambda s, t: wrk(f"https://127.0.0.1:{s.https}/", t)),
-    ("HTTP/2 over TLS, 16 connections of 16 streams", 0.95, h2load),
-    ("full TLS 1.3 handshake, P-256, and one request", 0.75, handshakes),
-    ("64 KiB body, HTTP/1.1 keep-alive, 64 connections", None, lambda s, t: wrk(f"http://127.0.0.1:{s.http}/64k", t)),
-    ("64 KiB body, TLS 1.3 keep-alive, 64 connections", None, lambda s, t: wrk(f"https://127.0.0.1:{s.https}/64k", t)),
-]
-
-
 # ---- measuring ---------------------------------------------------------------------------------------------
 
 
@@ -509,6 +255,8 @@ def once(subject, load, seconds):
     started = time.monotonic()
     count = load(subject, seconds)
     took = time.monotonic() - started
+    if not count:
+        raise Stop(f"{subject}: not one request was answered within {seconds} s.")
     return (cpu_seconds(subject.process.pid) - before) / count * 1e6, count / took
 
 
@@ -673,8 +421,12 @@ def arguments():
 
 def main():
     def interrupted(number, _frame):
+        if stopping.is_set():
+            return
+        stopping.set()
         raise Stop(f"Stopped by {signal.Signals(number).name}; all processes were ended.")
 
+    stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupted)
     started = time.monotonic()
