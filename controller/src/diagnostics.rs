@@ -50,6 +50,118 @@ impl fmt::Display for Diagnostic {
     }
 }
 
+impl Diagnostic {
+    /// A finding about a field of an object.
+    pub fn new(
+        severity: Severity,
+        object: &Arc<str>,
+        field: impl Into<Arc<str>>,
+        code: Code,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            object: Arc::clone(object),
+            field: field.into(),
+            severity,
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+/// Collects the findings about one object while it is translated.
+#[derive(Debug)]
+pub struct Remarks {
+    object: Arc<str>,
+    list: Vec<Diagnostic>,
+}
+
+impl Remarks {
+    /// No finding yet.
+    pub fn about(object: impl fmt::Display) -> Self {
+        Self {
+            object: object.to_string().into(),
+            list: Vec::new(),
+        }
+    }
+
+    /// Part of the object is not served.
+    pub fn error(&mut self, field: impl Into<Arc<str>>, code: Code, message: impl Into<String>) {
+        self.push(Severity::Error, field, code, message);
+    }
+
+    /// Served, but probably not as meant.
+    pub fn warning(&mut self, field: impl Into<Arc<str>>, code: Code, message: impl Into<String>) {
+        self.push(Severity::Warning, field, code, message);
+    }
+
+    /// Worth knowing.
+    pub fn info(&mut self, field: impl Into<Arc<str>>, code: Code, message: impl Into<String>) {
+        self.push(Severity::Info, field, code, message);
+    }
+
+    /// Takes over findings about other objects.
+    pub fn extend(&mut self, others: impl IntoIterator<Item = Diagnostic>) {
+        self.list.extend(others);
+    }
+
+    /// The findings, sorted, each once.
+    pub fn into_list(mut self) -> Vec<Diagnostic> {
+        self.list.sort_unstable();
+        self.list.dedup();
+        self.list
+    }
+
+    fn push(
+        &mut self,
+        severity: Severity,
+        field: impl Into<Arc<str>>,
+        code: Code,
+        message: impl Into<String>,
+    ) {
+        self.list.push(Diagnostic::new(
+            severity,
+            &self.object,
+            field,
+            code,
+            message,
+        ));
+    }
+}
+
+/// The candidate most like `wanted`, for "did you mean": at most a third of its letters differ.
+pub fn suggest<'a>(wanted: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let limit = (wanted.len() / 3).max(1);
+    candidates
+        .into_iter()
+        .map(|candidate| (distance(wanted.as_bytes(), candidate.as_bytes()), candidate))
+        .filter(|(distance, _)| *distance <= limit)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// Levenshtein distance of two names; long ones are not worth comparing.
+fn distance(left: &[u8], right: &[u8]) -> usize {
+    if left.len().max(right.len()) > 253 {
+        return usize::MAX;
+    }
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, l) in left.iter().enumerate() {
+        let mut diagonal = i;
+        let mut previous = i + 1;
+        for (cell, r) in row.iter_mut().skip(1).zip(right) {
+            let substituted = diagonal + usize::from(l != r);
+            diagonal = *cell;
+            previous = substituted.min(previous + 1).min(diagonal + 1);
+            *cell = previous;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or(usize::MAX)
+}
+
 macro_rules! codes {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
         /// The closed list of diagnostic codes.
@@ -101,6 +213,8 @@ codes! {
     ServicePortMissing,
     /// No endpoint is ready.
     EndpointsMissing,
+    /// An `appProtocol` that Gatehouse does not know; HTTP/1.1 is spoken.
+    ProtocolUnknown,
     /// An endpoint address that cannot be used.
     EndpointInvalid,
     /// The ExternalName is refused or does not resolve.
@@ -111,6 +225,11 @@ codes! {
     CertificateInvalid,
     /// The certificate does not cover the host; the default certificate is served.
     CertificateNameMismatch,
+    /// An older Ingress of the host decides its certificate.
+    TlsConflict,
+    /// A tls section on rules without a host: they are always served with the default certificate
+    /// and never redirected.
+    TlsUnused,
     /// The certificate has expired.
     CertificateExpired,
     /// An annotation that Gatehouse does not know.
@@ -121,4 +240,20 @@ codes! {
     CatchAllDisabled,
     /// The last good version keeps serving because the present one is broken.
     LastGoodServed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suggestion_is_the_nearest_name_or_none() {
+        let names = ["gatehouse", "nginx", "traefik"];
+        assert_eq!(suggest("ngnix", names), None);
+        assert_eq!(suggest("nginz", names), Some("nginx"));
+        assert_eq!(suggest("gatehose", names), Some("gatehouse"));
+        assert_eq!(suggest("haproxy", names), None);
+        assert_eq!(distance(b"", b"abc"), 3);
+        assert_eq!(distance(b"kitten", b"sitting"), 3);
+    }
 }

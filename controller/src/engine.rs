@@ -1,1 +1,409 @@
-//! engine
+//! The engine: owns the world, keeps every plan up to date, hands out what changed.
+//!
+//! Three caches (fragments, host plans, cluster plans) hang together by recorded reads. A change
+//! dirties whoever has read what changed; each layer stops where its output equals the old one.
+//!
+//! Invariants:
+//! - Incremental result = full rebuild ([`Engine::rebuild`]): plans, diagnostics and reads. The
+//!   property test in `tests/incremental.rs` holds this; extend it first.
+//! - A delta holds only what changed. Nothing is handed out before the source has said
+//!   [`Change::Synced`].
+//! - Endpoint changes recompute clusters only, no fragment and no host. One exception, which waits
+//!   for the next ordinary round: the default backend loses its last endpoint or gets its first
+//!   (its hosts then answer 404, or no longer).
+//! - No I/O and no clock in here; [`run`] has the timer.
+
+mod findings;
+mod graph;
+mod layers;
+mod run;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use foldhash::{HashMap, HashSet};
+
+use gatehouse_gateway::model::{
+    CertKey, CertificatePlan, ClusterKey, ClusterPlan, Delta, HostPattern, HostPlan, Settings,
+};
+
+use crate::config::Defaults;
+use crate::diagnostics::{Code, Diagnostic, Severity};
+use crate::source::{Change, Kind, ObjectKey};
+use crate::translate::merge::DefaultAnswer;
+use crate::translate::{Age, ClusterRef, Fragment, HostFragment};
+use crate::world::{Read, World};
+
+use self::findings::{Findings, Origin};
+use self::graph::{Graph, Node};
+
+pub use run::run;
+
+/// How soon a change must be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// It changes nothing that is served.
+    None,
+    /// Behind the hold-off, together with others.
+    Structural,
+    /// At once: endpoints come and go.
+    Endpoints,
+}
+
+/// What one round of work gave.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What changed.
+    pub delta: Delta,
+    /// What was computed for it.
+    pub work: Work,
+}
+
+/// Counts of computations; tests hold the incremental promise by them.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Work {
+    /// Ingresses translated.
+    pub fragments: u64,
+    /// Hosts merged.
+    pub hosts: u64,
+    /// Clusters planned.
+    pub clusters: u64,
+}
+
+/// What the engine can tell of itself.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Generation served; set by the loop.
+    pub generation: u64,
+    /// Digest of what is served; set by the loop.
+    pub digest: u64,
+    /// Whether the source has sent everything once.
+    pub synced: bool,
+    /// Everything to complain about, sorted.
+    pub diagnostics: Arc<[Diagnostic]>,
+    /// Number of objects by kind.
+    pub objects: BTreeMap<&'static str, usize>,
+    /// DNS names whose addresses the engine wants to be told, sorted.
+    pub external_names: Arc<[Arc<str>]>,
+}
+
+/// Everything that is served, and what it was made of: for tests, checks and explanations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plans {
+    /// Host plans.
+    pub hosts: BTreeMap<HostPattern, Arc<HostPlan>>,
+    /// Cluster plans.
+    pub clusters: BTreeMap<ClusterKey, Arc<ClusterPlan>>,
+    /// Certificates in use.
+    pub certificates: BTreeMap<CertKey, Arc<CertificatePlan>>,
+    /// Slot of the default certificate.
+    pub default_certificate: Option<CertKey>,
+    /// What every computation has read.
+    pub reads: BTreeMap<String, Vec<Read>>,
+    /// Everything to complain about, sorted.
+    pub diagnostics: Arc<[Diagnostic]>,
+}
+
+type Reload = dyn Fn(&BTreeMap<String, String>) -> (Defaults, Settings, Vec<Diagnostic>) + Send;
+
+/// See the module.
+pub struct Engine {
+    world: World,
+    defaults: Arc<Defaults>,
+    settings: Arc<Settings>,
+    configmap: Option<(ObjectKey, Box<Reload>)>,
+    graph: Graph,
+    findings: Findings,
+    fragments: HashMap<ObjectKey, Fragment>,
+    by_host: HashMap<HostPattern, BTreeMap<Age, Arc<HostFragment>>>,
+    hosts: HashMap<HostPattern, Arc<HostPlan>>,
+    wanted: HashMap<ClusterKey, Wanted>,
+    clusters: HashMap<ClusterKey, Arc<ClusterPlan>>,
+    certificate_users: HashMap<CertKey, usize>,
+    certificates: HashMap<CertKey, Arc<CertificatePlan>>,
+    default_backend: Option<ClusterRef>,
+    answer: DefaultAnswer,
+    default_certificate: Option<CertKey>,
+    /// The publisher has been told the default certificate once.
+    default_certificate_sent: bool,
+    dirty: Dirty,
+    synced: bool,
+    revision: u64,
+}
+
+/// A cluster that routes point to, and how many.
+struct Wanted {
+    cluster: ClusterRef,
+    users: usize,
+}
+
+/// What must be computed again.
+#[derive(Default)]
+struct Dirty {
+    everything: bool,
+    fragments: HashSet<ObjectKey>,
+    hosts: HashSet<HostPattern>,
+    clusters: BTreeSet<ClusterKey>,
+    /// Clusters of which only the endpoints may have changed.
+    endpoints: BTreeSet<ClusterKey>,
+    certificates: BTreeSet<CertKey>,
+    default_backend: bool,
+    default_certificate: bool,
+    answer: bool,
+    settings: bool,
+}
+
+impl Dirty {
+    fn structural(&self) -> bool {
+        self.everything
+            || self.default_backend
+            || self.default_certificate
+            || self.answer
+            || self.settings
+            || !self.fragments.is_empty()
+            || !self.hosts.is_empty()
+            || !self.clusters.is_empty()
+            || !self.certificates.is_empty()
+    }
+}
+
+impl Engine {
+    /// An engine with an empty world.
+    pub fn new(defaults: Arc<Defaults>, settings: Arc<Settings>) -> Self {
+        Self {
+            world: World::new(),
+            defaults,
+            settings,
+            configmap: None,
+            graph: Graph::default(),
+            findings: Findings::default(),
+            fragments: HashMap::default(),
+            by_host: HashMap::default(),
+            hosts: HashMap::default(),
+            wanted: HashMap::default(),
+            clusters: HashMap::default(),
+            certificate_users: HashMap::default(),
+            certificates: HashMap::default(),
+            default_backend: None,
+            answer: DefaultAnswer::default(),
+            default_certificate: None,
+            default_certificate_sent: false,
+            dirty: Dirty {
+                everything: true,
+                settings: true,
+                ..Dirty::default()
+            },
+            synced: false,
+            revision: 0,
+        }
+    }
+
+    /// Takes defaults and settings from a ConfigMap, now and whenever it changes; without the
+    /// ConfigMap, from an empty map.
+    pub fn watch_configmap(&mut self, key: ObjectKey, reload: Box<Reload>) {
+        self.configmap = Some((key, reload));
+        self.reload();
+    }
+
+    /// Takes a change into the world and marks what it dirties. Computes nothing.
+    pub fn apply(&mut self, change: Change) -> Urgency {
+        match change {
+            Change::Apply(key, object) => {
+                let reads = self.world.apply(&key, object);
+                self.touch(&key, &reads)
+            }
+            Change::Delete(key) => {
+                let reads = self.world.delete(&key);
+                self.touch(&key, &reads)
+            }
+            Change::Complaints(list) => {
+                self.note(Origin::Source, list);
+                Urgency::None
+            }
+            Change::Resolved { name, addresses } => {
+                let reads = self.world.resolve(&name, addresses);
+                self.mark(&reads)
+            }
+            Change::Synced if self.synced => Urgency::None,
+            Change::Synced => {
+                self.synced = true;
+                self.revision += 1;
+                self.configmap_present();
+                Urgency::Structural
+            }
+        }
+    }
+
+    /// Replaces defaults and settings.
+    pub fn set_defaults(&mut self, defaults: Arc<Defaults>, settings: Arc<Settings>) {
+        if self.defaults != defaults {
+            self.defaults = defaults;
+            self.dirty.everything = true;
+        }
+        if self.settings != settings {
+            self.settings = settings;
+            self.dirty.settings = true;
+        }
+    }
+
+    /// Computes everything that is dirty and answers with what changed. Nothing before `Synced`.
+    pub fn reconcile(&mut self) -> Outcome {
+        let mut outcome = Outcome::default();
+        if self.synced {
+            self.compute(&mut outcome);
+            self.revision += u64::from(!outcome.delta.is_empty());
+        }
+        outcome
+    }
+
+    /// Computes only the clusters whose endpoints changed. What else is dirty stays dirty.
+    pub fn reconcile_endpoints(&mut self) -> Outcome {
+        let mut outcome = Outcome::default();
+        if self.synced {
+            self.compute_endpoints(&mut outcome);
+        }
+        outcome
+    }
+
+    /// Whether [`Engine::reconcile`] has something to do.
+    pub fn is_dirty(&self) -> bool {
+        self.synced && self.dirty.structural()
+    }
+
+    /// What the engine can tell of itself. Cheap when nothing has changed since the last call.
+    pub fn report(&mut self) -> Report {
+        Report {
+            generation: 0,
+            digest: 0,
+            synced: self.synced,
+            diagnostics: self.findings.list(),
+            objects: self.world.counts(),
+            external_names: self.graph.names(),
+        }
+    }
+
+    /// Grows whenever the report may have changed.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// A new engine that has computed everything from the present world: the definition that
+    /// incremental work must equal.
+    #[must_use]
+    pub fn rebuild(&self) -> Self {
+        let mut fresh = Self::new(Arc::clone(&self.defaults), Arc::clone(&self.settings));
+        fresh.world = self.world.clone();
+        fresh.synced = self.synced;
+        for origin in [Origin::Source, Origin::Settings] {
+            let list = self.findings.of(&origin).to_vec();
+            fresh.note(origin, list);
+        }
+        fresh.reconcile();
+        fresh
+    }
+
+    /// Everything that is served now.
+    pub fn plans(&mut self) -> Plans {
+        Plans {
+            hosts: sorted(&self.hosts),
+            clusters: sorted(&self.clusters),
+            certificates: sorted(&self.certificates),
+            default_certificate: self.default_certificate.clone(),
+            reads: self.graph.reads(),
+            diagnostics: self.findings.list(),
+        }
+    }
+
+    fn touch(&mut self, key: &ObjectKey, reads: &[Read]) -> Urgency {
+        if reads.is_empty() {
+            return Urgency::None;
+        }
+        self.revision += 1;
+        let mut urgency = self.mark(reads);
+        match key.kind {
+            Kind::Ingress => {
+                self.dirty.fragments.insert(key.clone());
+                urgency = urgency.max(Urgency::Structural);
+            }
+            Kind::Secret => {
+                let slot = CertKey(format!("{}/{}", key.namespace, key.name).into());
+                if self.certificate_users.contains_key(&slot) {
+                    self.dirty.certificates.insert(slot);
+                    urgency = urgency.max(Urgency::Structural);
+                }
+            }
+            Kind::ConfigMap if self.configmap.as_ref().is_some_and(|(ours, _)| ours == key) => {
+                self.reload();
+                urgency = urgency.max(Urgency::Structural);
+            }
+            _ => {}
+        }
+        urgency
+    }
+
+    /// Marks whoever has read one of these.
+    fn mark(&mut self, reads: &[Read]) -> Urgency {
+        let mut urgency = Urgency::None;
+        for read in reads {
+            let hot = match read {
+                Read::Slices(_) | Read::Resolved(_) => true,
+                Read::Object(key) => key.kind == Kind::Endpoints,
+                Read::Classes => false,
+            };
+            for node in self.graph.readers(read) {
+                match node {
+                    Node::Fragment(key) => drop(self.dirty.fragments.insert(key.clone())),
+                    Node::Cluster(key) if hot => drop(self.dirty.endpoints.insert(key.clone())),
+                    Node::Cluster(key) => drop(self.dirty.clusters.insert(key.clone())),
+                    Node::DefaultBackend => self.dirty.default_backend = true,
+                    Node::DefaultCertificate => self.dirty.default_certificate = true,
+                }
+                urgency = urgency.max(if hot {
+                    Urgency::Endpoints
+                } else {
+                    Urgency::Structural
+                });
+            }
+        }
+        urgency
+    }
+
+    fn reload(&mut self) {
+        let Some((key, reload)) = &self.configmap else {
+            return;
+        };
+        let empty = BTreeMap::new();
+        let data = self.world.config_map(key).and_then(|map| map.data.as_ref());
+        let (defaults, settings, diagnostics) = reload(data.unwrap_or(&empty));
+        self.set_defaults(Arc::new(defaults), Arc::new(settings));
+        self.note(Origin::Settings, diagnostics);
+        self.configmap_present();
+    }
+
+    fn configmap_present(&mut self) {
+        let Some((key, _)) = &self.configmap else {
+            return;
+        };
+        let mut list = Vec::new();
+        if self.synced && self.world.config_map(key).is_none() {
+            list.push(Diagnostic::new(
+                Severity::Warning,
+                &key.to_string().into(),
+                "",
+                Code::SettingInvalid,
+                "the ConfigMap named by --configmap does not exist, so flags and defaults hold",
+            ));
+        }
+        self.note(Origin::ConfigMap, list);
+    }
+
+    fn note(&mut self, origin: Origin, list: Vec<Diagnostic>) {
+        self.revision += u64::from(self.findings.set(origin, list));
+    }
+}
+
+fn sorted<K: Ord + Clone, V: Clone>(map: &HashMap<K, V>) -> BTreeMap<K, V> {
+    map.iter()
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}

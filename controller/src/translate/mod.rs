@@ -1,1 +1,180 @@
-//! translate
+//! Objects to plans: pure functions, nothing else.
+//!
+//! [`translate`] turns one Ingress into a [`Fragment`]; [`merge`] makes of all fragments of one
+//! host the plan of that host; [`backend`] makes of a service port the plan of a cluster.
+//!
+//! Invariants:
+//! - No clock, no I/O, no logging; inputs are never modified; output is sorted, so equal worlds
+//!   give equal plans.
+//! - The world is read through [`Lookup`] only.
+//! - [`Age`] is the one order of precedence.
+//! - A security-relevant failure becomes a refusal, never "no policy". A broken part of an object
+//!   is left out alone, with a diagnostic that says so.
+
+pub mod backend;
+pub mod class;
+pub mod endpoints;
+pub mod host;
+pub mod ingress;
+pub mod merge;
+pub mod path;
+pub mod tls;
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
+
+use gatehouse_gateway::model::{
+    ClusterKey, HostPattern, HostTls, ObjectRef, PathMatch, RefuseReason,
+};
+
+use crate::source::ObjectKey;
+#[cfg(doc)]
+use crate::world::Lookup;
+
+pub use ingress::translate;
+
+/// How old an object is; the smaller owns what several objects claim.
+///
+/// ingress-nginx: by `creationTimestamp`, then by `namespace/name` in *descending* order. The text
+/// is compared as a whole (`a-b/x` before `a/x`), as there. No timestamp is the oldest.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Age {
+    created: Option<Timestamp>,
+    name: Reverse<Arc<str>>,
+}
+
+impl Age {
+    /// The age of an object.
+    pub fn of(metadata: &ObjectMeta) -> Self {
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        let name = metadata.name.as_deref().unwrap_or_default();
+        Self {
+            created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+            name: Reverse(format!("{namespace}/{name}").into()),
+        }
+    }
+}
+
+/// What one object contributes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Fragment {
+    /// One entry per host, sorted by host.
+    pub hosts: Vec<Arc<HostFragment>>,
+}
+
+impl Fragment {
+    /// Every cluster that a route of the fragment points to; with repetitions.
+    pub fn clusters(&self) -> impl Iterator<Item = &ClusterRef> {
+        self.hosts
+            .iter()
+            .flat_map(|host| host.routes.iter().chain(&host.fallback))
+            .filter_map(|route| match &route.target {
+                Target::Cluster(cluster) => Some(cluster),
+                Target::Default | Target::Refuse(_) => None,
+            })
+    }
+}
+
+/// What one object contributes to one host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFragment {
+    /// The host.
+    pub host: HostPattern,
+    /// The object.
+    pub origin: ObjectRef,
+    /// Its age.
+    pub age: Age,
+    /// Where the object names the host first.
+    pub field: Arc<str>,
+    /// The routes, as the object lists them; paths may repeat.
+    pub routes: Vec<RouteFragment>,
+    /// What answers paths that no route has (`spec.defaultBackend`).
+    pub fallback: Option<RouteFragment>,
+    /// The object has a default backend and no rules: its fallback takes `/` of the catch-all host
+    /// even from an explicit rule (ingress-nginx).
+    pub owns_root: bool,
+    /// Certificate, when the object has a tls section.
+    pub tls: Option<HostTls>,
+}
+
+/// One route of a fragment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteFragment {
+    /// The path.
+    pub path: PathMatch,
+    /// Where it stands.
+    pub field: Arc<str>,
+    /// Where it leads.
+    pub target: Target,
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// To a cluster.
+    Cluster(ClusterRef),
+    /// To whatever answers what nothing else serves.
+    Default,
+    /// Nowhere.
+    Refuse(RefuseReason),
+}
+
+/// A service port, however the object spelled it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClusterRef {
+    /// `namespace/service:number`.
+    pub key: ClusterKey,
+    /// The Service.
+    pub service: ObjectKey,
+    /// Number of the service port.
+    pub port: u16,
+}
+
+impl ClusterRef {
+    /// The cluster of a service port.
+    pub fn new(service: ObjectKey, port: u16) -> Self {
+        let key = format!("{}/{}:{port}", service.namespace, service.name);
+        Self {
+            key: ClusterKey(key.into()),
+            service,
+            port,
+        }
+    }
+}
+
+/// The reference that plans carry for an object.
+pub fn object_ref(key: &ObjectKey) -> ObjectRef {
+    ObjectRef {
+        kind: key.kind.as_str().into(),
+        namespace: Arc::clone(&key.namespace),
+        name: Arc::clone(&key.name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    fn age(seconds: i64, namespace: &str, name: &str) -> Age {
+        Age::of(&ObjectMeta {
+            creation_timestamp: Timestamp::from_second(seconds).ok().map(Time),
+            namespace: Some(namespace.into()),
+            name: Some(name.into()),
+            ..ObjectMeta::default()
+        })
+    }
+
+    #[test]
+    fn the_older_wins_and_of_equal_age_the_greater_name() {
+        assert!(age(1, "z", "a") < age(2, "a", "a"));
+        assert!(age(1, "n", "b") < age(1, "n", "a"));
+        assert!(
+            age(1, "a", "x") < age(1, "a-b", "x"),
+            "'/' is greater than '-'"
+        );
+    }
+}

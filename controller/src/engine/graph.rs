@@ -1,0 +1,106 @@
+//! Who has read what: from a computation to its reads, and back.
+//!
+//! Invariant: both directions always say the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use foldhash::{HashMap, HashSet};
+
+use gatehouse_gateway::model::ClusterKey;
+
+use crate::source::ObjectKey;
+use crate::world::Read;
+
+/// A computation whose result is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Node {
+    /// The fragment of an Ingress.
+    Fragment(ObjectKey),
+    /// The plan of a cluster.
+    Cluster(ClusterKey),
+    /// Which cluster the default backend is.
+    DefaultBackend,
+    /// Which slot the default certificate is.
+    DefaultCertificate,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Graph {
+    reads: HashMap<Node, Vec<Read>>,
+    readers: HashMap<Read, HashSet<Node>>,
+    /// DNS names that somebody reads.
+    names: BTreeSet<Arc<str>>,
+    listed: Option<Arc<[Arc<str>]>>,
+}
+
+impl Graph {
+    /// Replaces the reads of a computation (sorted, each once). None: it is gone.
+    pub(super) fn set(&mut self, node: &Node, reads: Vec<Read>) {
+        let old = self.reads.remove(node).unwrap_or_default();
+        if old != reads {
+            for read in &old {
+                if reads.binary_search(read).is_err() {
+                    self.forget(read, node);
+                }
+            }
+            for read in &reads {
+                if old.binary_search(read).is_err() {
+                    self.remember(read, node);
+                }
+            }
+        }
+        if !reads.is_empty() {
+            self.reads.insert(node.clone(), reads);
+        }
+    }
+
+    /// Who has read this.
+    pub(super) fn readers(&self, read: &Read) -> impl Iterator<Item = &Node> {
+        self.readers.get(read).into_iter().flatten()
+    }
+
+    /// DNS names that somebody wants resolved.
+    pub(super) fn names(&mut self) -> Arc<[Arc<str>]> {
+        let names = &self.names;
+        let list = self
+            .listed
+            .get_or_insert_with(|| names.iter().cloned().collect());
+        Arc::clone(list)
+    }
+
+    /// All reads, for comparison.
+    pub(super) fn reads(&self) -> BTreeMap<String, Vec<Read>> {
+        self.reads
+            .iter()
+            .map(|(node, reads)| (format!("{node:?}"), reads.clone()))
+            .collect()
+    }
+
+    fn remember(&mut self, read: &Read, node: &Node) {
+        self.readers
+            .entry(read.clone())
+            .or_default()
+            .insert(node.clone());
+        if let Read::Resolved(name) = read
+            && self.names.insert(Arc::clone(name))
+        {
+            self.listed = None;
+        }
+    }
+
+    fn forget(&mut self, read: &Read, node: &Node) {
+        let Some(readers) = self.readers.get_mut(read) else {
+            return;
+        };
+        readers.remove(node);
+        if readers.is_empty() {
+            self.readers.remove(read);
+            if let Read::Resolved(name) = read {
+                self.names.remove(name);
+                self.listed = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Endpoints of a service port: from EndpointSlices, from legacy Endpoints when a Service has no
+//! slice, or from the addresses of an ExternalName.
+//!
+//! The list is sorted and has every address once; an address that is ready anywhere is ready.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Endpoints, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::{EndpointConditions, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use gatehouse_gateway::model::{EndpointPhase, EndpointPlan};
+
+use crate::diagnostics::{Code, Remarks};
+use crate::source::ObjectKey;
+use crate::world::Lookup;
+
+type Found = BTreeMap<SocketAddr, EndpointPhase>;
+
+/// The endpoints of a port of an ordinary or headless Service.
+pub fn cluster(
+    service: &ObjectKey,
+    port: &ServicePort,
+    lookup: &Lookup<'_>,
+    remarks: &mut Remarks,
+) -> Vec<EndpointPlan> {
+    let mut found = Found::new();
+    match lookup.slices(service) {
+        Some(slices) => {
+            for slice in slices.values() {
+                from_slice(slice, port, &mut found, remarks);
+            }
+        }
+        None => {
+            if let Some(endpoints) = lookup.endpoints(service) {
+                from_legacy(endpoints, port, &mut found, remarks);
+            }
+        }
+    }
+    if !found.values().any(|phase| *phase == EndpointPhase::Ready) {
+        remarks.warning(
+            "",
+            Code::EndpointsMissing,
+            format!(
+                "no endpoint of port {} is ready, so its routes answer 503",
+                port.port
+            ),
+        );
+    }
+    plans(found)
+}
+
+/// The endpoints of an ExternalName Service. Addresses of the machine itself and of its link are
+/// refused: a Service must not be a way to what only the gateway can reach.
+pub fn external(
+    service: &Service,
+    port: u16,
+    lookup: &Lookup<'_>,
+    remarks: &mut Remarks,
+) -> Vec<EndpointPlan> {
+    const FIELD: &str = "spec.externalName";
+    let declared = service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.external_name.as_deref());
+    let name = declared.unwrap_or_default().to_ascii_lowercase();
+    let name = name.strip_suffix('.').unwrap_or(&name);
+    let mut refuse = |why: String| remarks.error(FIELD, Code::ExternalNameInvalid, why);
+    if name.is_empty() {
+        refuse("the ExternalName is empty, so its routes answer 503".to_owned());
+        return Vec::new();
+    }
+    if name == "localhost" || name.ends_with(".localhost") {
+        refuse(format!(
+            "`{name}` is the gateway itself: refused, so its routes answer 503"
+        ));
+        return Vec::new();
+    }
+    let literal: Option<IpAddr> = name.parse().ok();
+    let addresses: Vec<IpAddr> = match literal {
+        Some(address) => vec![address],
+        None => match lookup.resolved(&Arc::from(name)) {
+            Some(addresses) => {
+                if addresses.is_empty() {
+                    refuse(format!(
+                        "`{name}` does not resolve, so its routes answer 503"
+                    ));
+                }
+                addresses.to_vec()
+            }
+            // Nobody has tried yet.
+            None => Vec::new(),
+        },
+    };
+    let mut found = Found::new();
+    for address in addresses {
+        let address = address.to_canonical();
+        if is_local(address) {
+            refuse(format!(
+                "`{name}` has the address {address}, which is refused: loopback, link-local, \
+                 unspecified and multicast addresses are not for an ExternalName"
+            ));
+        } else {
+            found.insert(SocketAddr::new(address, port), EndpointPhase::Ready);
+        }
+    }
+    plans(found)
+}
+
+fn from_slice(slice: &EndpointSlice, port: &ServicePort, found: &mut Found, remarks: &mut Remarks) {
+    if slice.address_type == "FQDN" {
+        let name = slice.metadata.name.as_deref().unwrap_or_default();
+        remarks.warning(
+            "",
+            Code::EndpointInvalid,
+            format!("EndpointSlice `{name}` holds names: only IPv4 and IPv6 addresses are used"),
+        );
+        return;
+    }
+    let ports = slice_ports(slice, port);
+    for endpoint in &slice.endpoints {
+        let Some(phase) = phase(endpoint.conditions.as_ref()) else {
+            continue;
+        };
+        for address in &endpoint.addresses {
+            insert(address, &ports, phase, found, remarks);
+        }
+    }
+}
+
+/// The ports of a slice that a service port means: the one with its name, or the only, nameless
+/// one; else the one named by `targetPort`; else the number of `targetPort` (hand-written slices,
+/// as in ingress-nginx).
+fn slice_ports(slice: &EndpointSlice, port: &ServicePort) -> Vec<u16> {
+    let tcp = || {
+        let ports = slice.ports.iter().flatten();
+        ports.filter(|port| {
+            port.protocol
+                .as_deref()
+                .is_none_or(|protocol| protocol == "TCP")
+        })
+    };
+    let named = |wanted: &str| -> Vec<u16> {
+        let fitting = tcp().filter(|port| port.name.as_deref().unwrap_or_default() == wanted);
+        fitting.filter_map(|port| number(port.port?)).collect()
+    };
+    choose(port, named)
+}
+
+/// The rule of [`slice_ports`], for slices and for legacy Endpoints.
+fn choose(port: &ServicePort, named: impl Fn(&str) -> Vec<u16>) -> Vec<u16> {
+    let name = port.name.as_deref().unwrap_or_default();
+    let mut ports = named(name);
+    if ports.is_empty() && !name.is_empty() {
+        ports = named("");
+    }
+    if ports.is_empty() {
+        ports = match &port.target_port {
+            Some(IntOrString::String(target)) => named(target),
+            Some(IntOrString::Int(target)) => number(*target).into_iter().collect(),
+            None => number(port.port).into_iter().collect(),
+        };
+    }
+    ports
+}
+
+/// Ready (also when nothing is said), draining (terminating but still serving), or out.
+fn phase(conditions: Option<&EndpointConditions>) -> Option<EndpointPhase> {
+    let Some(conditions) = conditions else {
+        return Some(EndpointPhase::Ready);
+    };
+    let draining = conditions.serving == Some(true) && conditions.terminating == Some(true);
+    match conditions.ready {
+        None | Some(true) => Some(EndpointPhase::Ready),
+        Some(false) if draining => Some(EndpointPhase::Draining),
+        Some(false) => None,
+    }
+}
+
+fn from_legacy(
+    endpoints: &Endpoints,
+    port: &ServicePort,
+    found: &mut Found,
+    remarks: &mut Remarks,
+) {
+    for subset in endpoints.subsets.iter().flatten() {
+        let tcp = || {
+            let ports = subset.ports.iter().flatten();
+            ports.filter(|port| {
+                port.protocol
+                    .as_deref()
+                    .is_none_or(|protocol| protocol == "TCP")
+            })
+        };
+        let ports = choose(port, |wanted| {
+            let fitting = tcp().filter(|port| port.name.as_deref().unwrap_or_default() == wanted);
+            fitting.filter_map(|port| number(port.port)).collect()
+        });
+        for address in subset.addresses.iter().flatten() {
+            insert(&address.ip, &ports, EndpointPhase::Ready, found, remarks);
+        }
+    }
+}
+
+fn insert(
+    address: &str,
+    ports: &[u16],
+    phase: EndpointPhase,
+    found: &mut Found,
+    remarks: &mut Remarks,
+) {
+    let usable = address
+        .parse::<IpAddr>()
+        .ok()
+        .map(|address| address.to_canonical())
+        .filter(|address| !address.is_unspecified() && !address.is_multicast());
+    let Some(ip) = usable else {
+        remarks.warning(
+            "",
+            Code::EndpointInvalid,
+            format!("endpoint address `{address}` is no address of one host, so it is left out"),
+        );
+        return;
+    };
+    for port in ports {
+        let entry = found.entry(SocketAddr::new(ip, *port)).or_insert(phase);
+        *entry = phase.min(*entry);
+    }
+}
+
+fn plans(found: Found) -> Vec<EndpointPlan> {
+    found
+        .into_iter()
+        .map(|(address, phase)| EndpointPlan { address, phase })
+        .collect()
+}
+
+fn number(port: i32) -> Option<u16> {
+    u16::try_from(port).ok().filter(|port| *port != 0)
+}
+
+fn is_local(address: IpAddr) -> bool {
+    let link_local = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    link_local || address.is_loopback() || address.is_unspecified() || address.is_multicast()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminating_endpoint_drains_while_it_serves() {
+        let conditions = |ready, serving, terminating| {
+            phase(Some(&EndpointConditions {
+                ready,
+                serving,
+                terminating,
+            }))
+        };
+        assert_eq!(phase(None), Some(EndpointPhase::Ready));
+        assert_eq!(
+            conditions(None, Some(true), None),
+            Some(EndpointPhase::Ready)
+        );
+        assert_eq!(
+            conditions(Some(true), None, None),
+            Some(EndpointPhase::Ready)
+        );
+        assert_eq!(conditions(Some(false), Some(true), None), None);
+        assert_eq!(
+            conditions(Some(false), Some(true), Some(true)),
+            Some(EndpointPhase::Draining)
+        );
+        assert_eq!(conditions(Some(false), Some(false), Some(true)), None);
+    }
+
+    #[test]
+    fn what_only_the_gateway_can_reach_is_local() {
+        for local in [
+            "127.0.0.1",
+            "::1",
+            "169.254.169.254",
+            "fe80::1",
+            "0.0.0.0",
+            "::",
+            "224.0.0.1",
+        ] {
+            assert!(is_local(local.parse().unwrap()), "{local}");
+        }
+        assert!(!is_local("10.0.0.1".parse().unwrap()));
+        assert!(is_local(
+            "::ffff:127.0.0.1".parse::<IpAddr>().unwrap().to_canonical()
+        ));
+    }
+}

@@ -1,0 +1,249 @@
+//! One Ingress to its fragment.
+//!
+//! Every part that is wrong is left out alone, with a diagnostic; the rest is served.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend, IngressSpec};
+
+use gatehouse_gateway::model::{HostPattern, ObjectRef, PathKind, PathMatch, RefuseReason};
+
+use super::backend::{self, PortName};
+use super::path::PathError;
+use super::tls::TlsSection;
+use super::{Age, Fragment, HostFragment, RouteFragment, Target, class, host, object_ref, path};
+use crate::config::Defaults;
+use crate::diagnostics::{Code, Diagnostic, Remarks};
+use crate::source::{Kind, ObjectKey};
+use crate::world::Lookup;
+
+/// Translates an Ingress. One that is not ours contributes nothing.
+pub fn translate(
+    ingress: &Ingress,
+    lookup: &Lookup<'_>,
+    defaults: &Defaults,
+) -> (Fragment, Vec<Diagnostic>) {
+    let key = key_of(ingress);
+    let origin = object_ref(&key);
+    let mut remarks = Remarks::about(&key);
+    let hosts = if is_read(&key, defaults)
+        && class::is_ours(ingress, lookup, &defaults.classes, &mut remarks)
+    {
+        let draft = Draft {
+            ingress,
+            origin: &origin,
+            lookup,
+            remarks: &mut remarks,
+            hosts: BTreeMap::new(),
+        };
+        draft.build(defaults)
+    } else {
+        Vec::new()
+    };
+    (Fragment { hosts }, remarks.into_list())
+}
+
+fn is_read(key: &ObjectKey, defaults: &Defaults) -> bool {
+    defaults.watch_namespaces.is_empty() || defaults.watch_namespaces.contains(&key.namespace)
+}
+
+fn key_of(ingress: &Ingress) -> ObjectKey {
+    let metadata = &ingress.metadata;
+    ObjectKey {
+        kind: Kind::Ingress,
+        namespace: metadata.namespace.as_deref().unwrap_or_default().into(),
+        name: metadata.name.as_deref().unwrap_or_default().into(),
+    }
+}
+
+/// The fragment while it is made.
+struct Draft<'a> {
+    ingress: &'a Ingress,
+    origin: &'a ObjectRef,
+    lookup: &'a Lookup<'a>,
+    remarks: &'a mut Remarks,
+    hosts: BTreeMap<HostPattern, HostFragment>,
+}
+
+impl Draft<'_> {
+    fn build(mut self, defaults: &Defaults) -> Vec<Arc<HostFragment>> {
+        let Some(spec) = &self.ingress.spec else {
+            return Vec::new();
+        };
+        if spec.default_backend.is_some() && defaults.disable_catch_all {
+            // ingress-nginx drops such an Ingress with all its rules.
+            self.remarks.warning(
+                "spec.defaultBackend",
+                Code::CatchAllDisabled,
+                "an Ingress with a default backend is left out because of --disable-catch-all",
+            );
+            return Vec::new();
+        }
+        self.rules(spec);
+        if let Some(backend) = &spec.default_backend {
+            self.default_backend(backend, spec.rules.as_ref().is_none_or(Vec::is_empty));
+        }
+        self.tls();
+        self.hosts.into_values().map(Arc::new).collect()
+    }
+
+    fn rules(&mut self, spec: &IngressSpec) {
+        for (index, rule) in spec.rules.iter().flatten().enumerate() {
+            let field = format!("spec.rules[{index}]");
+            let name = rule.host.as_deref().unwrap_or_default();
+            let host = match host::parse(name) {
+                Ok(host) => host,
+                Err(why) => {
+                    self.remarks.error(
+                        format!("{field}.host"),
+                        Code::HostInvalid,
+                        format!("host `{name}` is not valid, so the rule is not served: {why}"),
+                    );
+                    continue;
+                }
+            };
+            self.host(host.clone(), &field);
+            for (index, path) in rule.http.iter().flat_map(|http| &http.paths).enumerate() {
+                let route = self.route(path, format!("{field}.http.paths[{index}]"));
+                if let Some((route, host)) = route.zip(self.hosts.get_mut(&host)) {
+                    host.routes.push(route);
+                }
+            }
+        }
+    }
+
+    fn host(&mut self, host: HostPattern, field: &str) -> &mut HostFragment {
+        let (origin, metadata) = (self.origin, &self.ingress.metadata);
+        self.hosts
+            .entry(host.clone())
+            .or_insert_with(|| HostFragment {
+                host,
+                origin: origin.clone(),
+                age: Age::of(metadata),
+                field: field.into(),
+                routes: Vec::new(),
+                fallback: None,
+                owns_root: false,
+                tls: None,
+            })
+    }
+
+    fn route(&mut self, declared: &HTTPIngressPath, field: String) -> Option<RouteFragment> {
+        match path::parse(declared.path.as_deref(), &declared.path_type) {
+            Ok(path) => {
+                let target = self.target(&declared.backend, &format!("{field}.backend"));
+                Some(RouteFragment {
+                    path,
+                    field: field.into(),
+                    target,
+                })
+            }
+            Err(PathError::Kind) => {
+                self.remarks.error(
+                    format!("{field}.pathType"),
+                    Code::PathTypeInvalid,
+                    format!(
+                        "path type `{}` is unknown, so the path is not served: use Exact, Prefix \
+                         or ImplementationSpecific",
+                        declared.path_type
+                    ),
+                );
+                None
+            }
+            Err(PathError::Path(why)) => {
+                let path = declared.path.as_deref().unwrap_or_default();
+                self.remarks.error(
+                    format!("{field}.path"),
+                    Code::PathInvalid,
+                    format!("path `{path}` is not valid, so it is not served: {why}"),
+                );
+                None
+            }
+        }
+    }
+
+    /// With rules, the default backend serves the paths that no rule of its own hosts has; without
+    /// rules it takes `/` of the catch-all host.
+    fn default_backend(&mut self, backend: &IngressBackend, alone: bool) {
+        const FIELD: &str = "spec.defaultBackend";
+        let target = self.target(backend, FIELD);
+        let fallback = RouteFragment {
+            path: PathMatch {
+                kind: PathKind::Prefix,
+                path: "/".into(),
+            },
+            field: FIELD.into(),
+            target,
+        };
+        if alone {
+            self.host(HostPattern::Any, FIELD).owns_root = true;
+        }
+        for host in self.hosts.values_mut() {
+            host.fallback = Some(fallback.clone());
+        }
+    }
+
+    fn target(&mut self, backend: &IngressBackend, field: &str) -> Target {
+        let Some(service) = &backend.service else {
+            if let Some(resource) = &backend.resource {
+                self.remarks.error(
+                    format!("{field}.resource"),
+                    Code::BackendUnsupported,
+                    format!(
+                        "backends of kind {} are not supported, so this one answers 404: name a \
+                         service",
+                        resource.kind
+                    ),
+                );
+                return Target::Refuse(RefuseReason::UnsupportedBackend);
+            }
+            self.remarks.error(
+                field,
+                Code::BackendInvalid,
+                "the backend names neither a service nor a resource, so the default backend answers",
+            );
+            return Target::Default;
+        };
+        let key = ObjectKey {
+            kind: Kind::Service,
+            namespace: Arc::clone(&self.origin.namespace),
+            name: service.name.as_str().into(),
+        };
+        let port = service.port.as_ref().and_then(PortName::of);
+        match backend::resolve(&key, port.as_ref(), self.lookup) {
+            Ok(cluster) => Target::Cluster(cluster),
+            Err(problem) => {
+                let field = format!("{field}.service{}", problem.field());
+                self.remarks
+                    .error(field, problem.code(), problem.message(&key.name));
+                Target::Refuse(RefuseReason::ServiceMissing)
+            }
+        }
+    }
+
+    fn tls(&mut self) {
+        let section = TlsSection::read(self.ingress, self.origin, self.lookup, self.remarks);
+        let Some(section) = section else {
+            return;
+        };
+        for (host, fragment) in &mut self.hosts {
+            if *host == HostPattern::Any {
+                // ingress-nginx: the catch-all server always has the default certificate, and its
+                // requests are never redirected.
+                if fragment.owns_root {
+                    continue;
+                }
+                self.remarks.warning(
+                    "spec.tls",
+                    Code::TlsUnused,
+                    "a tls section has no effect on rules without a host: they are served with the \
+                     default certificate and without a redirect to https; name the host in the \
+                     rule",
+                );
+            } else {
+                fragment.tls = Some(section.select(host, self.remarks));
+            }
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The fragments of one host to the plan of that host: precedence, ownership, the implicit `/`,
+//! and the policies that hold for a whole host.
+//!
+//! Semantics of ingress-nginx: the oldest object owns a path of one kind; the oldest object of the
+//! host makes its implicit `/`; the oldest object with a tls section decides the certificate, and
+//! its tls section redirects every route of the host, whoever made it.
+//!
+//! Differences on purpose: Prefix `/x` and Prefix `/x/` live side by side (nginx refuses its whole
+//! configuration); `ImplementationSpecific` is a Prefix also when it meets one.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::Arc;
+
+use gatehouse_gateway::model::{
+    ActionPlan, HostPattern, HostPlan, HostTls, ObjectRef, PathKind, PathMatch, PolicySpec,
+    RouteKey, RoutePlan, WeightedCluster,
+};
+
+use super::{ClusterRef, HostFragment, RouteFragment, Target};
+use crate::config::Defaults;
+use crate::diagnostics::{Code, Diagnostic, Severity};
+
+/// What answers hosts and paths that nothing else serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefaultAnswer {
+    /// To the default backend, or 404.
+    pub action: ActionPlan,
+    /// The Service of the default backend, when there is one.
+    pub origin: Option<ObjectRef>,
+}
+
+impl Default for DefaultAnswer {
+    fn default() -> Self {
+        Self {
+            action: ActionPlan::NotFound,
+            origin: None,
+        }
+    }
+}
+
+/// Makes the plan of a host of its fragments, oldest first. No fragments, no plan; except for the
+/// catch-all host, which the default backend needs.
+pub fn merge(
+    host: &HostPattern,
+    fragments: &[&HostFragment],
+    answer: &DefaultAnswer,
+    defaults: &Defaults,
+) -> (Option<HostPlan>, Vec<Diagnostic>) {
+    let mut merge = Merge {
+        host,
+        owners: BTreeMap::new(),
+        diagnostics: Vec::new(),
+    };
+    merge.root_of_the_catch_all(fragments);
+    for fragment in fragments {
+        for route in &fragment.routes {
+            merge.claim(fragment, route);
+        }
+    }
+    let implicit = merge.implicit_root(fragments, answer);
+    if merge.owners.is_empty() && implicit.is_none() {
+        return (None, merge.diagnostics);
+    }
+    let tls = merge.tls(fragments);
+    let policies = Policies {
+        paths: &merge.owners,
+        https: tls.is_some() && defaults.https_redirect,
+        defaults,
+    };
+    let mut routes: Vec<_> = merge
+        .owners
+        .iter()
+        .map(|(path, (fragment, route))| RoutePlan {
+            key: RouteKey {
+                host: host.clone(),
+                path: PathMatch::clone(path),
+                origin: fragment.origin.clone(),
+            },
+            field: Arc::clone(&route.field),
+            policies: policies.of(path),
+            action: action(&route.target, answer),
+        })
+        .chain(implicit.map(|route| RoutePlan {
+            policies: policies.of(&route.key.path),
+            ..route
+        }))
+        .map(Arc::new)
+        .collect();
+    routes.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+    let plan = HostPlan {
+        host: host.clone(),
+        routes,
+        tls,
+    };
+    merge.diagnostics.sort_unstable();
+    (Some(plan), merge.diagnostics)
+}
+
+type Owners<'a> = BTreeMap<&'a PathMatch, (&'a HostFragment, &'a RouteFragment)>;
+
+struct Merge<'a> {
+    host: &'a HostPattern,
+    owners: Owners<'a>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl<'a> Merge<'a> {
+    /// An object with a default backend and no rules takes `/` of the catch-all host, the oldest
+    /// first; explicit rules for it come after.
+    fn root_of_the_catch_all(&mut self, fragments: &[&'a HostFragment]) {
+        let alone = fragments.iter().filter(|fragment| fragment.owns_root);
+        for (fragment, route) in alone.filter_map(|f| Some((*f, f.fallback.as_ref()?))) {
+            match self.owners.entry(&route.path) {
+                Entry::Vacant(free) => {
+                    free.insert((fragment, route));
+                }
+                Entry::Occupied(taken) => {
+                    let message = format!(
+                        "{} is older and has the default backend, so this one is not used",
+                        taken.get().0.origin
+                    );
+                    self.diagnostics.push(finding(
+                        Severity::Error,
+                        fragment,
+                        &route.field,
+                        Code::DefaultBackendConflict,
+                        message,
+                    ));
+                }
+            }
+        }
+    }
+
+    fn claim(&mut self, fragment: &'a HostFragment, route: &'a RouteFragment) {
+        match self.owners.entry(&route.path) {
+            Entry::Vacant(free) => {
+                free.insert((fragment, route));
+            }
+            Entry::Occupied(taken) => {
+                let (owner, owned) = taken.get();
+                let same = owned.target == route.target;
+                let (severity, then) = if same {
+                    (Severity::Warning, "both lead to the same place")
+                } else {
+                    (Severity::Error, "this backend is not served")
+                };
+                let kind = match route.path.kind {
+                    PathKind::Exact => "Exact",
+                    PathKind::Prefix => "Prefix",
+                };
+                let message = format!(
+                    "{kind} path `{}` of host `{}` belongs to {} {}: {then}",
+                    route.path.path, self.host, owner.origin, owned.field,
+                );
+                self.diagnostics.push(finding(
+                    severity,
+                    fragment,
+                    &route.field,
+                    Code::RouteConflict,
+                    message,
+                ));
+            }
+        }
+    }
+
+    /// A host without Prefix `/` gets one, from its oldest object: to the default backend of that
+    /// object, else to the answer for what nothing serves.
+    fn implicit_root(
+        &mut self,
+        fragments: &[&'a HostFragment],
+        answer: &DefaultAnswer,
+    ) -> Option<RoutePlan> {
+        let path = PathMatch {
+            kind: PathKind::Prefix,
+            path: "/".into(),
+        };
+        if self.owners.contains_key(&path) {
+            return None;
+        }
+        let (origin, field, action) = match fragments.split_first() {
+            Some((oldest, younger)) => {
+                self.unused_fallbacks(oldest, younger);
+                match &oldest.fallback {
+                    Some(route) => (&oldest.origin, &route.field, action(&route.target, answer)),
+                    None => (&oldest.origin, &oldest.field, answer.action.clone()),
+                }
+            }
+            None if *self.host == HostPattern::Any => {
+                let origin = answer.origin.as_ref()?;
+                (origin, &Arc::from("spec.ports[0]"), answer.action.clone())
+            }
+            None => return None,
+        };
+        Some(RoutePlan {
+            key: RouteKey {
+                host: self.host.clone(),
+                path,
+                origin: origin.clone(),
+            },
+            field: Arc::clone(field),
+            policies: Vec::new(),
+            action,
+        })
+    }
+
+    fn unused_fallbacks(&mut self, oldest: &HostFragment, younger: &[&HostFragment]) {
+        for fragment in younger {
+            let Some(route) = &fragment.fallback else {
+                continue;
+            };
+            let message = format!(
+                "paths of host `{}` that no rule has are answered by the oldest Ingress of the \
+                 host, {}: this default backend is not used there",
+                self.host, oldest.origin
+            );
+            self.diagnostics.push(finding(
+                Severity::Warning,
+                fragment,
+                &route.field,
+                Code::DefaultBackendConflict,
+                message,
+            ));
+        }
+    }
+
+    fn tls(&mut self, fragments: &[&HostFragment]) -> Option<HostTls> {
+        let mut wishes = fragments.iter().filter_map(|f| Some((f, f.tls.as_ref()?)));
+        let (_, decided) = wishes.next()?;
+        for (fragment, wish) in wishes {
+            if wish.certificate != decided.certificate {
+                let message = format!(
+                    "{} is older and decides the certificate of host `{}`: the one wanted here is \
+                     not used",
+                    decided.origin, self.host
+                );
+                self.diagnostics.push(finding(
+                    Severity::Warning,
+                    fragment,
+                    "spec.tls",
+                    Code::TlsConflict,
+                    message,
+                ));
+            }
+        }
+        Some(decided.clone())
+    }
+}
+
+struct Policies<'a> {
+    paths: &'a Owners<'a>,
+    https: bool,
+    defaults: &'a Defaults,
+}
+
+impl Policies<'_> {
+    fn of(&self, path: &PathMatch) -> Vec<PolicySpec> {
+        let mut policies = Vec::new();
+        if let Some(open) = path
+            .path
+            .strip_suffix('/')
+            .filter(|open| self.is_free(open))
+        {
+            policies.push(PolicySpec::TrailingSlash { path: open.into() });
+        }
+        if self.https {
+            // The path of the rule decides, not the path of the request (ingress-nginx).
+            let exempt = self.defaults.https_redirect_exempt.iter();
+            policies.push(PolicySpec::HttpsRedirect {
+                status: self.defaults.https_redirect_status,
+                exempt: exempt
+                    .into_iter()
+                    .any(|begin| path.path.starts_with(&**begin)),
+            });
+        }
+        if let Some(value) = &self.defaults.hsts {
+            policies.push(PolicySpec::Hsts {
+                value: Arc::clone(value),
+            });
+        }
+        policies
+    }
+
+    /// Whether nothing is defined for the path itself.
+    fn is_free(&self, path: &str) -> bool {
+        let defined = |kind| {
+            let path = PathMatch {
+                kind,
+                path: path.into(),
+            };
+            self.paths.contains_key(&path)
+        };
+        !path.is_empty() && !defined(PathKind::Exact) && !defined(PathKind::Prefix)
+    }
+}
+
+fn action(target: &Target, answer: &DefaultAnswer) -> ActionPlan {
+    match target {
+        Target::Cluster(cluster) => forward(cluster),
+        Target::Default => answer.action.clone(),
+        Target::Refuse(reason) => ActionPlan::Refuse(*reason),
+    }
+}
+
+/// All requests to one cluster.
+pub fn forward(cluster: &ClusterRef) -> ActionPlan {
+    ActionPlan::Forward(vec![WeightedCluster {
+        cluster: cluster.key.clone(),
+        weight: 1,
+    }])
+}
+
+fn finding(
+    severity: Severity,
+    fragment: &HostFragment,
+    field: &str,
+    code: Code,
+    message: String,
+) -> Diagnostic {
+    let object = fragment.origin.to_string().into();
+    Diagnostic::new(severity, &object, field, code, message)
+}

@@ -1,0 +1,183 @@
+//! Certificates: which one an Ingress wants for a host, and what is wrong with it.
+//!
+//! Selection as in ingress-nginx: the first tls entry that lists the host literally; else the first
+//! entry whose certificate covers the host (this is how a wildcard certificate serves its hosts);
+//! else the default certificate. A certificate that does not cover the host is replaced by the
+//! default one. The choice has no influence on the redirect to https: a tls section is enough.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::networking::v1::{Ingress, IngressTLS};
+
+use gatehouse_gateway::model::{CertKey, CertificatePlan, HostPattern, HostTls, ObjectRef};
+
+use crate::diagnostics::{Code, Diagnostic, Remarks, Severity};
+use crate::world::{Lookup, Pair, SecretEntry};
+
+/// The tls section of one Ingress, its Secrets read.
+pub struct TlsSection<'a> {
+    origin: &'a ObjectRef,
+    entries: Vec<Entry<'a>>,
+}
+
+struct Entry<'a> {
+    index: usize,
+    tls: &'a IngressTLS,
+    names_secret: bool,
+    certificate: Option<Arc<CertificatePlan>>,
+}
+
+impl<'a> TlsSection<'a> {
+    /// Reads the section; `None` when there is none.
+    pub fn read(
+        ingress: &'a Ingress,
+        origin: &'a ObjectRef,
+        lookup: &Lookup<'_>,
+        remarks: &mut Remarks,
+    ) -> Option<Self> {
+        let tls = ingress.spec.as_ref()?.tls.as_ref()?;
+        if tls.is_empty() {
+            return None;
+        }
+        let mut entries = Vec::with_capacity(tls.len());
+        for (index, tls) in tls.iter().enumerate() {
+            let name = tls.secret_name.as_deref().filter(|name| !name.is_empty());
+            let certificate = name.and_then(|name| {
+                let field = format!("spec.tls[{index}].secretName");
+                certificate(&origin.namespace, name, lookup, remarks).or_missing(name, |message| {
+                    remarks.error(field, Code::SecretMissing, message);
+                })
+            });
+            entries.push(Entry {
+                index,
+                tls,
+                names_secret: name.is_some(),
+                certificate,
+            });
+        }
+        Some(Self { origin, entries })
+    }
+
+    /// The certificate for a host of the Ingress.
+    pub fn select(&self, host: &HostPattern, remarks: &mut Remarks) -> HostTls {
+        let name = host.to_string();
+        let listed = self.entries.iter().find(|entry| entry.lists(&name));
+        let certificate = match listed {
+            Some(entry) => entry.certificate_for(&name, remarks),
+            None => self.covering(&name, remarks),
+        };
+        HostTls {
+            certificate,
+            origin: self.origin.clone(),
+        }
+    }
+
+    fn covering(&self, host: &str, remarks: &mut Remarks) -> Option<CertKey> {
+        let mut certificates = self.entries.iter().filter_map(|e| e.certificate.as_ref());
+        let found = certificates.find(|certificate| certificate.covers(host));
+        if found.is_none() && self.entries.iter().any(|entry| entry.names_secret) {
+            remarks.warning(
+                "spec.tls",
+                Code::CertificateNameMismatch,
+                format!(
+                    "no tls entry lists host `{host}` and no certificate of this Ingress covers \
+                     it, so the default certificate is served"
+                ),
+            );
+        }
+        found.map(|certificate| certificate.key.clone())
+    }
+}
+
+impl Entry<'_> {
+    fn lists(&self, host: &str) -> bool {
+        let hosts = self.tls.hosts.as_deref().unwrap_or_default();
+        hosts.iter().any(|listed| listed.eq_ignore_ascii_case(host))
+    }
+
+    fn certificate_for(&self, host: &str, remarks: &mut Remarks) -> Option<CertKey> {
+        let certificate = self.certificate.as_ref()?;
+        if certificate.covers(host) {
+            return Some(certificate.key.clone());
+        }
+        let names = certificate.names.join(", ");
+        remarks.warning(
+            format!("spec.tls[{}].secretName", self.index),
+            Code::CertificateNameMismatch,
+            format!(
+                "the certificate in Secret `{}` is for {names}, not for host `{host}`, so the \
+                 default certificate is served",
+                certificate.key
+            ),
+        );
+        None
+    }
+}
+
+/// What became of a Secret that somebody named.
+pub enum Found {
+    /// A usable certificate.
+    Certificate(Arc<CertificatePlan>),
+    /// There is no such Secret.
+    Missing,
+    /// It is unusable, and that has been said.
+    Broken,
+}
+
+impl Found {
+    /// The certificate, and for a missing Secret a sentence about it.
+    pub fn or_missing(self, name: &str, say: impl FnOnce(String)) -> Option<Arc<CertificatePlan>> {
+        match self {
+            Self::Certificate(plan) => Some(plan),
+            Self::Broken => None,
+            Self::Missing => {
+                say(format!(
+                    "Secret `{name}` does not exist in this namespace, so the default certificate \
+                     is served: create it, with tls.crt and tls.key"
+                ));
+                None
+            }
+        }
+    }
+}
+
+/// Reads the certificate of a Secret. What is wrong with a Secret is said about the Secret: however
+/// many objects use it, it is one finding.
+pub fn certificate(
+    namespace: &Arc<str>,
+    name: &str,
+    lookup: &Lookup<'_>,
+    remarks: &mut Remarks,
+) -> Found {
+    let Some(pair) = lookup.secret(namespace, name).map(SecretEntry::pair) else {
+        return Found::Missing;
+    };
+    let object: Arc<str> = format!("Secret/{namespace}/{name}").into();
+    let invalid = |why: &str, then: &str| {
+        Diagnostic::new(
+            Severity::Error,
+            &object,
+            "data",
+            Code::CertificateInvalid,
+            format!("the Secret holds no usable certificate: {why}; {then}"),
+        )
+    };
+    match pair {
+        Pair::Good(plan) => Found::Certificate(plan),
+        Pair::LastGood(plan, why) => {
+            let kept = Diagnostic::new(
+                Severity::Warning,
+                &object,
+                "data",
+                Code::LastGoodServed,
+                "the last good certificate of this Secret keeps serving until it is repaired",
+            );
+            remarks.extend([invalid(&why, "its last good one keeps serving"), kept]);
+            Found::Certificate(plan)
+        }
+        Pair::Broken(why) => {
+            remarks.extend([invalid(&why, "the default certificate is served instead")]);
+            Found::Broken
+        }
+    }
+}
