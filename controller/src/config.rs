@@ -1,4 +1,15 @@
 //! Configuration: flags and the ConfigMap become one validated set of values.
+//!
+//! Invariants: nothing else reads arguments or the environment; a value that leaves here is
+//! valid; the same table drives flags, ConfigMap and documentation.
+
+mod configmap;
+pub mod flags;
+mod settings;
+mod values;
+
+pub use configmap::{Base, with_configmap};
+pub use settings::{SETTINGS, Setting};
 
 use std::sync::Arc;
 

@@ -1,1 +1,559 @@
-//! simulate
+//! What would be served, without serving it: `check` and `explain`.
+//!
+//! Invariants: `explain` runs the lookup and the filters of the data plane on its snapshot, with
+//! a recorder, so it cannot say anything else than what a request would meet; nothing here opens
+//! a socket or resolves a name.
+
+pub mod commands;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use gatehouse_gateway::metrics::Metrics;
+use gatehouse_gateway::model::{
+    Balance, EndpointPlan, HostPattern, ListenerProtocol, PathKind, ServerId, UpstreamProtocol,
+};
+use gatehouse_gateway::policy::{self, Filter, Flow, RequestFacts, Stage};
+use gatehouse_gateway::publish::Publisher;
+use gatehouse_gateway::server::wire;
+use gatehouse_gateway::table::{Action, Recorder, Route, Snapshot, Verdict};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use serde::Serialize;
+
+use crate::config::Base;
+use crate::diagnostics::{Diagnostic, Severity};
+use crate::engine::{Engine, Report};
+use crate::source::directory;
+
+/// What the manifests of a directory come to.
+#[derive(Debug)]
+pub struct Simulation {
+    /// The table they compile to.
+    pub snapshot: Arc<Snapshot>,
+    /// What is wrong with them.
+    pub report: Report,
+}
+
+/// Reads a directory once and runs the whole control plane on it.
+pub fn load(directory: &Path, base: &Base) -> Simulation {
+    let (defaults, settings) = base.values();
+    let mut engine = Engine::new(Arc::new(defaults), Arc::new(settings));
+    for change in directory::read(directory) {
+        engine.apply(change);
+    }
+    let outcome = engine.reconcile();
+    let (mut publisher, published) = Publisher::new(Metrics::new());
+    publisher.apply(outcome.delta);
+    Simulation {
+        snapshot: published.load(),
+        report: engine.report(),
+    }
+}
+
+/// Whether diagnostics fail a check.
+pub fn fails(diagnostics: &[Diagnostic], strict: bool) -> bool {
+    diagnostics
+        .iter()
+        .any(|diagnostic| match diagnostic.severity {
+            Severity::Error => true,
+            Severity::Warning => strict,
+            Severity::Info => false,
+        })
+}
+
+/// A request to explain.
+#[derive(Debug, Clone)]
+pub struct Query {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl Query {
+    /// Reads method, URL and `Name: value` fields; the error is a sentence.
+    pub fn new<'a>(
+        method: &str,
+        url: &str,
+        headers: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, String> {
+        let method = Method::from_bytes(method.as_bytes())
+            .map_err(|_| format!("`{method}` is no HTTP method; write for example GET"))?;
+        let bad = || {
+            format!("`{url}` is no URL of a request; write for example http://shop.example/cart")
+        };
+        let uri: Uri = url.parse().map_err(|_| bad())?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.authority().is_none() {
+            return Err(bad());
+        }
+        let mut fields = HeaderMap::new();
+        for line in headers {
+            let parsed = line.split_once(':').and_then(|(name, value)| {
+                let name: HeaderName = name.trim().parse().ok()?;
+                Some((name, HeaderValue::from_str(value.trim()).ok()?))
+            });
+            let (name, value) = parsed.ok_or_else(|| {
+                format!("`{line}` is no header field; write for example 'Host: shop.example'")
+            })?;
+            fields.append(name, value);
+        }
+        Ok(Self {
+            method,
+            uri,
+            headers: fields,
+        })
+    }
+
+    fn https(&self) -> bool {
+        self.uri.scheme_str() == Some("https")
+    }
+
+    /// The host as a client would send it: `Host` wins over the URL, as with `curl -H`.
+    fn host(&self) -> &[u8] {
+        match self.headers.get(header::HOST) {
+            Some(host) => host.as_bytes(),
+            None => self
+                .uri
+                .authority()
+                .map_or(&[], |authority| authority.as_str().as_bytes()),
+        }
+    }
+}
+
+/// A listener that a request can arrive on.
+#[derive(Debug, Clone, Serialize)]
+pub struct ListenerView {
+    /// Name.
+    pub name: Arc<str>,
+    /// Real address, when it is bound.
+    pub address: Option<SocketAddr>,
+    /// What is spoken there.
+    pub protocol: ListenerProtocol,
+    /// The hosts served there.
+    pub server: ServerId,
+}
+
+impl ListenerView {
+    /// The two listeners of a gateway that does not run.
+    pub fn unbound() -> Vec<Self> {
+        let view = |name: &str, protocol| Self {
+            name: name.into(),
+            address: None,
+            protocol,
+            server: ServerId::SHARED,
+        };
+        vec![
+            view("http", ListenerProtocol::Http),
+            view("https", ListenerProtocol::Https),
+        ]
+    }
+}
+
+/// Which way a request goes, and why.
+#[derive(Debug, Serialize)]
+pub struct Explanation {
+    /// The request, as it is matched.
+    pub request: RequestView,
+    /// Where it arrives.
+    pub listener: Option<ListenerView>,
+    /// Host patterns in the order they were asked.
+    pub hosts: Vec<HostView>,
+    /// Certificate slot of the host and the object that asked for it, for https.
+    pub certificate: Option<CertificateView>,
+    /// The route that answers.
+    pub route: Option<RouteView>,
+    /// Its filters in order.
+    pub filters: Vec<FilterView>,
+    /// What the client gets, in words.
+    pub answer: String,
+    /// Where it is forwarded to.
+    pub backends: Vec<BackendView>,
+    /// Routes of the host that do not answer, nearest first.
+    pub near_misses: Vec<MissView>,
+    /// How many more there are.
+    pub more_misses: usize,
+    /// What is known to be wrong with the object of the route.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// The request, as it is matched.
+#[derive(Debug, Serialize)]
+pub struct RequestView {
+    /// Method.
+    pub method: String,
+    /// Canonical host.
+    pub host: String,
+    /// Canonical path.
+    pub path: String,
+    /// Raw path and query, as forwarded.
+    pub target: String,
+    /// Whether it comes over TLS.
+    pub https: bool,
+}
+
+/// A host pattern that was asked.
+#[derive(Debug, Serialize)]
+pub struct HostView {
+    /// The pattern.
+    pub pattern: HostPattern,
+    /// What became of it.
+    pub outcome: &'static str,
+}
+
+/// The certificate of the host.
+#[derive(Debug, Serialize)]
+pub struct CertificateView {
+    /// Slot, `None` for the default certificate.
+    pub slot: Option<String>,
+    /// The object that decided it.
+    pub origin: String,
+}
+
+/// A route.
+#[derive(Debug, Serialize)]
+pub struct RouteView {
+    /// The object that contributed it.
+    pub origin: Arc<str>,
+    /// Where in the object it stands.
+    pub field: Arc<str>,
+    /// Host pattern.
+    pub host: HostPattern,
+    /// How the path is compared.
+    pub kind: PathKind,
+    /// The path.
+    pub path: Arc<str>,
+}
+
+/// A filter and what it does with this request.
+#[derive(Debug, Serialize)]
+pub struct FilterView {
+    /// When it runs.
+    pub stage: Stage,
+    /// The filter.
+    pub filter: Filter,
+    /// What it does.
+    pub outcome: String,
+}
+
+/// A cluster that may get the request.
+#[derive(Debug, Serialize)]
+pub struct BackendView {
+    /// The cluster.
+    pub cluster: Arc<str>,
+    /// Its share.
+    pub weight: u32,
+    /// What its endpoints speak.
+    pub protocol: UpstreamProtocol,
+    /// How an endpoint is chosen.
+    pub balance: Balance,
+    /// Its endpoints.
+    pub endpoints: Vec<EndpointPlan>,
+}
+
+/// A route that does not answer.
+#[derive(Debug, Serialize)]
+pub struct MissView {
+    /// The route.
+    #[serde(flatten)]
+    pub route: RouteView,
+    /// Why not.
+    pub why: &'static str,
+}
+
+impl From<&Route> for RouteView {
+    fn from(route: &Route) -> Self {
+        Self {
+            origin: Arc::clone(&route.label),
+            field: Arc::clone(&route.field),
+            host: route.key.host.clone(),
+            kind: route.key.path.kind,
+            path: Arc::clone(&route.key.path.path),
+        }
+    }
+}
+
+/// Notes what a lookup does.
+#[derive(Default)]
+struct Notes {
+    hosts: Vec<HostView>,
+    misses: Vec<MissView>,
+}
+
+impl Recorder for Notes {
+    fn host(&mut self, pattern: &HostPattern, matched: bool) {
+        let before = self.hosts.iter().all(|host| host.outcome != MATCHED);
+        self.hosts.push(HostView {
+            pattern: pattern.clone(),
+            outcome: match (matched, before) {
+                (true, _) => MATCHED,
+                (false, true) => "not configured",
+                (false, false) => "gives way to the more precise host",
+            },
+        });
+    }
+
+    fn route(&mut self, route: &Route, verdict: Verdict) {
+        let why = match verdict {
+            Verdict::Matched => return,
+            Verdict::NotMatched(why) => why,
+            Verdict::Shadowed => "fits, but a more precise path answers",
+        };
+        self.misses.push(MissView {
+            route: route.into(),
+            why,
+        });
+    }
+}
+
+const MATCHED: &str = "matched";
+
+/// Misses that are listed.
+const MISSES: usize = 20;
+
+/// Explains a request. The error says why it would be refused before any lookup.
+pub fn explain(
+    snapshot: &Snapshot,
+    listeners: &[ListenerView],
+    diagnostics: &[Diagnostic],
+    query: &Query,
+) -> Result<Explanation, String> {
+    let host = wire::canonical_host(query.host())
+        .ok_or("400: the host is no valid `host[:port]` (bad_host)")?;
+    let path = wire::canonical_path(query.uri.path())
+        .ok_or("400: the path has no canonical form (bad_target)")?;
+    let target = query
+        .uri
+        .path_and_query()
+        .map_or("/", |target| target.as_str());
+    let listener = choose_listener(listeners, query);
+    let server = listener.map_or(ServerId::SHARED, |listener| listener.server);
+
+    let mut notes = Notes::default();
+    let route = snapshot.lookup(server, &host.canonical, &path, &mut notes);
+    let facts = RequestFacts {
+        method: &query.method,
+        https: query.https(),
+        tls: query.https(),
+        host: host.as_sent,
+        connection_host: host.as_sent,
+        path: &path,
+        target,
+    };
+    let mut explanation = Explanation {
+        request: RequestView {
+            method: query.method.to_string(),
+            host: host.canonical.to_string(),
+            path: path.to_string(),
+            target: target.to_owned(),
+            https: query.https(),
+        },
+        listener: listener.cloned(),
+        certificate: certificate(snapshot, server, query, &notes),
+        hosts: notes.hosts,
+        route: route.map(|route| route.as_ref().into()),
+        filters: Vec::new(),
+        answer: "404: no host takes it (not_found)".into(),
+        backends: Vec::new(),
+        near_misses: notes.misses,
+        more_misses: 0,
+        diagnostics: Vec::new(),
+    };
+    if let Some(route) = route {
+        explanation.follow(route, &facts);
+        explanation.diagnostics = diagnostics
+            .iter()
+            .filter(|diagnostic| diagnostic.object == route.label)
+            .cloned()
+            .collect();
+    }
+    explanation.rank_misses(&path);
+    Ok(explanation)
+}
+
+/// The listener of the scheme; of several the one whose port the URL names.
+fn choose_listener<'a>(listeners: &'a [ListenerView], query: &Query) -> Option<&'a ListenerView> {
+    let protocol = if query.https() {
+        ListenerProtocol::Https
+    } else {
+        ListenerProtocol::Http
+    };
+    let port = query.uri.port_u16();
+    let mut fitting = listeners
+        .iter()
+        .filter(|listener| listener.protocol == protocol);
+    fitting
+        .clone()
+        .find(|listener| port.is_some() && listener.address.map(|a| a.port()) == port)
+        .or_else(|| fitting.next())
+}
+
+fn certificate(
+    snapshot: &Snapshot,
+    server: ServerId,
+    query: &Query,
+    notes: &Notes,
+) -> Option<CertificateView> {
+    let matched = notes.hosts.iter().find(|host| host.outcome == MATCHED)?;
+    let table = snapshot.server(server)?.hosts.table(&matched.pattern)?;
+    let tls = table.tls().filter(|_| query.https())?;
+    Some(CertificateView {
+        slot: tls.certificate.as_ref().map(ToString::to_string),
+        origin: tls.origin.to_string(),
+    })
+}
+
+impl Explanation {
+    /// Runs the filters and the action.
+    fn follow(&mut self, route: &Route, facts: &RequestFacts<'_>) {
+        let mut answer = None;
+        for filter in &route.filters {
+            let outcome = match policy::on_request(std::slice::from_ref(filter), facts) {
+                _ if answer.is_some() => "not reached".to_owned(),
+                Flow::Next if filter.stage() == Stage::ResponseHeaders => {
+                    if facts.tls {
+                        "sets a field of the response".to_owned()
+                    } else {
+                        "passes: only on TLS connections".to_owned()
+                    }
+                }
+                Flow::Next => "passes".to_owned(),
+                Flow::Respond(response) => {
+                    let location = response.location.as_ref().map_or_else(String::new, |to| {
+                        format!(" to {}", to.to_str().unwrap_or("?"))
+                    });
+                    let text = format!(
+                        "{}{location} ({})",
+                        response.status.as_u16(),
+                        response.reason.code()
+                    );
+                    answer = Some(text.clone());
+                    format!("answers {text}")
+                }
+            };
+            self.filters.push(FilterView {
+                stage: filter.stage(),
+                filter: filter.clone(),
+                outcome,
+            });
+        }
+        let action = self.act(&route.action);
+        self.answer = answer.unwrap_or(action);
+    }
+
+    fn act(&mut self, action: &Action) -> String {
+        match action {
+            Action::NotFound => "404: nothing serves this path of the host (not_found)".into(),
+            Action::Refuse(reason) => format!("refused, the configuration is broken: {reason:?}"),
+            Action::Forward(split) => {
+                for (cluster, weight) in split.clusters() {
+                    let plan = cluster.plan();
+                    self.backends.push(BackendView {
+                        cluster: Arc::clone(&plan.key.0),
+                        weight,
+                        protocol: plan.protocol,
+                        balance: plan.balance,
+                        endpoints: plan.endpoints.clone(),
+                    });
+                }
+                if self
+                    .backends
+                    .iter()
+                    .all(|backend| backend.endpoints.is_empty())
+                {
+                    "503: the service has no endpoint (no_endpoints)".into()
+                } else {
+                    "forwarded".into()
+                }
+            }
+        }
+    }
+
+    /// Nearest first: the more of the path they share, the nearer.
+    fn rank_misses(&mut self, path: &str) {
+        let shared = |miss: &MissView| {
+            path.bytes()
+                .zip(miss.route.path.bytes())
+                .take_while(|(left, right)| left.eq_ignore_ascii_case(right))
+                .count()
+        };
+        self.near_misses
+            .sort_by_cached_key(|miss| std::cmp::Reverse(shared(miss)));
+        self.more_misses = self.near_misses.len().saturating_sub(MISSES);
+        self.near_misses.truncate(MISSES);
+    }
+}
+
+impl fmt::Display for RouteView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} {} ({:?} {} on {})",
+            self.origin, self.field, self.kind, self.path, self.host
+        )
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let request = &self.request;
+        let scheme = if request.https { "https" } else { "http" };
+        writeln!(
+            f,
+            "request    {} {scheme}://{}{}",
+            request.method, request.host, request.path
+        )?;
+        match &self.listener {
+            Some(listener) => {
+                write!(f, "listener   {}", listener.name)?;
+                if let Some(address) = listener.address {
+                    write!(f, " ({address})")?;
+                }
+                writeln!(f)?;
+            }
+            None => writeln!(f, "listener   none for {scheme}")?,
+        }
+        for host in &self.hosts {
+            writeln!(f, "host       {}: {}", host.pattern, host.outcome)?;
+        }
+        if let Some(certificate) = &self.certificate {
+            let slot = certificate
+                .slot
+                .as_deref()
+                .unwrap_or("the default certificate");
+            writeln!(f, "tls        {slot}, asked for by {}", certificate.origin)?;
+        }
+        match &self.route {
+            Some(route) => writeln!(f, "route      {route}")?,
+            None => writeln!(f, "route      none")?,
+        }
+        for filter in &self.filters {
+            writeln!(f, "filter     {:?}: {}", filter.stage, filter.outcome)?;
+        }
+        writeln!(f, "answer     {}", self.answer)?;
+        for backend in &self.backends {
+            writeln!(
+                f,
+                "backend    {} weight {} ({:?}, {:?})",
+                backend.cluster, backend.weight, backend.protocol, backend.balance
+            )?;
+            for endpoint in &backend.endpoints {
+                writeln!(f, "  endpoint {} {:?}", endpoint.address, endpoint.phase)?;
+            }
+        }
+        for miss in &self.near_misses {
+            writeln!(f, "not        {}: {}", miss.route, miss.why)?;
+        }
+        if self.more_misses > 0 {
+            writeln!(
+                f,
+                "           and {} more routes of this host",
+                self.more_misses
+            )?;
+        }
+        for diagnostic in &self.diagnostics {
+            writeln!(f, "note       {diagnostic}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,6 +1,12 @@
 //! Where objects come from. A source is a task that sends [`Change`]s; nothing else differs
 //! between a directory of manifests and a cluster.
 
+mod convert;
+mod decode;
+pub mod directory;
+mod follow;
+mod walk;
+
 use std::fmt;
 use std::sync::Arc;
 

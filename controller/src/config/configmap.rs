@@ -1,0 +1,378 @@
+//! The ConfigMap and `--set`, read by the table of settings.
+//!
+//! Pure: the same base and data give the same values and diagnostics, sorted. A bad value leaves
+//! its setting as the flags have it, with one exception: a bad value that decides whom to believe
+//! makes the gateway believe nobody.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gatehouse_gateway::model::Settings;
+
+use super::Defaults;
+use super::settings::{Draft, Hsts, SETTINGS, Setting, Trust, WITHOUT_MEANING};
+use crate::diagnostics::{Code, Diagnostic, Severity};
+
+/// What the flags say; the ConfigMap is read on top of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base {
+    /// The ConfigMap (namespace, name) to follow.
+    pub configmap: Option<(Arc<str>, Arc<str>)>,
+    draft: Draft,
+}
+
+impl Default for Base {
+    fn default() -> Self {
+        Self::new(Defaults::default(), None)
+    }
+}
+
+impl Base {
+    /// Defaults as the flags have them, and everything else as it comes.
+    pub fn new(defaults: Defaults, configmap: Option<(Arc<str>, Arc<str>)>) -> Self {
+        Self {
+            configmap,
+            draft: Draft {
+                defaults,
+                settings: Settings::default(),
+                trust: Trust::default(),
+                hsts: Hsts::default(),
+            },
+        }
+    }
+
+    /// Applies the assignments of `--set`. Unlike in a ConfigMap, the first bad one is an error,
+    /// in words: a flag can be corrected before anything is served.
+    pub fn assign<'a>(
+        mut self,
+        assignments: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, String> {
+        let mut given = BTreeMap::new();
+        for (name, value) in assignments {
+            if !SETTINGS.iter().any(|setting| setting.name == name) {
+                return Err(format!(
+                    "there is no setting `{name}`; {}",
+                    suggestion(name)
+                ));
+            }
+            given.insert(name, value);
+        }
+        for setting in SETTINGS {
+            if let Some(value) = given.get(setting.name)
+                && setting.set(&mut self.draft, value).is_none()
+            {
+                return Err(bad_value(setting, value));
+            }
+        }
+        let (_, _, gaps) = settle(self.draft.clone());
+        match gaps.into_iter().next() {
+            Some((_, message)) => Err(message),
+            None => Ok(self),
+        }
+    }
+
+    /// The values without a ConfigMap.
+    pub fn values(&self) -> (Defaults, Settings) {
+        let (defaults, settings, _) = settle(self.draft.clone());
+        (defaults, settings)
+    }
+}
+
+/// The values with this data of the ConfigMap, and what is wrong with it.
+pub fn with_configmap(
+    base: &Base,
+    data: &BTreeMap<String, String>,
+) -> (Defaults, Settings, Vec<Diagnostic>) {
+    let object: Arc<str> = match &base.configmap {
+        Some((namespace, name)) => format!("ConfigMap/{namespace}/{name}").into(),
+        None => "ConfigMap".into(),
+    };
+    let mut draft = base.draft.clone();
+    let mut findings: Vec<(&str, Severity, String)> = data
+        .keys()
+        .filter(|name| !SETTINGS.iter().any(|setting| setting.name == name.as_str()))
+        .map(|name| unknown(name))
+        .collect();
+
+    let mut distrust = false;
+    for setting in SETTINGS {
+        let Some(value) = data.get(setting.name) else {
+            continue;
+        };
+        if setting.set(&mut draft, value).is_some() {
+            continue;
+        }
+        let stays = if setting.trust {
+            distrust = true;
+            "nobody is believed until it is corrected"
+        } else {
+            "the value of the flags stays in force"
+        };
+        findings.push((
+            setting.name,
+            Severity::Error,
+            format!("{}; {stays}", bad_value(setting, value)),
+        ));
+    }
+    if distrust {
+        draft.trust = Trust::default();
+    }
+
+    let (defaults, settings, gaps) = settle(draft);
+    findings.extend(
+        gaps.into_iter()
+            .map(|(name, message)| (name, Severity::Warning, message)),
+    );
+    let mut diagnostics: Vec<Diagnostic> = findings
+        .into_iter()
+        .map(|(name, severity, message)| Diagnostic {
+            object: Arc::clone(&object),
+            field: format!("data.{name}").into(),
+            severity,
+            code: Code::SettingInvalid,
+            message,
+        })
+        .collect();
+    diagnostics.sort();
+    (defaults, settings, diagnostics)
+}
+
+/// Decides what several settings say together. The list holds what is missing, by setting.
+fn settle(draft: Draft) -> (Defaults, Settings, Vec<(&'static str, String)>) {
+    let Draft {
+        mut defaults,
+        mut settings,
+        trust,
+        hsts,
+    } = draft;
+    let mut gaps = Vec::new();
+
+    if trust.forwarded_headers || trust.real_ip {
+        if trust.real_ip_from.is_empty() {
+            let name = if trust.forwarded_headers {
+                "use-forwarded-headers"
+            } else {
+                "enable-real-ip"
+            };
+            gaps.push((name, missing_networks(name, "proxy-real-ip-cidr")));
+        }
+        settings
+            .trust
+            .forwarded_from
+            .clone_from(&trust.real_ip_from);
+        settings.trust.all_fields = trust.forwarded_headers;
+    }
+    if trust.proxy_protocol {
+        let from = trust
+            .proxy_protocol_from
+            .unwrap_or_else(|| trust.real_ip_from.clone());
+        if from.is_empty() {
+            const NAME: &str = "use-proxy-protocol";
+            gaps.push((NAME, missing_networks(NAME, "proxy-protocol-cidr")));
+        }
+        settings.trust.proxy_protocol_from = from;
+    }
+
+    let value = hsts.on.then(|| {
+        let subdomains = if hsts.subdomains {
+            "; includeSubDomains"
+        } else {
+            ""
+        };
+        let preload = if hsts.preload { "; preload" } else { "" };
+        Arc::<str>::from(format!("max-age={}{subdomains}{preload}", hsts.max_age))
+    });
+    defaults.hsts.clone_from(&value);
+    settings.headers.hsts = value;
+    (defaults, settings, gaps)
+}
+
+fn missing_networks(name: &str, networks: &str) -> String {
+    format!(
+        "`{name}` is on and `{networks}` is empty, so nobody is believed; name the proxies in \
+         front, for example `{networks}=10.0.0.0/8` (`0.0.0.0/0,::/0` believes everybody)"
+    )
+}
+
+fn bad_value(setting: &Setting, value: &str) -> String {
+    format!(
+        "`{}` is `{}`, which is not {}; write for example `{}`",
+        setting.name,
+        value.escape_debug(),
+        setting.expected(),
+        setting.example
+    )
+}
+
+fn unknown(name: &str) -> (&str, Severity, String) {
+    if WITHOUT_MEANING.contains(&name) {
+        let message = format!("`{name}` sets up nginx and has no meaning here; remove it");
+        return (name, Severity::Info, message);
+    }
+    let message = format!("there is no setting `{name}`; {}", suggestion(name));
+    (name, Severity::Warning, message)
+}
+
+/// The nearest name when one is near, so that a slip of the finger explains itself.
+fn suggestion(name: &str) -> String {
+    SETTINGS
+        .iter()
+        .map(|setting| (distance(name, setting.name), setting.name))
+        .min()
+        .filter(|(distance, known)| *distance <= known.len() / 4 + 1)
+        .map_or_else(
+            || "`gatehouse run --help` lists the names".to_owned(),
+            |(_, known)| format!("did you mean `{known}`"),
+        )
+}
+
+/// Edit distance (Levenshtein), by rows.
+fn distance(left: &str, right: &str) -> usize {
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, a) in left.bytes().enumerate() {
+        let mut diagonal = i;
+        let mut previous = i + 1;
+        if let Some(first) = row.first_mut() {
+            *first = previous;
+        }
+        for (cell, b) in row.iter_mut().skip(1).zip(right.bytes()) {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = *cell;
+            previous = replaced.min(previous + 1).min(diagonal + 1);
+            *cell = previous;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn every_example_of_the_table_is_accepted_and_every_name_is_unique() {
+        let mut names = std::collections::BTreeSet::new();
+        for setting in SETTINGS {
+            assert!(names.insert(setting.name), "{} twice", setting.name);
+            let mut draft = Base::default().draft;
+            assert!(
+                setting.set(&mut draft, setting.example).is_some(),
+                "{}",
+                setting.name
+            );
+            assert!(setting.doc.ends_with('.'), "{}", setting.name);
+            assert!(
+                setting.set(&mut draft, "\u{1}bad").is_none(),
+                "{} takes anything",
+                setting.name
+            );
+        }
+        for name in WITHOUT_MEANING {
+            assert!(!names.contains(name), "{name} has a meaning");
+        }
+    }
+
+    #[test]
+    fn the_empty_configmap_changes_nothing() {
+        let (defaults, settings, diagnostics) = with_configmap(&Base::default(), &data(&[]));
+        assert_eq!(defaults, Defaults::default());
+        assert_eq!(settings, Settings::default());
+        assert_eq!(diagnostics, []);
+    }
+
+    #[test]
+    fn forwarded_headers_without_networks_trust_nobody_and_say_so() {
+        let (_, settings, diagnostics) = with_configmap(
+            &Base::default(),
+            &data(&[("use-forwarded-headers", "true")]),
+        );
+        assert!(settings.trust.forwarded_from.is_empty());
+        assert_eq!(diagnostics.len(), 1);
+        assert_eq!(diagnostics[0].severity, Severity::Warning);
+        assert!(
+            diagnostics[0]
+                .message
+                .contains("proxy-real-ip-cidr=10.0.0.0/8")
+        );
+    }
+
+    #[test]
+    fn a_bad_network_closes_the_door_even_when_the_flags_trust_somebody() {
+        let base = Base::default()
+            .assign([
+                ("use-forwarded-headers", "true"),
+                ("proxy-real-ip-cidr", "192.0.2.0/24"),
+            ])
+            .unwrap();
+        assert_eq!(base.values().1.trust.forwarded_from.len(), 1);
+        let (_, settings, diagnostics) = with_configmap(
+            &base,
+            &data(&[("proxy-real-ip-cidr", "10.0.0.0/8 everybody")]),
+        );
+        assert!(settings.trust.forwarded_from.is_empty());
+        assert_eq!(diagnostics[0].severity, Severity::Error);
+        assert!(diagnostics[0].message.contains("nobody is believed"));
+    }
+
+    #[test]
+    fn a_bad_value_leaves_the_others_in_force() {
+        let (_, settings, diagnostics) = with_configmap(
+            &Base::default(),
+            &data(&[("proxy-connect-timeout", "soon"), ("proxy-body-size", "8m")]),
+        );
+        assert_eq!(settings.limits.body, 8 << 20);
+        assert_eq!(
+            settings.timeouts.upstream_connect,
+            Settings::default().timeouts.upstream_connect
+        );
+        assert_eq!(&*diagnostics[0].field, "data.proxy-connect-timeout");
+    }
+
+    #[test]
+    fn the_general_timeout_gives_way_to_the_special_one() {
+        let (_, settings, _) = with_configmap(
+            &Base::default(),
+            &data(&[("tunnel-idle-timeout", "1h"), ("proxy-read-timeout", "5")]),
+        );
+        assert_eq!(settings.timeouts.tunnel_idle.as_secs(), 3600);
+        assert_eq!(settings.timeouts.upstream_body.as_secs(), 5);
+    }
+
+    #[test]
+    fn a_misspelt_name_is_answered_with_the_nearest_one() {
+        let (_, _, diagnostics) = with_configmap(
+            &Base::default(),
+            &data(&[("proxy-conect-timeout", "5s"), ("worker-processes", "1")]),
+        );
+        assert!(
+            diagnostics[0]
+                .message
+                .contains("did you mean `proxy-connect-timeout`")
+        );
+        assert_eq!(diagnostics[1].severity, Severity::Info);
+        let error = Base::default().assign([("hsts-maxage", "1")]).unwrap_err();
+        assert!(error.contains("`hsts-max-age`"), "{error}");
+    }
+
+    #[test]
+    fn hsts_is_put_together_from_its_parts() {
+        let (defaults, settings, _) = with_configmap(
+            &Base::default(),
+            &data(&[("hsts-max-age", "60"), ("hsts-preload", "true")]),
+        );
+        assert_eq!(
+            defaults.hsts.as_deref(),
+            Some("max-age=60; includeSubDomains; preload")
+        );
+        assert_eq!(settings.headers.hsts, defaults.hsts);
+        let (defaults, _, _) = with_configmap(&Base::default(), &data(&[("hsts", "false")]));
+        assert_eq!(defaults.hsts, None);
+    }
+}

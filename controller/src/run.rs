@@ -1,0 +1,292 @@
+//! `gatehouse run`: puts the parts together, in this order: listeners bound, engine, first
+//! complete snapshot, served by every worker, ready. And takes them apart again.
+//!
+//! Invariants: sources, engine and resolver share one runtime of their own and meet the workers
+//! only through published snapshots; a part that dies stops changes, never traffic.
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use gatehouse_gateway::access_log::{AccessLog, Format};
+use gatehouse_gateway::metrics::Metrics;
+use gatehouse_gateway::model::{ListenerPlan, ListenerProtocol, ServerId};
+use gatehouse_gateway::publish::{Published, Publisher};
+use gatehouse_gateway::server::{Gateway, GatewayConfig};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::admin::{self, Readiness};
+use crate::config::flags::{AccessLogFormat, RunArgs};
+use crate::engine::{self, Engine, Report};
+use crate::simulate::ListenerView;
+use crate::source::directory;
+use crate::{resolver, terminal};
+
+/// Why the gateway cannot start, as a sentence for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The arguments cannot be used: exit status 2.
+    #[error("{0}")]
+    Usage(String),
+    /// The system refuses something: exit status 1.
+    #[error("{0}")]
+    System(String),
+}
+
+impl Failure {
+    /// The exit status.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(2),
+            Self::System(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// Serves until a signal ends it.
+pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
+    let base = args.selection.base().map_err(Failure::Usage)?;
+    if !args.dir.is_dir() {
+        return Err(Failure::Usage(format!(
+            "invalid value '{}' for '--dir <DIR>': there is no such directory; create it or name another one",
+            args.dir.display()
+        )));
+    }
+    terminal::log_to_stderr(args.log_format, args.log_level);
+
+    let metrics = Metrics::new();
+    let (publisher, published) = Publisher::new(Arc::clone(&metrics));
+    let (admin_listener, admin_address) = bind_admin(args.admin_listen)?;
+    let gateway = start_gateway(args, published.clone(), &metrics)?;
+
+    let (defaults, settings) = base.values();
+    let engine = Engine::new(Arc::new(defaults), Arc::new(settings));
+    let (report, reports) = watch::channel(Arc::new(engine.report()));
+
+    let readiness = Readiness::default();
+    readiness.hold(NOT_SERVED);
+    let state = admin::State {
+        published: published.clone(),
+        reports: reports.clone(),
+        metrics: Arc::clone(&metrics),
+        readiness: readiness.clone(),
+        listeners: views(&gateway, args),
+    };
+    admin::start(admin_listener, state)
+        .map_err(|error| Failure::System(format!("the admin server cannot start: {error}")))?;
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::System(format!("no runtime for the engine: {error}")))?;
+    let code = runtime.block_on(async {
+        let (change, changes) = mpsc::channel(QUEUE);
+        let engine = tokio::spawn(engine::run(engine, changes, publisher, report));
+        tokio::spawn(async move {
+            // Its end shows in /healthz, by the end of the reports.
+            if let Err(error) = engine.await {
+                tracing::error!(%error, "the engine failed; what is published keeps serving");
+            }
+        });
+        tokio::spawn(resolver::run(reports.clone(), change.clone()));
+        tokio::spawn(directory::watch(args.dir.clone(), change));
+        tokio::spawn(terminal::follow(reports.clone(), args.log_format));
+        let life = Life {
+            gateway,
+            readiness,
+            reports,
+            metrics,
+            admin: admin_address,
+        };
+        life.live(args).await
+    });
+    // Lookups of the resolver may hang for long; nothing waits for them.
+    runtime.shutdown_background();
+    code
+}
+
+/// Everything that is needed from the first snapshot to the end.
+struct Life {
+    gateway: Gateway,
+    readiness: Readiness,
+    reports: watch::Receiver<Arc<Report>>,
+    metrics: Arc<Metrics>,
+    admin: SocketAddr,
+}
+
+impl Life {
+    async fn live(mut self, args: &RunArgs) -> Result<ExitCode, Failure> {
+        let mut signals = Signals::new()?;
+        let first = tokio::select! {
+            () = self.become_ready() => signals.next().await,
+            code = signals.next() => code,
+        };
+        tracing::info!(signal = first.name(), "draining");
+        self.readiness.hold(DRAINING);
+        let code = tokio::select! {
+            outcome = self.gateway.drain(args.drain_delay, args.drain_timeout) => {
+                tracing::info!(?outcome, "drained");
+                ExitCode::SUCCESS
+            }
+            second = signals.next() => {
+                tracing::warn!(signal = second.name(), "stopped without waiting any longer");
+                ExitCode::from(second.exit_status())
+            }
+        };
+        Ok(code)
+    }
+
+    /// Waits until every worker serves the first complete snapshot. Does not return an error:
+    /// an engine that dies leaves the gateway not ready.
+    async fn become_ready(&mut self) {
+        let Ok(report) = self
+            .reports
+            .wait_for(|report| report.synced)
+            .await
+            .map(|r| Arc::clone(&r))
+        else {
+            return std::future::pending().await;
+        };
+        let mut served = self.gateway.served();
+        if served
+            .wait_for(|generation| *generation >= report.generation)
+            .await
+            .is_err()
+        {
+            return std::future::pending().await;
+        }
+        self.readiness.release(NOT_SERVED);
+        terminal::Ready {
+            listeners: self.gateway.addresses(),
+            admin: self.admin,
+            generation: report.generation,
+            hosts: self.metrics.plain.hosts.get(),
+            diagnostics: report.diagnostics.len(),
+        }
+        .announce();
+    }
+}
+
+fn bind_admin(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure> {
+    TcpListener::bind(address)
+        .and_then(|listener| {
+            let address = listener.local_addr()?;
+            Ok((listener, address))
+        })
+        .map_err(|error| {
+            Failure::System(format!(
+                "cannot listen on {address} (--admin-listen): {error}; choose another address or port 0"
+            ))
+        })
+}
+
+fn start_gateway(
+    args: &RunArgs,
+    published: Published,
+    metrics: &Arc<Metrics>,
+) -> Result<Gateway, Failure> {
+    let access_log = match args.access_log {
+        AccessLogFormat::Off => Ok(AccessLog::off()),
+        AccessLogFormat::Json => AccessLog::to(Format::Json, std::io::stdout()),
+        AccessLogFormat::Nginx => AccessLog::to(Format::Nginx, std::io::stdout()),
+    }
+    .map_err(|error| Failure::System(format!("the access log cannot start: {error}")))?;
+    let listener = |name: &str, address, protocol| ListenerPlan {
+        name: name.into(),
+        address,
+        protocol,
+        server: ServerId::SHARED,
+        public_port: None,
+    };
+    let config = GatewayConfig {
+        listeners: vec![
+            listener("http", args.http_listen, ListenerProtocol::Http),
+            listener("https", args.https_listen, ListenerProtocol::Https),
+        ],
+        workers: args.workers.unwrap_or_else(cores),
+        pin: false,
+        access_log,
+    };
+    Gateway::start(config, published, Arc::clone(metrics)).map_err(|error| {
+        Failure::System(format!(
+            "{error}; choose other addresses with --http-listen and --https-listen"
+        ))
+    })
+}
+
+fn views(gateway: &Gateway, args: &RunArgs) -> Arc<[ListenerView]> {
+    let mut views = ListenerView::unbound();
+    for view in &mut views {
+        view.address = gateway
+            .addresses()
+            .iter()
+            .find(|(name, _)| *name == view.name)
+            .map(|(_, address)| *address)
+            .or(match view.protocol {
+                ListenerProtocol::Http => Some(args.http_listen),
+                ListenerProtocol::Https => Some(args.https_listen),
+            });
+    }
+    views.into()
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
+}
+
+/// The signals that end the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// Which one came.
+#[derive(Debug, Clone, Copy)]
+enum Stop {
+    Terminate,
+    Interrupt,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let handle = |kind| {
+            signal(kind)
+                .map_err(|error| Failure::System(format!("signals cannot be handled: {error}")))
+        };
+        Ok(Self {
+            terminate: handle(SignalKind::terminate())?,
+            interrupt: handle(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Stop {
+        tokio::select! {
+            _ = self.terminate.recv() => Stop::Terminate,
+            _ = self.interrupt.recv() => Stop::Interrupt,
+        }
+    }
+}
+
+impl Stop {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Terminate => "SIGTERM",
+            Self::Interrupt => "SIGINT",
+        }
+    }
+
+    /// 128 and the number of the signal, as shells report it.
+    fn exit_status(self) -> u8 {
+        match self {
+            Self::Terminate => 143,
+            Self::Interrupt => 130,
+        }
+    }
+}
+
+const NOT_SERVED: &str = "the first complete snapshot is not served by every worker yet";
+const DRAINING: &str = "the gateway is shutting down";
+
+/// Changes that may wait for the engine.
+const QUEUE: usize = 1024;

@@ -1,0 +1,456 @@
+//! Objects from a directory of manifests, followed live.
+//!
+//! Invariants:
+//! - What is sent is the difference: an object that did not change is not sent again, and a file
+//!   whose content did not change is not decoded again.
+//! - A file that is gone takes its objects with it. A file that cannot be read, is empty, or holds
+//!   a broken document keeps the last good version of what it can no longer tell.
+//! - Of an object that stands in several places, the first by path and position counts.
+//! - Precedence is deterministic: an object without `metadata.creationTimestamp` gets one from
+//!   its place, older the earlier its file sorts by path and the earlier it stands in the file,
+//!   and older than any real one. The values may be any, their order is always this one.
+//! - Nothing is lost if the system reports no changes: the directory is looked at every
+//!   [`POLL`] anyway.
+//!
+//! A mounted ConfigMap swaps a symbolic link named `..data`; names that begin with a dot are never
+//! read themselves, only through the links beside them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::jiff::Timestamp;
+
+use super::decode::{Decoded, Entry, MAX_FILE, decode};
+use super::walk::{Found, Identity, Signature, walk};
+use super::{Change, Object, ObjectKey};
+use crate::diagnostics::{Code, Diagnostic, Severity};
+
+pub use super::follow::{POLL, watch};
+
+/// Everything that the directory holds now, as a source would send it.
+pub fn read(directory: &Path) -> Vec<Change> {
+    let mut directory = Directory::new(directory.to_owned());
+    let mut changes = directory.scan(&Touched::default());
+    changes.push(Change::Synced);
+    changes
+}
+
+/// Files that were reported as changed: they are read even if they look the same.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Touched {
+    pub(super) paths: HashSet<PathBuf>,
+    /// Reports were lost: every file may have changed.
+    pub(super) all: bool,
+}
+
+/// What is known about the directory.
+#[derive(Debug)]
+pub(super) struct Directory {
+    root: PathBuf,
+    identity: Option<Identity>,
+    files: BTreeMap<Arc<str>, File>,
+    /// Where each object stands, in order; the first place counts.
+    claims: HashMap<ObjectKey, BTreeSet<(Arc<str>, usize)>>,
+    sent: HashMap<ObjectKey, Object>,
+    complaints: Vec<Diagnostic>,
+}
+
+#[derive(Debug, Default)]
+struct File {
+    signature: Option<Signature>,
+    content: Option<u64>,
+    slot: u64,
+    held: Vec<Held>,
+    skipped: BTreeMap<String, usize>,
+    complaints: Vec<Diagnostic>,
+}
+
+/// An object of a file, present or last good.
+#[derive(Debug, Clone)]
+struct Held {
+    entry: Entry,
+    /// Position that its age was made from, unless it has one of its own.
+    position: Option<usize>,
+}
+
+impl Directory {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self {
+            root,
+            identity: None,
+            files: BTreeMap::new(),
+            claims: HashMap::new(),
+            sent: HashMap::new(),
+            complaints: Vec::new(),
+        }
+    }
+
+    /// Identity of the directory at the last scan; `None` when it could not be read.
+    pub(super) fn identity(&self) -> Option<Identity> {
+        self.identity
+    }
+
+    /// Looks at the directory and says what is different.
+    pub(super) fn scan(&mut self, touched: &Touched) -> Vec<Change> {
+        let found = walk(&self.root);
+        self.identity = found.identity;
+        let mut affected = BTreeSet::new();
+        let mut renumber = false;
+        for (path, file) in &found.files {
+            renumber |= self.visit(path, file, touched, &mut affected);
+        }
+        let gone: Vec<Arc<str>> = self
+            .files
+            .keys()
+            .filter(|path| !found.files.contains_key(*path) && !found.hides(path))
+            .map(Arc::clone)
+            .collect();
+        for path in gone {
+            if let Some(file) = self.files.remove(&path) {
+                self.unclaim(&path, &file.held, &mut affected);
+            }
+        }
+        if renumber {
+            self.renumber(&mut affected);
+        }
+        let mut changes = self.settle(affected);
+        let complaints = self.collect_complaints(&found);
+        if complaints != self.complaints {
+            self.complaints.clone_from(&complaints);
+            changes.push(Change::Complaints(complaints));
+        }
+        changes
+    }
+
+    /// Reads one file if it may have changed. True when the ages no longer fit between those of
+    /// its neighbours.
+    fn visit(
+        &mut self,
+        path: &Arc<str>,
+        found: &Found,
+        touched: &Touched,
+        affected: &mut BTreeSet<ObjectKey>,
+    ) -> bool {
+        let known = self.files.get(path);
+        let same = known.is_some_and(|file| file.signature == Some(found.signature));
+        if same && !touched.all && !touched.paths.contains(&found.path) {
+            return false;
+        }
+        let bytes = match read_file(found) {
+            Ok(bytes) => bytes,
+            // Gone between the walk and now; the next scan sees it gone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
+            Err(error) => {
+                self.keep_all(path, &error);
+                return false;
+            }
+        };
+        let mut hasher = DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        let content = hasher.finish();
+        if let Some(file) = self.files.get_mut(path)
+            && file.content == Some(content)
+        {
+            file.signature = Some(found.signature);
+            return false;
+        }
+        let (slot, previous) = match self.files.remove(path) {
+            Some(file) => (Some(file.slot), file),
+            None => (self.free_slot(path), File::default()),
+        };
+        self.unclaim(path, &previous.held, affected);
+        let mut file = File {
+            signature: Some(found.signature),
+            content: Some(content),
+            slot: slot.unwrap_or_default(),
+            ..File::default()
+        };
+        file.fill(path, &bytes, &previous.held);
+        for (position, held) in file.held.iter().enumerate() {
+            let key = &held.entry.key;
+            affected.insert(key.clone());
+            self.claims
+                .entry(key.clone())
+                .or_default()
+                .insert((Arc::clone(path), position));
+        }
+        self.files.insert(Arc::clone(path), file);
+        slot.is_none()
+    }
+
+    /// A file that cannot be read keeps everything.
+    fn keep_all(&mut self, path: &Arc<str>, error: &io::Error) {
+        let file = self.files.entry(Arc::clone(path)).or_default();
+        file.signature = None;
+        file.content = None;
+        file.complaints = vec![Diagnostic {
+            object: Arc::clone(path),
+            field: "".into(),
+            severity: Severity::Error,
+            code: Code::FileUnreadable,
+            message: format!("cannot be read: {error}; correct its permissions or size"),
+        }];
+        let kept = file
+            .held
+            .iter()
+            .map(|held| last_good(path, &held.entry.key));
+        file.complaints.extend(kept.collect::<Vec<_>>());
+    }
+
+    fn unclaim(&mut self, path: &Arc<str>, held: &[Held], affected: &mut BTreeSet<ObjectKey>) {
+        for (position, held) in held.iter().enumerate() {
+            let key = &held.entry.key;
+            affected.insert(key.clone());
+            if let Some(claims) = self.claims.get_mut(key) {
+                claims.remove(&(Arc::clone(path), position));
+                if claims.is_empty() {
+                    self.claims.remove(key);
+                }
+            }
+        }
+    }
+
+    /// An age between those of the neighbours of a new file, `None` when there is no room.
+    fn free_slot(&self, path: &Arc<str>) -> Option<u64> {
+        let before = self.files.range(..Arc::clone(path)).next_back();
+        let after = self.files.range(Arc::clone(path)..).next();
+        let low = before.map_or(0, |(_, file)| file.slot);
+        let slot = match after {
+            Some((_, file)) => low + (file.slot.saturating_sub(low)) / 2,
+            None => low + SLOT_STEP,
+        };
+        (slot > low && slot < SLOT_END).then_some(slot)
+    }
+
+    /// Spreads the ages of all files evenly.
+    fn renumber(&mut self, affected: &mut BTreeSet<ObjectKey>) {
+        let step = (SLOT_END / (self.files.len() as u64 + 1)).min(SLOT_STEP);
+        let mut slot = 0;
+        for file in self.files.values_mut() {
+            slot += step;
+            file.slot = slot;
+            for held in &mut file.held {
+                if let Some(position) = held.position {
+                    stamp(&mut held.entry.object, slot, position);
+                    affected.insert(held.entry.key.clone());
+                }
+            }
+        }
+    }
+
+    /// The difference between what was sent and what counts now.
+    fn settle(&mut self, affected: BTreeSet<ObjectKey>) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for key in affected {
+            let object = self
+                .claims
+                .get(&key)
+                .and_then(BTreeSet::first)
+                .and_then(|(path, position)| self.files.get(path)?.held.get(*position))
+                .map(|held| held.entry.object.clone());
+            match object {
+                Some(object) => {
+                    if self.sent.get(&key).is_none_or(|sent| !equal(sent, &object)) {
+                        self.sent.insert(key.clone(), object.clone());
+                        changes.push(Change::Apply(key, object));
+                    }
+                }
+                None => {
+                    if self.sent.remove(&key).is_some() {
+                        changes.push(Change::Delete(key));
+                    }
+                }
+            }
+        }
+        changes
+    }
+
+    fn collect_complaints(&self, found: &super::walk::Walk) -> Vec<Diagnostic> {
+        let mut complaints: Vec<Diagnostic> = found.complaints.clone();
+        let mut skipped: BTreeMap<&str, usize> = BTreeMap::new();
+        for file in self.files.values() {
+            complaints.extend_from_slice(&file.complaints);
+            for (kind, count) in &file.skipped {
+                *skipped.entry(kind).or_default() += count;
+            }
+        }
+        for (key, claims) in self.claims.iter().filter(|(_, claims)| claims.len() > 1) {
+            complaints.push(duplicate(key, claims));
+        }
+        if !skipped.is_empty() {
+            let kinds: Vec<String> = skipped
+                .iter()
+                .map(|(kind, count)| format!("{count} {}", kind.escape_debug()))
+                .collect();
+            complaints.push(Diagnostic {
+                object: ".".into(),
+                field: "".into(),
+                severity: Severity::Info,
+                code: Code::KindSkipped,
+                message: format!("objects of other kinds are not read: {}", kinds.join(", ")),
+            });
+        }
+        complaints.sort();
+        complaints.dedup();
+        complaints
+    }
+}
+
+impl File {
+    /// Takes the content over, and of the previous objects those that it can no longer tell.
+    fn fill(&mut self, path: &Arc<str>, bytes: &[u8], previous: &[Held]) {
+        let mut decoded = decode(path, bytes);
+        if bytes.is_empty() && !previous.is_empty() {
+            // Most likely somebody is just writing it, or could not because the disk is full.
+            decoded.unreadable = true;
+            decoded.complaints.push(Diagnostic {
+                object: Arc::clone(path),
+                field: "".into(),
+                severity: Severity::Warning,
+                code: Code::FileUnreadable,
+                message: "the file became empty; remove it if its objects shall go".into(),
+            });
+        }
+        let Decoded {
+            entries,
+            complaints,
+            skipped,
+            broken,
+            unreadable,
+        } = decoded;
+        self.skipped = skipped;
+        self.complaints = complaints;
+        self.held = entries
+            .into_iter()
+            .enumerate()
+            .map(|(position, mut entry)| {
+                let aged = metadata(&entry.object).creation_timestamp.is_some();
+                let position = (!aged).then_some(position);
+                if let Some(position) = position {
+                    stamp(&mut entry.object, self.slot, position);
+                }
+                Held { entry, position }
+            })
+            .collect();
+        let present: HashSet<ObjectKey> = self
+            .held
+            .iter()
+            .map(|held| held.entry.key.clone())
+            .collect();
+        for old in previous {
+            let key = &old.entry.key;
+            if !present.contains(key) && (unreadable || broken.contains(key)) {
+                self.complaints.push(last_good(path, key));
+                self.held.push(old.clone());
+            }
+        }
+    }
+}
+
+fn last_good(path: &str, key: &ObjectKey) -> Diagnostic {
+    Diagnostic {
+        object: key.to_string().into(),
+        field: "".into(),
+        severity: Severity::Warning,
+        code: Code::LastGoodServed,
+        message: format!("its last good version keeps serving until `{path}` is correct again"),
+    }
+}
+
+fn duplicate(key: &ObjectKey, claims: &BTreeSet<(Arc<str>, usize)>) -> Diagnostic {
+    let mut files: Vec<String> = claims.iter().map(|(path, _)| format!("`{path}`")).collect();
+    files.dedup();
+    let message = match files.split_first() {
+        Some((first, others)) if !others.is_empty() => format!(
+            "also stands in {}; the one in {first} counts, remove the others",
+            others.join(", ")
+        ),
+        _ => format!(
+            "stands {} times in {}; the first counts, remove the others",
+            claims.len(),
+            files.join(", ")
+        ),
+    };
+    Diagnostic {
+        object: key.to_string().into(),
+        field: "".into(),
+        severity: Severity::Warning,
+        code: Code::ObjectDuplicate,
+        message,
+    }
+}
+
+fn read_file(found: &Found) -> io::Result<Vec<u8>> {
+    use std::io::Read;
+
+    let mut bytes = Vec::new();
+    std::fs::File::open(&found.path)?
+        .take(MAX_FILE + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        let limit = MAX_FILE >> 20;
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("larger than {limit} MiB; split it"),
+        ));
+    }
+    Ok(bytes)
+}
+
+/// Gives the object the age of this place. Slots count milliseconds and positions nanoseconds from
+/// the epoch on.
+fn stamp(object: &mut Object, slot: u64, position: usize) {
+    let position = i128::from(u32::try_from(position).unwrap_or(u32::MAX).min(999_999));
+    let age = Timestamp::from_nanosecond(i128::from(slot) * 1_000_000 + position);
+    metadata_mut(object).creation_timestamp = age.ok().map(Time);
+}
+
+macro_rules! each_kind {
+    ($object:expr, $inner:ident => $result:expr) => {
+        match $object {
+            Object::Ingress($inner) => $result,
+            Object::IngressClass($inner) => $result,
+            Object::Service($inner) => $result,
+            Object::EndpointSlice($inner) => $result,
+            Object::Endpoints($inner) => $result,
+            Object::Secret($inner) => $result,
+            Object::ConfigMap($inner) => $result,
+            Object::Namespace($inner) => $result,
+        }
+    };
+}
+
+fn metadata(object: &Object) -> &ObjectMeta {
+    each_kind!(object, inner => &inner.metadata)
+}
+
+fn metadata_mut(object: &mut Object) -> &mut ObjectMeta {
+    each_kind!(object, inner => &mut Arc::make_mut(inner).metadata)
+}
+
+fn equal(left: &Object, right: &Object) -> bool {
+    match (left, right) {
+        (Object::Ingress(left), Object::Ingress(right)) => left == right,
+        (Object::IngressClass(left), Object::IngressClass(right)) => left == right,
+        (Object::Service(left), Object::Service(right)) => left == right,
+        (Object::EndpointSlice(left), Object::EndpointSlice(right)) => left == right,
+        (Object::Endpoints(left), Object::Endpoints(right)) => left == right,
+        (Object::Secret(left), Object::Secret(right)) => left == right,
+        (Object::ConfigMap(left), Object::ConfigMap(right)) => left == right,
+        (Object::Namespace(left), Object::Namespace(right)) => left == right,
+        _ => false,
+    }
+}
+
+/// Distance of the ages of neighbouring files, in milliseconds.
+const SLOT_STEP: u64 = 1 << 20;
+
+/// End of the ages made here: in 1998, before there was any Kubernetes.
+const SLOT_END: u64 = 900_000_000_000;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! The files of a directory, without reading them.
+//!
+//! Invariants: paths are relative to the root, with `/`, and sorted; symbolic links are followed,
+//! loops and depth are bounded; names that begin with a dot are left out (hidden files, editors'
+//! locks, and the `..data` layout of mounted ConfigMaps, which is read through its links).
+
+use std::collections::BTreeMap;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::diagnostics::{Code, Diagnostic, Severity};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    /// Identity of the root, when it could be read.
+    pub(super) identity: Option<Identity>,
+    pub(super) files: BTreeMap<Arc<str>, Found>,
+    pub(super) complaints: Vec<Diagnostic>,
+    /// Directories that could not be read, as prefixes of paths.
+    hidden: Vec<String>,
+}
+
+/// A manifest file.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) path: PathBuf,
+    pub(super) signature: Signature,
+}
+
+/// Device and inode.
+pub(super) type Identity = (u64, u64);
+
+/// Changes whenever a file is written or replaced; two writes in the same tick of the clock may
+/// be missed, which is why reports of the system are not checked against it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Signature {
+    identity: Identity,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Walk {
+    /// Whether the path may exist although it was not found.
+    pub(super) fn hides(&self, path: &str) -> bool {
+        self.hidden
+            .iter()
+            .any(|prefix| path.starts_with(prefix.as_str()))
+    }
+
+    fn fail(&mut self, relative: &str, error: &io::Error) {
+        let name = if relative.is_empty() { "." } else { relative };
+        self.hidden.push(if relative.is_empty() {
+            String::new()
+        } else {
+            relative.to_owned()
+        });
+        self.complaints.push(Diagnostic {
+            object: name.into(),
+            field: "".into(),
+            severity: Severity::Error,
+            code: Code::FileUnreadable,
+            message: format!(
+                "cannot be read: {error}; what was read from it before keeps serving, correct its permissions or remove it"
+            ),
+        });
+    }
+}
+
+/// Walks the directory.
+pub(super) fn walk(root: &Path) -> Walk {
+    let mut walk = Walk::default();
+    match std::fs::metadata(root) {
+        Ok(metadata) => {
+            walk.identity = Some(identity(&metadata));
+            visit(&mut walk, root, "", &mut vec![identity(&metadata)]);
+            if walk.hidden.iter().any(String::is_empty) {
+                walk.identity = None;
+            }
+        }
+        Err(error) => walk.fail("", &error),
+    }
+    walk
+}
+
+/// One directory; `above` holds it and the directories above it, against loops of links.
+fn visit(walk: &mut Walk, directory: &Path, relative: &str, above: &mut Vec<Identity>) {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        // Gone since its parent was listed.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !relative.is_empty() => return,
+        Err(error) => return walk.fail(relative, &error),
+    };
+    for entry in entries {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => return walk.fail(relative, &error),
+        };
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') {
+            continue;
+        }
+        let path = entry.path();
+        let inner = format!("{relative}{name}");
+        match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => {
+                let identity = identity(&metadata);
+                if above.len() < MAX_DEPTH && !above.contains(&identity) {
+                    above.push(identity);
+                    visit(walk, &path, &format!("{inner}/"), above);
+                    above.pop();
+                }
+            }
+            Ok(metadata) if metadata.is_file() && is_manifest(&path) => {
+                let signature = signature(&metadata);
+                walk.files.insert(inner.into(), Found { path, signature });
+            }
+            Ok(_) => {}
+            // Gone meanwhile, or a link to nowhere.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => walk.fail(&inner, &error),
+        }
+    }
+}
+
+fn is_manifest(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json")
+}
+
+fn identity(metadata: &Metadata) -> Identity {
+    (metadata.dev(), metadata.ino())
+}
+
+fn signature(metadata: &Metadata) -> Signature {
+    Signature {
+        identity: identity(metadata),
+        size: metadata.size(),
+        modified: (metadata.mtime(), metadata.mtime_nsec()),
+        changed: (metadata.ctime(), metadata.ctime_nsec()),
+    }
+}
+
+/// Deeper directories are not read.
+const MAX_DEPTH: usize = 32;
