@@ -134,3 +134,6 @@ const LIFE: Duration = Duration::from_secs(300);
 
 /// Pause after a failed accept (no descriptors left).
 const AFTER_ERROR: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,319 @@
+//! Scans of a directory in all states, and changes seen live. Nothing here waits for a time: a
+//! change is awaited on the channel it arrives on.
 
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::*;
+use crate::source::Kind;
+
+/// A directory of its own that goes away at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!(
+            "gatehouse-directory-{}-{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        );
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.0.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+fn configmap(name: &str, value: &str) -> String {
+    format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{key: {value}}}\n")
+}
+
+/// Names of applied and deleted objects, with `+` and `-`.
+fn steps(changes: &[Change]) -> Vec<String> {
+    changes
+        .iter()
+        .filter_map(|change| match change {
+            Change::Apply(key, _) => Some(format!("+{}", key.name)),
+            Change::Delete(key) => Some(format!("-{}", key.name)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The last list of complaints, as text.
+fn complaints(changes: &[Change]) -> Vec<String> {
+    changes
+        .iter()
+        .rev()
+        .find_map(|change| match change {
+            Change::Complaints(list) => Some(list.iter().map(ToString::to_string).collect()),
+            _ => None,
+        })
+        .unwrap_or_default()
+}
+
+fn value(changes: &[Change], wanted: &str) -> Option<String> {
+    changes.iter().rev().find_map(|change| match change {
+        Change::Apply(key, Object::ConfigMap(map)) if &*key.name == wanted => {
+            map.data.as_ref()?.get("key").cloned()
+        }
+        _ => None,
+    })
+}
+
+fn everything() -> Touched {
+    Touched {
+        all: true,
+        ..Touched::default()
+    }
+}
+
+#[test]
+fn only_what_changed_is_sent() {
+    let scratch = Scratch::new();
+    scratch.write("b.yaml", &configmap("two", "x"));
+    scratch.write("a/one.yml", &configmap("one", "x"));
+    scratch.write("notes.txt", "not a manifest");
+    scratch.write(".hidden/c.yaml", &configmap("hidden", "x"));
+    scratch.write(
+        "c.json",
+        r#"{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"three"}}"#,
+    );
+    let mut directory = Directory::new(scratch.0.clone());
+    let mut first = steps(&directory.scan(&everything()));
+    first.sort();
+    assert_eq!(first, ["+one", "+three", "+two"]);
+    assert!(directory.scan(&everything()).is_empty());
+
+    scratch.write("b.yaml", &configmap("two", "changed"));
+    fs::remove_file(scratch.0.join("a/one.yml")).unwrap();
+    let mut second = steps(&directory.scan(&everything()));
+    second.sort();
+    assert_eq!(second, ["+two", "-one"]);
+}
+
+#[test]
+fn a_broken_file_keeps_its_last_good_objects_and_says_so() {
+    let scratch = Scratch::new();
+    let good = format!("{}---\n{}", configmap("one", "x"), configmap("two", "x"));
+    scratch.write("a.yaml", &good);
+    scratch.write("b.yaml", &configmap("other", "x"));
+    let mut directory = Directory::new(scratch.0.clone());
+    directory.scan(&everything());
+
+    // The first document breaks, the second one changes and is taken.
+    let broken = format!("kind: [ConfigMap\n---\n{}", configmap("two", "changed"));
+    scratch.write("a.yaml", &broken);
+    let changes = directory.scan(&everything());
+    assert_eq!(steps(&changes), ["+two"]);
+    let text = complaints(&changes).join("\n");
+    assert!(
+        text.contains("error[FileUnreadable] a.yaml document 1: not valid YAML near line"),
+        "{text}"
+    );
+    assert!(
+        text.contains("warning[LastGoodServed] ConfigMap/default/one"),
+        "{text}"
+    );
+    assert!(!text.contains("ConfigMap/default/two"), "{text}");
+
+    // Half written: nothing at all.
+    scratch.write("a.yaml", "");
+    let changes = directory.scan(&everything());
+    assert_eq!(steps(&changes), [""; 0]);
+    assert!(complaints(&changes).join("\n").contains("became empty"));
+
+    scratch.write("a.yaml", &configmap("two", "z"));
+    let changes = directory.scan(&everything());
+    let mut repaired = steps(&changes);
+    repaired.sort();
+    assert_eq!(repaired, ["+two", "-one"]);
+    assert_eq!(complaints(&changes), [""; 0]);
+    assert!(matches!(changes.last(), Some(Change::Complaints(list)) if list.is_empty()));
+}
+
+#[test]
+fn of_an_object_in_two_files_the_first_counts_and_the_second_takes_over() {
+    let scratch = Scratch::new();
+    scratch.write("b.yaml", &configmap("one", "second"));
+    scratch.write("a.yaml", &configmap("one", "first"));
+    let mut directory = Directory::new(scratch.0.clone());
+    let changes = directory.scan(&everything());
+    assert_eq!(value(&changes, "one").as_deref(), Some("first"));
+    let text = complaints(&changes).join("\n");
+    assert!(
+        text.contains("warning[ObjectDuplicate] ConfigMap/default/one: also stands in `b.yaml`"),
+        "{text}"
+    );
+    fs::remove_file(scratch.0.join("a.yaml")).unwrap();
+    let changes = directory.scan(&everything());
+    assert_eq!(value(&changes, "one").as_deref(), Some("second"));
+}
+
+#[test]
+fn ages_follow_the_order_of_files_whenever_they_appear() {
+    let scratch = Scratch::new();
+    let two = format!("{}---\n{}", configmap("m1", "x"), configmap("m2", "x"));
+    scratch.write("m.yaml", &two);
+    let mut directory = Directory::new(scratch.0.clone());
+    let mut all = directory.scan(&everything());
+    // Each one just before the last: halves the room between two ages until it is used up.
+    for step in (0..40).rev() {
+        let name = format!("c{step:02}");
+        scratch.write(&format!("{name}.yaml"), &configmap(&name, "x"));
+        all.extend(directory.scan(&Touched::default()));
+    }
+    scratch.write("z.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: real, creationTimestamp: 2015-01-01T00:00:00Z}\n");
+    all.extend(directory.scan(&Touched::default()));
+    let mut ages: BTreeMap<String, Time> = BTreeMap::new();
+    for change in all {
+        if let Change::Apply(key, object) = change {
+            let age = metadata(&object).creation_timestamp.clone().unwrap();
+            ages.insert(key.name.to_string(), age);
+        }
+    }
+    assert_eq!(ages.len(), 43);
+    let by_name: Vec<_> = ages.values().cloned().collect();
+    let mut sorted = by_name.clone();
+    sorted.sort();
+    sorted.dedup();
+    assert_eq!(by_name, sorted);
+}
+
+#[test]
+fn a_directory_that_cannot_be_read_keeps_everything() {
+    let scratch = Scratch::new();
+    scratch.write("in/a.yaml", &configmap("one", "x"));
+    let root = scratch.0.join("in");
+    let mut directory = Directory::new(root.clone());
+    directory.scan(&everything());
+    fs::rename(&root, scratch.0.join("away")).unwrap();
+    let changes = directory.scan(&everything());
+    assert_eq!(steps(&changes), [""; 0]);
+    assert!(complaints(&changes)[0].contains("cannot be read"));
+    assert_eq!(directory.identity(), None);
+}
+
+#[test]
+fn links_in_circles_end() {
+    let scratch = Scratch::new();
+    scratch.write("a/one.yaml", &configmap("one", "x"));
+    symlink("..", scratch.0.join("a/up")).unwrap();
+    symlink("nowhere", scratch.0.join("lost.yaml")).unwrap();
+    assert_eq!(steps(&read(&scratch.0)), ["+one"]);
+}
+
+/// Waits until the wanted value of a ConfigMap arrives; an object must not go away meanwhile.
+async fn arrival(changes: &mut mpsc::Receiver<Change>, name: &str, wanted: &str) {
+    let seen = async {
+        while let Some(change) = changes.recv().await {
+            assert!(!matches!(change, Change::Delete(_)), "{change:?}");
+            if value(&[change], name).as_deref() == Some(wanted) {
+                return;
+            }
+        }
+        panic!("the watch ended");
+    };
+    timeout(Duration::from_secs(30), seen)
+        .await
+        .unwrap_or_else(|_| panic!("{name}={wanted} was not seen"));
+}
+
+async fn synced(changes: &mut mpsc::Receiver<Change>) {
+    while let Some(change) = changes.recv().await {
+        if matches!(change, Change::Synced) {
+            return;
+        }
+    }
+    panic!("the watch ended");
+}
+
+#[tokio::test]
+async fn edits_atomic_renames_and_new_folders_are_seen() {
+    let scratch = Scratch::new();
+    scratch.write("a.yaml", &configmap("one", "x"));
+    let (sender, mut changes) = mpsc::channel(16);
+    tokio::spawn(watch(scratch.0.clone(), sender));
+    synced(&mut changes).await;
+
+    scratch.write("a.yaml", &configmap("one", "edited"));
+    arrival(&mut changes, "one", "edited").await;
+    scratch.write("a.yaml.new", &configmap("one", "renamed"));
+    fs::rename(scratch.0.join("a.yaml.new"), scratch.0.join("a.yaml")).unwrap();
+    arrival(&mut changes, "one", "renamed").await;
+    scratch.write("deep/er/b.yaml", &configmap("two", "new"));
+    arrival(&mut changes, "two", "new").await;
+    scratch.write("deep/er/b.yaml", &configmap("two", "edited"));
+    arrival(&mut changes, "two", "edited").await;
+}
+
+#[tokio::test]
+async fn the_swap_of_a_mounted_configmap_is_seen_and_counts_once() {
+    let scratch = Scratch::new();
+    scratch.write("..2026_01/a.yaml", &configmap("one", "x"));
+    symlink("..2026_01", scratch.0.join("..data")).unwrap();
+    symlink("..data/a.yaml", scratch.0.join("a.yaml")).unwrap();
+    let (sender, mut changes) = mpsc::channel(16);
+    tokio::spawn(watch(scratch.0.clone(), sender));
+    let mut first = Vec::new();
+    while let Some(change) = changes.recv().await {
+        if matches!(change, Change::Synced) {
+            break;
+        }
+        first.push(change);
+    }
+    assert_eq!(steps(&first), ["+one"]);
+    assert_eq!(complaints(&first), [""; 0]);
+
+    scratch.write("..2026_02/a.yaml", &configmap("one", "swapped"));
+    symlink("..2026_02", scratch.0.join("..data_tmp")).unwrap();
+    fs::rename(scratch.0.join("..data_tmp"), scratch.0.join("..data")).unwrap();
+    fs::remove_dir_all(scratch.0.join("..2026_01")).unwrap();
+    arrival(&mut changes, "one", "swapped").await;
+}
+
+#[tokio::test]
+async fn a_root_that_is_replaced_goes_on_being_followed() {
+    let scratch = Scratch::new();
+    scratch.write("r1/a.yaml", &configmap("one", "x"));
+    scratch.write("r2/a.yaml", &configmap("one", "other"));
+    symlink("r1", scratch.0.join("root")).unwrap();
+    let (sender, mut changes) = mpsc::channel(16);
+    tokio::spawn(watch(scratch.0.join("root"), sender));
+    synced(&mut changes).await;
+    symlink("r2", scratch.0.join("next")).unwrap();
+    fs::rename(scratch.0.join("next"), scratch.0.join("root")).unwrap();
+    arrival(&mut changes, "one", "other").await;
+    scratch.write("r2/a.yaml", &configmap("one", "edited"));
+    arrival(&mut changes, "one", "edited").await;
+}
+
+#[test]
+fn other_kinds_are_counted_in_one_line() {
+    let scratch = Scratch::new();
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\n";
+    scratch.write("a.yaml", &format!("{pod}---\n{pod}"));
+    scratch.write("b.yaml", "apiVersion: apps/v1\nkind: Deployment\n");
+    assert_eq!(
+        complaints(&read(&scratch.0)),
+        ["info[KindSkipped] .: objects of other kinds are not read: 1 Deployment, 2 Pod"]
+    );
+    assert_eq!(Kind::Service.as_str(), "Service");
+}

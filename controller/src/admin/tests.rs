@@ -1,0 +1,122 @@
+//! The pages, asked over a socket.
+
+use gatehouse_gateway::publish::Publisher;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::engine::Engine;
+
+/// A running admin server, and what keeps its state alive.
+struct Admin {
+    address: std::net::SocketAddr,
+    readiness: Readiness,
+    report: Option<watch::Sender<Arc<Report>>>,
+}
+
+impl Admin {
+    fn start() -> Self {
+        let metrics = Metrics::new();
+        let (_, published) = Publisher::new(Arc::clone(&metrics));
+        let engine = Engine::new(Arc::default(), Arc::default());
+        let (report, reports) = watch::channel(Arc::new(engine.report()));
+        let readiness = Readiness::default();
+        let listener = StdListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = State {
+            published,
+            reports,
+            metrics,
+            readiness: readiness.clone(),
+            listeners: ListenerView::unbound().into(),
+        };
+        start(listener, state).unwrap();
+        Self {
+            address,
+            readiness,
+            report: Some(report),
+        }
+    }
+
+    /// The whole answer to a request without a body.
+    async fn ask(&self, method: &str, target: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let request = format!("{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+}
+
+#[tokio::test]
+async fn readiness_lists_what_is_waited_for() {
+    let admin = Admin::start();
+    admin.readiness.hold("no snapshot");
+    let answer = admin.ask("GET", "/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.ends_with("not ready\nno snapshot\n"), "{answer}");
+    admin.readiness.release("no snapshot");
+    let answer = admin.ask("GET", "/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
+async fn health_ends_with_the_engine() {
+    let mut admin = Admin::start();
+    assert!(
+        admin
+            .ask("GET", "/healthz")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
+    admin.report.take();
+    assert!(
+        admin
+            .ask("GET", "/healthz")
+            .await
+            .starts_with("HTTP/1.1 500")
+    );
+}
+
+#[tokio::test]
+async fn pages_only_read() {
+    let admin = Admin::start();
+    let answer = admin.ask("POST", "/api/snapshot").await;
+    assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
+    assert!(answer.contains("allow: GET, HEAD"), "{answer}");
+    let answer = admin.ask("HEAD", "/").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+    assert!(
+        admin
+            .ask("GET", "/nothing")
+            .await
+            .starts_with("HTTP/1.1 404")
+    );
+}
+
+#[tokio::test]
+async fn the_api_speaks_json_and_explains_mistakes() {
+    let admin = Admin::start();
+    for target in [
+        "/api/snapshot",
+        "/api/diagnostics",
+        "/api/explain?url=http://a.example/x",
+    ] {
+        let answer = admin.ask("GET", target).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        serde_json::from_str::<serde_json::Value>(body).unwrap();
+    }
+    let answer = admin.ask("GET", "/api/explain?url=a.example").await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    assert!(answer.contains("no URL of a request"), "{answer}");
+    let answer = admin.ask("GET", "/api/explain?uri=http://a.example/").await;
+    assert!(answer.contains("there is no parameter `uri`"), "{answer}");
+    assert!(
+        admin
+            .ask("GET", "/metrics")
+            .await
+            .contains("gatehouse_generation")
+    );
+}
