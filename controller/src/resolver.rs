@@ -48,8 +48,8 @@ async fn follow<L, F>(
     loop {
         let every = tokio::select! {
             _ = rounds.tick() => true,
-            changed = reports.changed() => {
-                if changed.is_err() {
+            news = reports.changed() => {
+                if news.is_err() {
                     return;
                 }
                 false
@@ -76,18 +76,15 @@ async fn follow<L, F>(
 impl Known {
     /// The addresses, if they are others than before.
     fn learn(&mut self, result: io::Result<Vec<IpAddr>>) -> Option<Arc<[IpAddr]>> {
-        let mut addresses = match result {
-            Ok(addresses) => {
-                self.failures = 0;
-                addresses
+        let mut addresses = if let Ok(addresses) = result {
+            self.failures = 0;
+            addresses
+        } else {
+            self.failures += 1;
+            if self.addresses.is_some() && self.failures <= FORGIVEN {
+                return None;
             }
-            Err(_) => {
-                self.failures += 1;
-                if self.addresses.is_some() && self.failures <= FORGIVEN {
-                    return None;
-                }
-                Vec::new()
-            }
+            Vec::new()
         };
         addresses.sort_unstable();
         addresses.dedup();

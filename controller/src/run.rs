@@ -56,9 +56,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     terminal::log_to_stderr(args.log_format, args.log_level);
 
     let metrics = Metrics::new();
-    let (publisher, published) = Publisher::new(Arc::clone(&metrics));
+    let (publisher, snapshots) = Publisher::new(Arc::clone(&metrics));
     let (admin_listener, admin_address) = bind_admin(args.admin_listen)?;
-    let gateway = start_gateway(args, published.clone(), &metrics)?;
+    let gateway = start_gateway(args, snapshots.clone(), &metrics)?;
 
     let (defaults, settings) = base.values();
     let engine = Engine::new(Arc::new(defaults), Arc::new(settings));
@@ -67,7 +67,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let readiness = Readiness::default();
     readiness.hold(NOT_SERVED);
     let state = admin::State {
-        published: published.clone(),
+        published: snapshots,
         reports: reports.clone(),
         metrics: Arc::clone(&metrics),
         readiness: readiness.clone(),
@@ -161,7 +161,7 @@ impl Life {
             listeners: self.gateway.addresses(),
             admin: self.admin,
             generation: report.generation,
-            hosts: self.metrics.plain.hosts.get(),
+            hosts: usize::try_from(self.metrics.plain.hosts.get()).unwrap_or_default(),
             diagnostics: report.diagnostics.len(),
         }
         .announce();

@@ -44,10 +44,10 @@ pub fn load(directory: &Path, base: &Base) -> Simulation {
         engine.apply(change);
     }
     let outcome = engine.reconcile();
-    let (mut publisher, published) = Publisher::new(Metrics::new());
+    let (mut publisher, snapshots) = Publisher::new(Metrics::new());
     publisher.apply(outcome.delta);
     Simulation {
-        snapshot: published.load(),
+        snapshot: snapshots.load(),
         report: engine.report(),
     }
 }
@@ -557,3 +557,6 @@ impl fmt::Display for Explanation {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,8 @@
 //! is printed when it appears and once more when it is settled, never in between.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ pub(crate) struct Ready<'a> {
     pub(crate) listeners: &'a [(Arc<str>, SocketAddr)],
     pub(crate) admin: SocketAddr,
     pub(crate) generation: u64,
-    pub(crate) hosts: i64,
+    pub(crate) hosts: usize,
     pub(crate) diagnostics: usize,
 }
 
@@ -47,18 +48,18 @@ impl Ready<'_> {
     }
 
     fn line(&self) -> String {
-        let mut line = String::from("gatehouse ready: ");
+        let mut listeners = String::new();
         for (name, address) in self.listeners {
-            line.push_str(&format!("{name} {address}, "));
+            // Writing to a String cannot fail.
+            write!(listeners, "{name} {address}, ").ok();
         }
-        line.push_str(&format!(
-            "admin {}, generation {}, {}, {}",
+        format!(
+            "gatehouse ready: {listeners}admin {}, generation {}, {}, {}",
             self.admin,
             self.generation,
             count(self.hosts, "host"),
             count(self.diagnostics, "diagnostic"),
-        ));
-        line
+        )
     }
 }
 
@@ -129,8 +130,8 @@ pub(crate) fn summary(diagnostics: &[Diagnostic]) -> String {
     )
 }
 
-fn count<N: std::fmt::Display + PartialEq + From<u8>>(number: N, thing: &str) -> String {
-    let plural = if number == N::from(1) { "" } else { "s" };
+fn count(number: usize, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
     format!("{number} {thing}{plural}")
 }
 
@@ -158,7 +159,7 @@ mod tests {
     fn a_diagnostic_is_printed_when_it_comes_and_when_it_goes() {
         let mut shown = BTreeSet::new();
         let (one, two) = (diagnostic("one"), diagnostic("two"));
-        let first = difference(&mut shown, &[one.clone()], LogFormat::Text);
+        let first = difference(&mut shown, std::slice::from_ref(&one), LogFormat::Text);
         assert_eq!(first, ["error[HostInvalid] Ingress/web/shop spec: one"]);
         assert!(difference(&mut shown, &[one], LogFormat::Text).is_empty());
         let lines = difference(&mut shown, &[two], LogFormat::Json);

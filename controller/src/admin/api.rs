@@ -3,6 +3,8 @@
 //! Pure but for reading the state: one request head in, one page out. Nothing here changes
 //! anything.
 
+use std::sync::Arc;
+
 use http::{Method, StatusCode};
 
 use super::State;
@@ -135,7 +137,7 @@ fn explain(state: &State, query: &str) -> Page {
         Err(message) => return bad(message),
     };
     let snapshot = state.published.load();
-    let diagnostics = state.reports.borrow().diagnostics.clone();
+    let diagnostics = Arc::clone(&state.reports.borrow().diagnostics);
     match simulate::explain(&snapshot, &state.listeners, &diagnostics, &query) {
         Ok(explanation) if text => Page::text(StatusCode::OK, explanation.to_string()),
         Ok(explanation) => Page::json(&explanation),

@@ -44,7 +44,7 @@ pub(super) enum Apply {
     /// Name of a header field.
     HeaderName(fn(&mut Draft, HeaderName)),
     /// `Name: value` lines.
-    HeaderLines(fn(&mut Draft, Vec<(Arc<str>, Arc<str>)>)),
+    HeaderLines(fn(&mut Draft, HeaderLines)),
     /// A redirect status.
     Status(fn(&mut Draft, StatusCode)),
     /// Path prefixes.
@@ -91,6 +91,9 @@ impl Setting {
         Some(())
     }
 }
+
+/// Names and values of header fields.
+pub(super) type HeaderLines = Vec<(Arc<str>, Arc<str>)>;
 
 /// Values while they are read: what several settings decide together is settled at the end.
 #[derive(Debug, Clone, PartialEq, Eq)]

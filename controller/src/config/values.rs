@@ -77,7 +77,7 @@ pub(super) fn header_name(text: &str) -> Option<HeaderName> {
 }
 
 /// `Name: value`, one a line.
-pub(super) fn header_lines(text: &str) -> Option<Vec<(Arc<str>, Arc<str>)>> {
+pub(super) fn header_lines(text: &str) -> Option<super::settings::HeaderLines> {
     text.lines()
         .filter(|line| !line.trim().is_empty())
         .map(|line| {

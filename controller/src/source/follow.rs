@@ -141,14 +141,12 @@ impl Reports {
         let report = self.report.clone();
         let overflow = Arc::clone(&self.overflow);
         let mut watcher =
-            notify::recommended_watcher(move |event: notify::Result<notify::Event>| match event {
-                Ok(event) if event.need_rescan() => overflow.store(true, Ordering::Relaxed),
-                Ok(event) if is_change(event.kind) => {
-                    if report.try_send(event).is_err() {
-                        overflow.store(true, Ordering::Relaxed);
-                    }
+            notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+                let Ok(event) = event else { return };
+                if event.need_rescan() || (is_change(event.kind) && report.try_send(event).is_err())
+                {
+                    overflow.store(true, Ordering::Relaxed);
                 }
-                _ => {}
             })?;
         watcher.watch(&self.root, RecursiveMode::Recursive)?;
         Ok(watcher)

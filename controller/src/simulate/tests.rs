@@ -1,0 +1,154 @@
+//! Explanations of a small table.
+
+use gatehouse_gateway::model::{
+    ActionPlan, Affinity, CertKey, ClusterKey, ClusterPlan, Delta, EndpointPhase, HostKey,
+    HostPlan, HostTls, ObjectRef, PathMatch, PolicySpec, RouteKey, RoutePlan, WeightedCluster,
+};
+use http::StatusCode;
+
+use super::*;
+use crate::diagnostics::Code;
+
+fn origin(name: &str) -> ObjectRef {
+    ObjectRef {
+        kind: "Ingress".into(),
+        namespace: "web".into(),
+        name: name.into(),
+    }
+}
+
+fn route(host: &HostPattern, path: &str, action: ActionPlan) -> Arc<RoutePlan> {
+    Arc::new(RoutePlan {
+        key: RouteKey {
+            host: host.clone(),
+            path: PathMatch {
+                kind: PathKind::Prefix,
+                path: path.into(),
+            },
+            origin: origin("shop"),
+        },
+        field: "spec.rules[0].http.paths[0]".into(),
+        policies: vec![PolicySpec::HttpsRedirect {
+            status: StatusCode::PERMANENT_REDIRECT,
+            exempt: false,
+        }],
+        action,
+    })
+}
+
+fn snapshot() -> Arc<Snapshot> {
+    let cluster = ClusterKey("web/shop:80".into());
+    let host = HostPattern::Exact("shop.example".into());
+    let forward = ActionPlan::Forward(vec![WeightedCluster {
+        cluster: cluster.clone(),
+        weight: 1,
+    }]);
+    let plan = HostPlan {
+        host: host.clone(),
+        routes: vec![
+            route(&host, "/", ActionPlan::NotFound),
+            route(&host, "/cart", forward.clone()),
+            route(&host, "/cart/old", forward),
+        ],
+        tls: Some(HostTls {
+            certificate: Some(CertKey("web/tls".into())),
+            origin: origin("shop"),
+        }),
+    };
+    let (mut publisher, snapshots) = Publisher::new(Metrics::new());
+    publisher.apply(Delta {
+        clusters: vec![(
+            cluster.clone(),
+            Some(Arc::new(ClusterPlan {
+                key: cluster,
+                protocol: UpstreamProtocol::Http1,
+                balance: Balance::RoundRobin,
+                affinity: Affinity::None,
+                endpoints: vec![EndpointPlan {
+                    address: ([192, 0, 2, 1], 8080).into(),
+                    phase: EndpointPhase::Ready,
+                }],
+            })),
+        )],
+        hosts: vec![(
+            HostKey {
+                server: ServerId::SHARED,
+                host,
+            },
+            Some(Arc::new(plan)),
+        )],
+        ..Delta::default()
+    });
+    snapshots.load()
+}
+
+fn explained(method: &str, url: &str, headers: &[&str]) -> Explanation {
+    let query = Query::new(method, url, headers.iter().copied()).unwrap();
+    let diagnostic = Diagnostic {
+        object: "Ingress/web/shop".into(),
+        field: "spec".into(),
+        severity: Severity::Warning,
+        code: Code::SecretMissing,
+        message: "no such Secret".into(),
+    };
+    explain(&snapshot(), &ListenerView::unbound(), &[diagnostic], &query).unwrap()
+}
+
+#[test]
+fn an_explanation_names_listener_host_rule_backend_and_near_misses() {
+    let explanation = explained("GET", "https://SHOP.example:8443/x/..//cart?a=1", &[]);
+    let text = explanation.to_string();
+    for line in [
+        "request    GET https://shop.example/cart",
+        "listener   https",
+        "host       shop.example: matched",
+        "tls        web/tls, asked for by Ingress/web/shop",
+        "route      Ingress/web/shop spec.rules[0].http.paths[0] (Prefix /cart on shop.example)",
+        "filter     HttpsRedirect: passes",
+        "answer     forwarded",
+        "backend    web/shop:80 weight 1 (Http1, RoundRobin)",
+        "  endpoint 192.0.2.1:8080 Ready",
+        "note       warning[SecretMissing] Ingress/web/shop spec: no such Secret",
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line}\n is missing in\n{text}"
+        );
+    }
+    assert_eq!(&*explanation.near_misses[0].route.path, "/cart/old");
+    assert_eq!(explanation.near_misses.len(), 2);
+}
+
+#[test]
+fn the_filters_of_the_data_plane_decide_the_answer() {
+    let explanation = explained(
+        "GET",
+        "http://ignored.example/cart?a=1",
+        &["Host: shop.example"],
+    );
+    assert_eq!(
+        explanation.answer,
+        "308 to https://shop.example/cart?a=1 (redirect_https)"
+    );
+    assert!(
+        explained("GET", "http://other.example/", &[])
+            .route
+            .is_none()
+    );
+}
+
+#[test]
+fn what_the_gateway_would_refuse_is_refused_here() {
+    let query = Query::new("GET", "http://shop.example/%zz", []).unwrap();
+    let error = explain(&snapshot(), &[], &[], &query).unwrap_err();
+    assert!(error.starts_with("400"), "{error}");
+    for (method, url, header, word) in [
+        ("GE T", "http://a.example/", "A: b", "HTTP method"),
+        ("GET", "/cart", "A: b", "no URL"),
+        ("GET", "ftp://a.example/", "A: b", "no URL"),
+        ("GET", "http://a.example/", "A", "header field"),
+    ] {
+        let error = Query::new(method, url, [header]).unwrap_err();
+        assert!(error.contains(word), "{error}");
+    }
+}
