@@ -4,9 +4,12 @@
 //! Invariants: sources, engine and resolver share one runtime of their own and meet the workers
 //! only through published snapshots; a part that dies stops changes, never traffic.
 
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
 
 use gatehouse_gateway::access_log::{AccessLog, Format};
 use gatehouse_gateway::metrics::Metrics;
@@ -58,7 +61,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let metrics = Metrics::new();
     let (publisher, snapshots) = Publisher::new(Arc::clone(&metrics));
     let (admin_listener, admin_address) = bind_admin(args.admin_listen)?;
-    let gateway = start_gateway(args, snapshots.clone(), &metrics)?;
+    let (output, written) = Output::new();
+    let gateway = start_gateway(args, snapshots.clone(), &metrics, output)?;
 
     let (defaults, settings) = base.values();
     let engine = Engine::new(Arc::new(defaults), Arc::new(settings));
@@ -66,11 +70,13 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
 
     let readiness = Readiness::default();
     readiness.hold(NOT_SERVED);
+    let health = Readiness::default();
     let state = admin::State {
         published: snapshots,
         reports: reports.clone(),
         metrics: Arc::clone(&metrics),
         readiness: readiness.clone(),
+        health: health.clone(),
         listeners: views(&gateway, args),
     };
     admin::start(admin_listener, state)
@@ -95,6 +101,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         let life = Life {
             gateway,
             readiness,
+            health,
             reports,
             metrics,
             admin: admin_address,
@@ -103,6 +110,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     });
     // Lookups of the resolver may hang for long; nothing waits for them.
     runtime.shutdown_background();
+    // The last lines of the access log are still on their way.
+    written.recv_timeout(LAST_LINES).ok();
     code
 }
 
@@ -110,6 +119,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
 struct Life {
     gateway: Gateway,
     readiness: Readiness,
+    health: Readiness,
     reports: watch::Receiver<Arc<Report>>,
     metrics: Arc<Metrics>,
     admin: SocketAddr,
@@ -119,8 +129,8 @@ impl Life {
     async fn live(mut self, args: &RunArgs) -> Result<ExitCode, Failure> {
         let mut signals = Signals::new()?;
         let first = tokio::select! {
-            () = self.become_ready() => signals.next().await,
-            code = signals.next() => code,
+            never = self.watch_over() => never,
+            signal = signals.next() => signal,
         };
         tracing::info!(signal = first.name(), "draining");
         self.readiness.hold(DRAINING);
@@ -135,6 +145,19 @@ impl Life {
             }
         };
         Ok(code)
+    }
+
+    /// Becomes ready, then looks after the workers for as long as the process lives.
+    async fn watch_over<T>(&mut self) -> T {
+        self.become_ready().await;
+        let mut looks = tokio::time::interval(LOOK);
+        loop {
+            looks.tick().await;
+            if !self.gateway.alive() {
+                self.health.hold(WORKER_DIED);
+                self.readiness.hold(WORKER_DIED);
+            }
+        }
     }
 
     /// Waits until every worker serves the first complete snapshot. Does not return an error:
@@ -183,13 +206,14 @@ fn bind_admin(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Failure>
 
 fn start_gateway(
     args: &RunArgs,
-    published: Published,
+    snapshots: Published,
     metrics: &Arc<Metrics>,
+    output: Output,
 ) -> Result<Gateway, Failure> {
     let access_log = match args.access_log {
         AccessLogFormat::Off => Ok(AccessLog::off()),
-        AccessLogFormat::Json => AccessLog::to(Format::Json, std::io::stdout()),
-        AccessLogFormat::Nginx => AccessLog::to(Format::Nginx, std::io::stdout()),
+        AccessLogFormat::Json => AccessLog::to(Format::Json, output),
+        AccessLogFormat::Nginx => AccessLog::to(Format::Nginx, output),
     }
     .map_err(|error| Failure::System(format!("the access log cannot start: {error}")))?;
     let listener = |name: &str, address, protocol| ListenerPlan {
@@ -205,14 +229,10 @@ fn start_gateway(
             listener("https", args.https_listen, ListenerProtocol::Https),
         ],
         workers: args.workers.unwrap_or_else(cores),
-        pin: false,
         access_log,
     };
-    Gateway::start(config, published, Arc::clone(metrics)).map_err(|error| {
-        Failure::System(format!(
-            "{error}; choose other addresses with --http-listen and --https-listen"
-        ))
-    })
+    Gateway::start(config, snapshots, Arc::clone(metrics))
+        .map_err(|error| Failure::System(error.to_string()))
 }
 
 fn views(gateway: &Gateway, args: &RunArgs) -> Arc<[ListenerView]> {
@@ -233,6 +253,34 @@ fn views(gateway: &Gateway, args: &RunArgs) -> Arc<[ListenerView]> {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, Into::into)
+}
+
+/// Standard output for the access log. The receiver that comes with it ends when the last line is
+/// written.
+struct Output {
+    stdout: io::Stdout,
+    _open: SyncSender<()>,
+}
+
+impl Output {
+    fn new() -> (Self, Receiver<()>) {
+        let (open, written) = sync_channel(0);
+        let output = Self {
+            stdout: io::stdout(),
+            _open: open,
+        };
+        (output, written)
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stdout.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stdout.flush()
+    }
 }
 
 /// The signals that end the process.
@@ -286,7 +334,14 @@ impl Stop {
 }
 
 const NOT_SERVED: &str = "the first complete snapshot is not served by every worker yet";
+const WORKER_DIED: &str = "a worker thread has died, restart the process";
 const DRAINING: &str = "the gateway is shutting down";
+
+/// How often the workers are looked after.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long the last lines of the access log may take.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Changes that may wait for the engine.
 const QUEUE: usize = 1024;

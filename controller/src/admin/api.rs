@@ -68,8 +68,11 @@ pub(super) fn page(state: &State, method: &Method, path: &str, query: Option<&st
     }
 }
 
-/// Alive while the engine is: without it no change would ever be served.
+/// Alive while the workers are, and the engine: without it no change would ever be served.
 fn health(state: &State) -> Page {
+    if let Some(reason) = state.health.reasons().first() {
+        return Page::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{reason}\n"));
+    }
     if state.reports.has_changed().is_ok() {
         Page::text(StatusCode::OK, "ok\n")
     } else {

@@ -1,4 +1,4 @@
-//! Whether the process is ready: a list of reasons why it is not.
+//! Whether the process is ready, or healthy: a list of reasons why it is not.
 //!
 //! Invariant: ready means that the list is empty. Every reason is taken away by the part that
 //! waited for it.

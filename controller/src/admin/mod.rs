@@ -44,6 +44,8 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     /// Readiness.
     pub readiness: Readiness,
+    /// What is wrong with the process itself.
+    pub health: Readiness,
     /// The listeners of the gateway.
     pub listeners: Arc<[ListenerView]>,
 }

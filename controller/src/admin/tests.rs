@@ -27,6 +27,7 @@ impl Admin {
             reports,
             metrics,
             readiness: readiness.clone(),
+            health: Readiness::default(),
             listeners: ListenerView::unbound().into(),
         };
         start(listener, state).unwrap();
