@@ -27,7 +27,7 @@ use gatehouse_gateway::model::{
     CertKey, CertificatePlan, ClusterKey, ClusterPlan, Delta, HostPattern, HostPlan, Settings,
 };
 
-use crate::config::Defaults;
+use crate::config::{Base, Defaults, with_configmap};
 use crate::diagnostics::{Code, Diagnostic, Severity};
 use crate::source::{Change, Kind, ObjectKey};
 use crate::translate::merge::DefaultAnswer;
@@ -168,6 +168,22 @@ impl Dirty {
 }
 
 impl Engine {
+    /// An engine configured by flags, which follows the ConfigMap they name.
+    pub fn with_base(base: &Base) -> Self {
+        let (defaults, settings) = base.values();
+        let mut engine = Self::new(Arc::new(defaults), Arc::new(settings));
+        if let Some((namespace, name)) = &base.configmap {
+            let key = ObjectKey {
+                kind: Kind::ConfigMap,
+                namespace: Arc::clone(namespace),
+                name: Arc::clone(name),
+            };
+            let base = base.clone();
+            engine.watch_configmap(key, Box::new(move |data| with_configmap(&base, data)));
+        }
+        engine
+    }
+
     /// An engine with an empty world.
     pub fn new(defaults: Arc<Defaults>, settings: Arc<Settings>) -> Self {
         Self {

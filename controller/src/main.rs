@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use gatehouse::config::flags::{Cli, Command};
+use gatehouse::config::flags::{Cli, Command, EchoArgs};
 use gatehouse::echo::{self, EchoOptions};
 use gatehouse::run::{self, Failure};
 use gatehouse::simulate::commands;
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => commands::check(&args, &mut std::io::stdout().lock()),
         Command::Explain(args) => commands::explain(&args, &mut std::io::stdout().lock()),
-        Command::Echo(args) => echo_until_stopped(args.listen),
+        Command::Echo(args) => echo_until_stopped(args),
         Command::Version => Ok(version()),
     };
     result.unwrap_or_else(|failure| {
@@ -29,13 +29,14 @@ fn main() -> ExitCode {
     })
 }
 
-fn echo_until_stopped(listen: std::net::SocketAddr) -> Result<ExitCode, Failure> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .and_then(|runtime| runtime.block_on(echo::run(EchoOptions { listen })))
+fn echo_until_stopped(args: EchoArgs) -> Result<ExitCode, Failure> {
+    let options = EchoOptions {
+        listen: args.listen.iter().map(ToString::to_string).collect(),
+        name: args.name,
+    };
+    echo::until_stopped(options)
         .map(|()| ExitCode::SUCCESS)
-        .map_err(|error| Failure::System(format!("echo on {listen} failed: {error}")))
+        .map_err(|error| Failure::System(format!("the echo failed: {error}")))
 }
 
 fn version() -> ExitCode {

@@ -58,8 +58,9 @@ async fn follow<L, F>(
         let wanted = reports.borrow_and_update().external_names.clone();
         known.retain(|name, _| wanted.contains(name));
         let due = wanted
-            .into_iter()
-            .filter(|name| every || !known.contains_key(name));
+            .iter()
+            .filter(|name| every || !known.contains_key(*name))
+            .cloned();
         for (name, result) in resolve(due, &lookup).await {
             let entry = known.entry(Arc::clone(&name)).or_default();
             let Some(addresses) = entry.learn(result) else {

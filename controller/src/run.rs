@@ -64,8 +64,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let (output, written) = Output::new();
     let gateway = start_gateway(args, snapshots.clone(), &metrics, output)?;
 
-    let (defaults, settings) = base.values();
-    let engine = Engine::new(Arc::new(defaults), Arc::new(settings));
+    let mut engine = Engine::with_base(&base);
     let (report, reports) = watch::channel(Arc::new(engine.report()));
 
     let readiness = Readiness::default();

@@ -38,8 +38,7 @@ pub struct Simulation {
 
 /// Reads a directory once and runs the whole control plane on it.
 pub fn load(directory: &Path, base: &Base) -> Simulation {
-    let (defaults, settings) = base.values();
-    let mut engine = Engine::new(Arc::new(defaults), Arc::new(settings));
+    let mut engine = Engine::with_base(base);
     for change in directory::read(directory) {
         engine.apply(change);
     }

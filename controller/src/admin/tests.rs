@@ -17,7 +17,7 @@ impl Admin {
     fn start() -> Self {
         let metrics = Metrics::new();
         let (_, published) = Publisher::new(Arc::clone(&metrics));
-        let engine = Engine::new(Arc::default(), Arc::default());
+        let mut engine = Engine::new(Arc::default(), Arc::default());
         let (report, reports) = watch::channel(Arc::new(engine.report()));
         let readiness = Readiness::default();
         let listener = StdListener::bind("127.0.0.1:0").unwrap();

@@ -199,9 +199,13 @@ pub struct ExplainArgs {
 /// Flags of `echo`.
 #[derive(Debug, Args)]
 pub struct EchoArgs {
-    /// Where to listen.
+    /// Where to listen; can be given several times.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:3000", value_parser = listen_address)]
-    pub listen: SocketAddr,
+    pub listen: Vec<SocketAddr>,
+
+    /// Name in reports; without one, the address that took the connection.
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
 }
 
 /// Form of the lines on stderr.
