@@ -41,7 +41,7 @@ pub(crate) struct Choice<'a> {
     pub(crate) client: IpAddr,
     /// The generator of the worker.
     pub(crate) random: &'a Random,
-    /// Round robin position of this cluster in this worker; called at most once.
+    /// Next round robin position of this cluster in this worker.
     pub(crate) turn: &'a dyn Fn() -> u32,
     /// Endpoints that failed this request.
     pub(crate) tried: &'a [u64],
@@ -79,8 +79,14 @@ fn pick<'a>(
     }
     match balance {
         Balance::RoundRobin => {
-            let turn = usize::try_from((choice.turn)()).unwrap_or(0);
-            candidates.get(turn % candidates.len())
+            // A retry takes no turn: two endpoints, one of them dead, would otherwise be met in
+            // the same order by every request.
+            let position = if choice.tried.is_empty() {
+                usize::try_from((choice.turn)()).unwrap_or(0) % candidates.len()
+            } else {
+                choice.random.below(candidates.len())
+            };
+            candidates.get(position)
         }
         Balance::LeastRequest => {
             let (a, b) = two(candidates, choice.random)?;

@@ -307,7 +307,7 @@ pub(crate) fn hash_ip(address: IpAddr) -> u64 {
     }
 }
 
-/// Finalizer of MurmurHash3: every bit of the input moves half of the output.
+/// One step of `splitmix64`: every bit of the input moves half of the output.
 pub(crate) const fn mix(mut x: u64) -> u64 {
     x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -329,8 +329,9 @@ const UNKNOWN: f64 = 1e12;
 mod tests {
     use super::*;
     use crate::model::{EndpointPlan, UpstreamProtocol};
+    use EndpointPhase::{Draining, Ready};
 
-    pub(crate) fn plan(endpoints: &[(&str, EndpointPhase)]) -> Arc<ClusterPlan> {
+    fn plan(endpoints: &[(&str, EndpointPhase)]) -> Arc<ClusterPlan> {
         Arc::new(ClusterPlan {
             key: ClusterKey("ns/svc:80".into()),
             protocol: UpstreamProtocol::Http1,
@@ -345,8 +346,6 @@ mod tests {
                 .collect(),
         })
     }
-
-    use EndpointPhase::{Draining, Ready};
 
     #[test]
     fn an_address_that_stays_keeps_its_endpoint_and_a_recycled_one_does_not() {

@@ -18,6 +18,7 @@ mod forward;
 mod http1;
 mod patience;
 mod pool;
+mod verify;
 
 pub use body::UpstreamBody;
 pub use cluster::{Cluster, Endpoint};

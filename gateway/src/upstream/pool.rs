@@ -65,6 +65,7 @@ pub(crate) struct Pool {
 #[derive(Default)]
 struct Inner {
     /// Oldest first.
+    #[expect(clippy::vec_box, reason = "a connection moves in and out as a pointer")]
     idle: Vec<Box<Http1>>,
     shared: Vec<Rc<Http2>>,
     /// Connections that count against the bound, dials included.
@@ -120,12 +121,13 @@ impl Pool {
     }
 
     fn kept(self: &Rc<Self>, wish: Wish, settings: &Settings) -> Option<Lease> {
-        if wish.fresh {
-            return None;
-        }
         let mut inner = self.inner.borrow_mut();
         if self.multiplexed() {
+            // A broken connection has left by itself; a refused stream is no reason to dial.
             return self.stream(&mut inner).map(Lease::Http2);
+        }
+        if wish.fresh {
+            return None;
         }
         let timeouts = &settings.timeouts;
         let limit = if wish.replayable {
@@ -352,9 +354,8 @@ impl Pool {
             let waiter = self.inner.borrow_mut().waiters.pop_front();
             let Some(waiter) = waiter else { break };
             match waiter.send(Ok(Lease::Http1(lease))) {
-                Ok(()) => return,
                 Err(Ok(Lease::Http1(back))) => lease = back,
-                Err(_) => return,
+                Ok(()) | Err(_) => return,
             }
         }
         let (mut connection, permit) = lease.into_parts();
