@@ -1,0 +1,336 @@
+//! The real `gatehouse` binary as a child process.
+//!
+//! The binary is named by `GATEHOUSE_BIN`, or built once per run with cargo in the profile of the
+//! tests. A child is ended with SIGTERM when its owner is dropped, then with SIGKILL.
+
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{raw, wait};
+
+/// Path of the binary, built on first use.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| match std::env::var_os("GATEHOUSE_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => build(),
+    })
+}
+
+fn build() -> PathBuf {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let release = !cfg!(debug_assertions);
+    let mut command = Command::new(cargo);
+    command.args([
+        "build",
+        "--quiet",
+        "--package",
+        "gatehouse",
+        "--bin",
+        "gatehouse",
+    ]);
+    if release {
+        command.arg("--release");
+    }
+    let status = command
+        .current_dir(workspace())
+        .status()
+        .expect("cargo starts");
+    assert!(
+        status.success(),
+        "cargo build --package gatehouse failed: {status}"
+    );
+    // The test itself lies in <target>/<profile>/deps.
+    let test = std::env::current_exe().expect("path of the test");
+    let profile = test.ancestors().nth(2).expect("target folder");
+    profile.join("gatehouse")
+}
+
+/// Root of the repository.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("tests/ lies in the workspace")
+}
+
+/// Runs the binary to its end.
+pub fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
+    Command::new(binary())
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("gatehouse starts")
+}
+
+/// Everything a child wrote to one of its streams so far, line by line.
+#[derive(Clone, Default)]
+pub struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    fn follow(stream: impl Read + Send + 'static) -> Self {
+        let lines = Self::default();
+        let sink = lines.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).split(b'\n') {
+                let Ok(line) = line else { break };
+                let text = String::from_utf8_lossy(&line).into_owned();
+                sink.0.lock().expect("lines").push(text);
+            }
+        });
+        lines
+    }
+
+    /// All lines so far.
+    pub fn all(&self) -> Vec<String> {
+        self.0.lock().expect("lines").clone()
+    }
+
+    /// The first line that contains `text`.
+    pub fn find(&self, text: &str) -> Option<String> {
+        self.0
+            .lock()
+            .expect("lines")
+            .iter()
+            .find(|line| line.contains(text))
+            .cloned()
+    }
+}
+
+/// A child process of the binary.
+pub struct Process {
+    child: Child,
+    /// Standard output: the access log.
+    pub stdout: Lines,
+    /// Standard error: the log, and the ready line.
+    pub stderr: Lines,
+}
+
+impl Process {
+    /// Starts the binary.
+    pub fn start<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
+        let mut child = Command::new(binary())
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("gatehouse starts");
+        let stdout = Lines::follow(child.stdout.take().expect("stdout"));
+        let stderr = Lines::follow(child.stderr.take().expect("stderr"));
+        Self {
+            child,
+            stdout,
+            stderr,
+        }
+    }
+
+    /// Process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The first line of standard error with `text` in it; panics when the process ends first.
+    pub fn line(&mut self, text: &str) -> String {
+        let found = wait::within(Duration::from_secs(60), || {
+            if let Some(line) = self.stderr.find(text) {
+                return Some(Ok(line));
+            }
+            let status = self.child.try_wait().expect("state of the child")?;
+            // The last lines may still be on their way from the reader thread.
+            let late = wait::within(Duration::from_secs(1), || self.stderr.find(text));
+            Some(late.ok_or(status))
+        });
+        match found {
+            Some(Ok(line)) => line,
+            Some(Err(status)) => panic!("gatehouse ended with {status}: {:#?}", self.stderr.all()),
+            None => panic!("no line with {text:?} in 60 s: {:#?}", self.stderr.all()),
+        }
+    }
+
+    /// Sends a signal by name, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        // The shell's own kill: there is one on every machine.
+        let status = Command::new("/bin/sh")
+            .args(["-c", &format!("kill -{name} {}", self.child.id())])
+            .stderr(Stdio::null())
+            .status()
+            .expect("sh starts");
+        assert!(status.success() || name == "TERM", "kill -{name}: {status}");
+    }
+
+    /// Exit status, once it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("state of the child")
+    }
+
+    /// Waits for the end.
+    pub fn wait_end(&mut self, limit: Duration) -> Option<ExitStatus> {
+        wait::within(limit, || self.ended())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.ended().is_none() {
+            self.signal("TERM");
+            if self.wait_end(Duration::from_secs(3)).is_none() {
+                self.child.kill().ok();
+            }
+        }
+        self.child.wait().ok();
+    }
+}
+
+/// A running gateway in standalone mode.
+pub struct Gateway {
+    /// The process.
+    pub process: Process,
+    /// Plain listener.
+    pub http: SocketAddr,
+    /// TLS listener.
+    pub https: SocketAddr,
+    /// Admin listener.
+    pub admin: SocketAddr,
+}
+
+impl Gateway {
+    /// Starts on loopback with ports chosen by the kernel, and waits for the ready line. The
+    /// drain is short unless `extra` says otherwise, so that tests end soon.
+    pub fn start(dir: &Path, extra: &[&str]) -> Self {
+        let mut arguments: Vec<String> = vec!["--workers".into(), "2".into()];
+        if !extra.iter().any(|flag| flag.contains("drain-delay")) {
+            arguments.push("--drain-delay=0s".into());
+        }
+        if !extra.iter().any(|flag| flag.contains("drain-timeout")) {
+            arguments.push("--drain-timeout=1s".into());
+        }
+        arguments.extend(extra.iter().map(ToString::to_string));
+        let any = "127.0.0.1:0";
+        Self::start_at(dir, [any, any, any], &arguments)
+    }
+
+    /// Starts on the given plain, TLS and admin addresses.
+    pub fn start_at(dir: &Path, listen: [&str; 3], extra: &[String]) -> Self {
+        let mut process = Process::start(Self::arguments(dir, listen, extra));
+        let line = process.line("gatehouse ready:");
+        let address = |name: &str| {
+            let (_, rest) = line
+                .split_once(&format!("{name} "))
+                .expect("listener in the ready line");
+            let text = rest.split([',', ' ']).next().unwrap_or(rest);
+            text.parse()
+                .unwrap_or_else(|_| panic!("address of {name} in {line:?}"))
+        };
+        let (http, https, admin) = (address(" http"), address(" https"), address(" admin"));
+        Self {
+            process,
+            http,
+            https,
+            admin,
+        }
+    }
+
+    /// Command line of `run`.
+    pub fn arguments(dir: &Path, listen: [&str; 3], extra: &[String]) -> Vec<String> {
+        let mut arguments = vec!["run".into(), "--dir".into(), dir.display().to_string()];
+        for (flag, value) in ["--http-listen", "--https-listen", "--admin-listen"]
+            .iter()
+            .zip(listen)
+        {
+            arguments.push((*flag).into());
+            arguments.push(value.into());
+        }
+        arguments.extend(extra.iter().cloned());
+        arguments
+    }
+
+    /// Body of an admin page, with its status.
+    pub fn admin_get(&self, path: &str) -> (u16, String) {
+        let answer = raw::get(self.admin, "localhost", path).unwrap_or_default();
+        (answer.status, answer.text())
+    }
+
+    /// The published generation.
+    pub fn generation(&self) -> u64 {
+        let (status, body) = self.admin_get("/api/snapshot");
+        assert_eq!(status, 200, "/api/snapshot: {body}");
+        let value: Value = serde_json::from_str(&body).expect("/api/snapshot is JSON");
+        value["generation"]
+            .as_u64()
+            .expect("generation in /api/snapshot")
+    }
+
+    /// Waits until the generation is above `seen`.
+    pub fn wait_generation_above(&self, seen: u64) -> u64 {
+        wait::until(&format!("the generation is above {seen}"), || {
+            Some(self.generation()).filter(|generation| *generation > seen)
+        })
+    }
+
+    /// `/api/diagnostics` as text.
+    pub fn diagnostics(&self) -> String {
+        let (status, body) = self.admin_get("/api/diagnostics");
+        assert_eq!(status, 200, "/api/diagnostics: {body}");
+        body
+    }
+
+    /// Waits for a diagnostic whose text contains all of `parts`.
+    pub fn wait_diagnostic(&self, parts: &[&str]) -> String {
+        let mut last = String::new();
+        wait::within(wait::PATIENCE, || {
+            last = self.diagnostics();
+            let value: Value = serde_json::from_str(&last).expect("/api/diagnostics is JSON");
+            let list = value
+                .as_array()
+                .or_else(|| value["diagnostics"].as_array())?;
+            list.iter()
+                .map(ToString::to_string)
+                .find(|text| parts.iter().all(|part| text.contains(part)))
+        })
+        .unwrap_or_else(|| panic!("no diagnostic with {parts:?} in {last}"))
+    }
+
+    /// Waits until a plain request is answered with this status.
+    pub fn wait_status(&self, host: &str, path: &str, status: u16) -> raw::Answer {
+        let mut last = 0;
+        wait::within(wait::PATIENCE, || {
+            let answer = raw::get(self.http, host, path).ok()?;
+            last = answer.status;
+            (last == status).then_some(answer)
+        })
+        .unwrap_or_else(|| {
+            panic!(
+                "http://{host}{path} answers {last} instead of {status}; diagnostics: {}; log: {:#?}",
+                self.diagnostics(),
+                self.process.stderr.all()
+            )
+        })
+    }
+}
+
+/// The echo backend of the binary.
+pub struct Echo {
+    /// The process.
+    pub process: Process,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl Echo {
+    /// Starts it under this name, on a port chosen by the kernel.
+    pub fn start(name: &str) -> Self {
+        let mut process = Process::start(["echo", "--listen", "127.0.0.1:0", "--name", name]);
+        let line = process.line("gatehouse echo listening on ");
+        let (_, address) = line.split_once("listening on ").expect("address");
+        let address = address.split([' ', ',']).next().unwrap_or(address);
+        let address = address.trim().parse().expect("address of the echo backend");
+        Self { process, address }
+    }
+}
