@@ -36,7 +36,7 @@ fn echo_until_stopped(args: EchoArgs) -> Result<ExitCode, Failure> {
     };
     echo::until_stopped(options)
         .map(|()| ExitCode::SUCCESS)
-        .map_err(|error| Failure::System(format!("the echo failed: {error}")))
+        .map_err(|error| Failure::System(format!("{error} (--listen)")))
 }
 
 fn version() -> ExitCode {

@@ -55,7 +55,7 @@ async fn follow<L, F>(
                 false
             }
         };
-        let wanted = reports.borrow_and_update().external_names.clone();
+        let wanted = Arc::clone(&reports.borrow_and_update().external_names);
         known.retain(|name, _| wanted.contains(name));
         let due = wanted
             .iter()

@@ -15,7 +15,7 @@ use gatehouse_gateway::access_log::{AccessLog, Format};
 use gatehouse_gateway::metrics::Metrics;
 use gatehouse_gateway::model::{ListenerPlan, ListenerProtocol, ServerId};
 use gatehouse_gateway::publish::{Published, Publisher};
-use gatehouse_gateway::server::{Gateway, GatewayConfig};
+use gatehouse_gateway::server::{Gateway, GatewayConfig, StartError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -159,12 +159,13 @@ impl Life {
         }
     }
 
-    /// Waits until every worker serves the first complete snapshot. Does not return an error:
+    /// Waits until every worker serves the first complete snapshot, which is generation 1 even if
+    /// nothing is in it. Does not return an error:
     /// an engine that dies leaves the gateway not ready.
     async fn become_ready(&mut self) {
         let Ok(report) = self
             .reports
-            .wait_for(|report| report.synced)
+            .wait_for(|report| report.synced && report.generation > 0)
             .await
             .map(|r| Arc::clone(&r))
         else {
@@ -230,8 +231,12 @@ fn start_gateway(
         workers: args.workers.unwrap_or_else(cores),
         access_log,
     };
-    Gateway::start(config, snapshots, Arc::clone(metrics))
-        .map_err(|error| Failure::System(error.to_string()))
+    Gateway::start(config, snapshots, Arc::clone(metrics)).map_err(|error| {
+        Failure::System(match &error {
+            StartError::Bind { listener, .. } => format!("{error} (--{listener}-listen)"),
+            _ => error.to_string(),
+        })
+    })
 }
 
 fn views(gateway: &Gateway, args: &RunArgs) -> Arc<[ListenerView]> {

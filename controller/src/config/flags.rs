@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::values::{duration, listen_address, namespaced_name};
 use super::{Base, ClassRules, Defaults, SETTINGS};
@@ -96,6 +96,8 @@ pub struct RunArgs {
 }
 
 /// Which objects are served and how: everything that decides the table.
+///
+/// Switches take `=true` and `=false` as well, as those of ingress-nginx do.
 #[derive(Debug, Args)]
 pub struct SelectionArgs {
     /// Class name served: the value of the legacy annotation kubernetes.io/ingress.class, and
@@ -113,11 +115,11 @@ pub struct SelectionArgs {
 
     /// Serve Ingresses whose spec.ingressClassName is the name of --ingress-class, whatever the
     /// controller of that class.
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set)]
     pub ingress_class_by_name: bool,
 
     /// Serve Ingresses that name no class, too.
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set)]
     pub watch_ingress_without_class: bool,
 
     /// Namespace to read; may be repeated. The default is all.
@@ -133,7 +135,7 @@ pub struct SelectionArgs {
     pub default_ssl_certificate: Option<ObjectName>,
 
     /// Leave out every Ingress that has a default backend.
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set)]
     pub disable_catch_all: bool,
 
     /// ConfigMap with settings, followed live; it wins over --set.
@@ -406,6 +408,8 @@ mod tests {
             "--controller-class",
             "example.com/two",
             "--watch-ingress-without-class",
+            "--ingress-class-by-name=true",
+            "--disable-catch-all=false",
             "--default-backend-service",
             "web/fallback",
             "--set",
@@ -422,6 +426,8 @@ mod tests {
         let (defaults, settings) = run.selection.base().unwrap().values();
         assert_eq!(defaults.classes.controllers.len(), 2);
         assert!(defaults.classes.without_class);
+        assert!(defaults.classes.by_name);
+        assert!(!defaults.disable_catch_all);
         assert!(!defaults.https_redirect);
         assert_eq!(
             defaults.default_backend,

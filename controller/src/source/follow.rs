@@ -38,6 +38,7 @@ pub async fn watch(root: PathBuf, changes: mpsc::Sender<Change>) {
     loop {
         // Armed before the scan, so that nothing falls between the two.
         watcher.arm();
+        let started = Instant::now();
         let scan = tokio::task::spawn_blocking(move || {
             let found = directory.scan(&touched);
             (directory, found)
@@ -47,6 +48,7 @@ pub async fn watch(root: PathBuf, changes: mpsc::Sender<Change>) {
             return;
         };
         directory = scanned;
+        let poll = POLL.max(started.elapsed() * SHARE);
         for change in found {
             if changes.send(change).await.is_err() {
                 return;
@@ -59,17 +61,21 @@ pub async fn watch(root: PathBuf, changes: mpsc::Sender<Change>) {
             }
         }
         touched = tokio::select! {
-            touched = quiet(&mut reports, &overflow) => touched,
+            touched = quiet(&mut reports, &overflow, poll) => touched,
             () = changes.closed() => return,
         };
     }
 }
 
 /// Waits for reports and until they cease, or for the next poll.
-async fn quiet(reports: &mut mpsc::Receiver<notify::Event>, overflow: &AtomicBool) -> Touched {
+async fn quiet(
+    reports: &mut mpsc::Receiver<notify::Event>,
+    overflow: &AtomicBool,
+    poll: Duration,
+) -> Touched {
     let mut touched = Touched::default();
     let mut open = HashSet::new();
-    let Ok(Some(first)) = timeout(POLL, reports.recv()).await else {
+    let Ok(Some(first)) = timeout(poll, reports.recv()).await else {
         touched.all = overflow.swap(false, Ordering::Relaxed);
         return touched;
     };
@@ -173,8 +179,11 @@ const QUIET: Duration = Duration::from_millis(15);
 /// How long to wait for a file that is being written, and for reports to cease.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// How often to look without a report.
+/// How often to look without a report, unless looking takes long.
 pub const POLL: Duration = Duration::from_secs(2);
+
+/// Looking without a report may take one part in this many of the time.
+const SHARE: u32 = 500;
 
 /// Reports that may wait; when more come, every file is read.
 const QUEUE: usize = 1024;
