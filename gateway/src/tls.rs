@@ -172,8 +172,14 @@ impl CertSlots {
         reason = "the slot takes the plan over"
     )]
     pub fn set(&mut self, key: CertKey, plan: Option<Arc<CertificatePlan>>) {
+        let emptied = plan.is_none();
         self.slot(&key)
             .store(plan.map(|plan| Arc::clone(&plan.certified)));
+        if emptied {
+            // An index that still names the slot shares it with the map; others are forgotten.
+            let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.load().is_some());
+        }
     }
 
     /// A slot exists from the first time anybody names it, so the order of naming and filling does

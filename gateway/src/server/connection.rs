@@ -29,8 +29,8 @@ use super::dispatch;
 use super::head_scan::{HeadFacts, HeadScan, Heads};
 use super::prefixed::Prefixed;
 use super::proxy_protocol::{self, Parsed};
-use super::tap::{Deadlines, Flow, Tap};
-use super::worker::{LocalExecutor, Worker};
+use super::tap::{Deadlines, Flow, Taken, Tap};
+use super::worker::{LocalExecutor, Place, Worker};
 use crate::error::Reason;
 use crate::model::{ListenerPlan, ListenerProtocol, Settings};
 use crate::tls::canonical_name;
@@ -56,6 +56,7 @@ pub(super) struct Connection {
     pub churn: Churn,
     heads: Heads,
     flow: Arc<Flow>,
+    _place: Place,
 }
 
 /// What the handshake agreed on.
@@ -119,6 +120,7 @@ pub(super) struct Accepted {
     pub(super) local: SocketAddr,
     pub(super) listener: Arc<ListenerPlan>,
     pub(super) tls: Option<TlsAcceptor>,
+    pub(super) place: Place,
 }
 
 /// Serves one connection to its end.
@@ -130,6 +132,7 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         local,
         listener,
         tls,
+        place,
     } = accepted;
     // Small answers must not wait for more: failure only costs latency.
     drop(stream.set_nodelay(true));
@@ -147,6 +150,7 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         churn: Churn::default(),
         heads,
         flow: Arc::clone(&flow),
+        _place: place,
     };
     let trusted = &settings.trust.proxy_protocol_from;
     if trusted
@@ -160,6 +164,8 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
                     connection.destination = Some(destination);
                 }
             }
+            // A balancer that only looks whether the port is open.
+            _ if stream.ahead().is_empty() => return,
             _ => return dispatch::rejected(&worker, &connection, Reason::BadRequest),
         }
     }
@@ -250,7 +256,7 @@ async fn run<S>(
     settings: &Settings,
     http2: bool,
 ) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Taken + Unpin + Send + 'static,
 {
     let connection = Rc::new(connection);
     let _entry = worker.enter(&connection, http2);
@@ -328,9 +334,11 @@ fn http1_builder(settings: &Settings) -> http1::Builder {
         // A client may close its sending side after the request and still want the answer; one
         // that is gone shows when the answer is written.
         .half_close(true)
-        .max_headers(settings.limits.header_fields)
         .max_header_size(settings.limits.head)
         .max_buf_size(BUFFER.max(settings.limits.head + settings.limits.target));
+    if settings.limits.header_fields > STACK_FIELDS {
+        builder.max_headers(settings.limits.header_fields);
+    }
     builder
 }
 
@@ -356,5 +364,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const BUFFER: usize = 64 * 1024;
 /// Decoded size of an HTTP/2 header list.
 const HEADER_LIST: u32 = 16 * 1024;
+/// Fields that hyper parses without allocating; more of them are refused without being asked. A
+/// lower limit is checked with the request.
+const STACK_FIELDS: usize = 100;
 /// The body's own deadline comes first.
 const BODY_SLACK: Duration = Duration::from_secs(5);

@@ -36,7 +36,6 @@ pub(crate) async fn handle(
     request: http::Request<Incoming>,
 ) -> Response<ResponseBody> {
     let started = Instant::now();
-    let guard = connection.begin_request();
     let (head, incoming) = request.into_parts();
     let mut record = Record::begin(worker, connection, &head, started);
     let exchange = Exchange {
@@ -54,7 +53,6 @@ pub(crate) async fn handle(
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    drop(guard);
     response
 }
 
@@ -438,7 +436,7 @@ impl Exchange<'_> {
                     upstream: endpoint,
                     endpoint: answer.endpoint,
                 };
-                tunnel.start(self.worker, self.connection, record);
+                tunnel.start(self.worker, record);
             }
             return Response::from_parts(parts, ResponseBody::local(Bytes::new(), None));
         }

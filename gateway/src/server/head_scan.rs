@@ -136,6 +136,12 @@ impl HeadScan {
         }
     }
 
+    /// Whether the client may be in the middle of sending something that nobody will read.
+    pub(super) fn unfinished(&self) -> bool {
+        let http = !self.heads.0.raw.load(Ordering::Relaxed);
+        http && self.position() != Position::Between
+    }
+
     /// Takes the next bytes of the connection. An error means that a chunk extension or a trailer
     /// has grown beyond all reason.
     pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Unbounded> {
@@ -277,13 +283,15 @@ impl HeadScan {
                 _ => State::Start,
             }
         };
-        let next = HeadFacts {
-            ..HeadFacts::begin()
+        self.heads.queue().push_back(self.head);
+        self.head = HeadFacts {
+            framing_conflict: false,
+            bare_lf: false,
+            fragment: false,
+            ..self.head
         };
-        let facts = std::mem::replace(&mut self.head, next);
         self.length = None;
         self.chunked = false;
-        self.heads.queue().push_back(facts);
     }
 
     fn chunk_size(&mut self, line: &[u8]) -> Result<(), Unbounded> {

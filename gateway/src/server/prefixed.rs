@@ -1,4 +1,4 @@
-//! A stream that serves bytes already read before it reads on.
+//! A stream that serves bytes already read before it reads on, and counts what it writes.
 
 use std::io;
 use std::pin::Pin;
@@ -7,11 +7,29 @@ use std::task::{Context, Poll};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
+use super::tap::Taken;
+
 /// A stream and the bytes that were read ahead of it.
 #[derive(Debug)]
 pub(super) struct Prefixed<S> {
     prefix: BytesMut,
     stream: S,
+    written: u64,
+}
+
+impl<S> Prefixed<S> {
+    fn wrote(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(written)) = result {
+            self.written += written as u64;
+        }
+        result
+    }
+}
+
+impl<S> Taken for Prefixed<S> {
+    fn taken(&self) -> u64 {
+        self.written
+    }
 }
 
 impl<S: AsyncRead + Unpin> Prefixed<S> {
@@ -20,6 +38,7 @@ impl<S: AsyncRead + Unpin> Prefixed<S> {
         Self {
             prefix: BytesMut::new(),
             stream,
+            written: 0,
         }
     }
 
@@ -64,7 +83,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
+        let result = Pin::new(&mut self.stream).poll_write(cx, data);
+        self.wrote(result)
     }
 
     fn poll_write_vectored(
@@ -72,7 +92,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
+        self.wrote(result)
     }
 
     fn is_write_vectored(&self) -> bool {

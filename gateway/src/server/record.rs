@@ -14,7 +14,7 @@ use http::{HeaderValue, Method, StatusCode, Version, header, request};
 use tokio::time::Instant;
 
 use super::body::BodyProgress;
-use super::connection::Connection;
+use super::connection::{Connection, RequestGuard};
 use super::worker::Worker;
 use crate::access_log::Line;
 use crate::error::Reason;
@@ -25,6 +25,8 @@ use crate::upstream::Attempts;
 pub(crate) struct Record {
     worker: Rc<Worker>,
     connection: Rc<Connection>,
+    /// The connection is not idle before the answer has gone, to its last byte.
+    _open: RequestGuard,
     started: Instant,
     method: Method,
     version: Version,
@@ -81,6 +83,7 @@ impl Record {
         Box::new(Self {
             worker: Rc::clone(worker),
             connection: Rc::clone(connection),
+            _open: connection.begin_request(),
             started,
             method: head.method.clone(),
             version: head.version,

@@ -6,10 +6,12 @@
 //!
 //! Invariants: one timer per connection, created at the first wait and re-armed only when it fires
 //! early, so the usual request costs no timer at all. A deadline that passes ends the connection;
-//! inside a request head the client is told 408 first.
+//! inside a request head the client is told 408 first. A connection that ends while the client may
+//! still be sending lingers for a moment, or the reset would overtake the answer.
 
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -18,6 +20,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_rustls::server::TlsStream;
 
 use super::head_scan::{HeadScan, Position};
 
@@ -91,6 +94,19 @@ impl Flow {
     }
 }
 
+/// A stream that knows how much the client has taken. A TLS session accepts bytes long before the
+/// socket does, so what was written into it is no measure of progress.
+pub(super) trait Taken {
+    /// Bytes handed to the system since the connection began.
+    fn taken(&self) -> u64;
+}
+
+impl<S: Taken> Taken for TlsStream<S> {
+    fn taken(&self) -> u64 {
+        self.get_ref().0.taken()
+    }
+}
+
 /// A stream under watch.
 #[derive(Debug)]
 pub(super) struct Tap<S> {
@@ -99,13 +115,25 @@ pub(super) struct Tap<S> {
     scan: Option<HeadScan>,
     flow: Arc<Flow>,
     deadlines: Deadlines,
-    first: bool,
+    /// Bytes read, up to the length of an HTTP/2 preface.
+    opening: usize,
     read_since: Option<Instant>,
     write_since: Option<Instant>,
+    taken: u64,
     timer: Option<Pin<Box<Sleep>>>,
+    linger: Linger,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Tap<S> {
+/// How far the end of the connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Linger {
+    Open,
+    /// Our side is closed; the client may send until then, and nobody listens.
+    Until(Instant),
+    Over,
+}
+
+impl<S: AsyncRead + AsyncWrite + Taken + Unpin> Tap<S> {
     /// Watches `stream`. `scan` is for HTTP/1.
     pub(super) fn new(
         stream: S,
@@ -118,23 +146,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tap<S> {
             scan,
             flow,
             deadlines,
-            first: true,
+            opening: 0,
             read_since: None,
             write_since: None,
+            taken: 0,
             timer: None,
+            linger: Linger::Open,
         }
     }
 
     /// The moment at which waiting for bytes becomes too long, if it ever does.
     fn read_deadline(&mut self) -> Option<Instant> {
         let since = *self.read_since.get_or_insert_with(Instant::now);
-        match self.scan.as_ref()?.position() {
-            Position::Head(started) => Some(started + self.deadlines.head),
+        let Some(scan) = &self.scan else {
+            // The parser waits for the rest of the preface without a limit of its own.
+            let opened = self.opening >= PREFACE;
+            return (!opened).then(|| self.flow.idle_since() + self.deadlines.first_byte);
+        };
+        match scan.position() {
+            // A head that came behind another request is read only after that one's answer.
+            Position::Head(started) => {
+                Some(started.max(self.flow.idle_since()) + self.deadlines.head)
+            }
             Position::Body => Some(since + self.deadlines.body),
             Position::Beyond => None,
             Position::Between if self.flow.open() > 0 => None,
             Position::Between => {
-                let wait = if self.first {
+                let wait = if self.opening == 0 {
                     self.deadlines.first_byte
                 } else {
                     self.deadlines.idle
@@ -184,13 +222,47 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tap<S> {
     }
 
     fn poll_write_timeout(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let taken = self.stream.taken();
+        if taken != self.taken {
+            self.taken = taken;
+            self.write_since = None;
+        }
         self.write_since.get_or_insert_with(Instant::now);
         ready!(self.poll_late(cx));
         Poll::Ready(io::ErrorKind::TimedOut.into())
     }
 
+    /// Reads and forgets what the client still sends: closing a socket with unread bytes in it
+    /// resets the connection, and the client loses the answer that explains why (RFC 9112,
+    /// section 9.6).
+    fn poll_linger(&mut self, cx: &mut Context<'_>, until: Instant) -> Poll<()> {
+        let mut scratch = [MaybeUninit::uninit(); 2048];
+        for _ in 0..LINGER_READS {
+            let mut buffer = ReadBuf::uninit(&mut scratch);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => {
+                    let timer = self
+                        .timer
+                        .get_or_insert_with(|| Box::pin(sleep_until(until)));
+                    if timer.deadline() != until {
+                        timer.as_mut().reset(until);
+                    }
+                    return timer.as_mut().poll(cx);
+                }
+            }
+        }
+        if Instant::now() >= until {
+            return Poll::Ready(());
+        }
+        // Others want to be served too.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     fn saw(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.first = false;
+        self.opening = (self.opening + bytes.len()).min(PREFACE);
         match &mut self.scan {
             Some(scan) => scan
                 .feed(bytes)
@@ -200,7 +272,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Tap<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tap<S> {
+impl<S: AsyncRead + AsyncWrite + Taken + Unpin> AsyncRead for Tap<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -220,7 +292,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Tap<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tap<S> {
+impl<S: AsyncRead + AsyncWrite + Taken + Unpin> AsyncWrite for Tap<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -256,17 +328,43 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tap<S> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match Pin::new(&mut self.stream).poll_flush(cx) {
             Poll::Pending => self.poll_write_timeout(cx).map(Err),
-            done @ Poll::Ready(_) => done,
+            done @ Poll::Ready(_) => {
+                self.write_since = None;
+                done
+            }
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match Pin::new(&mut self.stream).poll_shutdown(cx) {
-            Poll::Pending => self.poll_write_timeout(cx).map(Err),
-            done @ Poll::Ready(_) => done,
+        let this = &mut *self;
+        if this.linger == Linger::Open {
+            match Pin::new(&mut this.stream).poll_shutdown(cx) {
+                Poll::Pending => return this.poll_write_timeout(cx).map(Err),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(())) => {}
+            }
+            this.write_since = None;
+            let unfinished = this.scan.as_ref().is_some_and(HeadScan::unfinished);
+            this.linger = if unfinished {
+                Linger::Until(Instant::now() + LINGER)
+            } else {
+                Linger::Over
+            };
         }
+        if let Linger::Until(until) = this.linger {
+            ready!(this.poll_linger(cx, until));
+            this.linger = Linger::Over;
+        }
+        Poll::Ready(Ok(()))
     }
 }
+
+/// Length of the HTTP/2 client preface.
+const PREFACE: usize = 24;
+/// How long a client may go on sending after the last answer.
+const LINGER: Duration = Duration::from_secs(2);
+/// Reads of such bytes in one turn.
+const LINGER_READS: usize = 32;
 
 const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\
     Content-Type: text/plain; charset=utf-8\r\nContent-Length: 37\r\n\r\n\
@@ -276,6 +374,61 @@ const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nConnection: clo
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    impl Taken for DuplexStream {
+        fn taken(&self) -> u64 {
+            0
+        }
+    }
+
+    /// Like a TLS session: takes everything at once and passes it on when flushed.
+    #[derive(Debug)]
+    struct Buffering {
+        stream: DuplexStream,
+        held: Vec<u8>,
+        taken: u64,
+    }
+
+    impl AsyncRead for Buffering {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_read(cx, buffer)
+        }
+    }
+
+    impl AsyncWrite for Buffering {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            data: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.held.extend_from_slice(data);
+            Poll::Ready(Ok(data.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            let this = &mut *self;
+            while !this.held.is_empty() {
+                let written = ready!(Pin::new(&mut this.stream).poll_write(cx, &this.held))?;
+                this.held.drain(..written);
+                this.taken += written as u64;
+            }
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_shutdown(cx)
+        }
+    }
+
+    impl Taken for Buffering {
+        fn taken(&self) -> u64 {
+            self.taken
+        }
+    }
 
     fn deadlines() -> Deadlines {
         Deadlines {
@@ -350,5 +503,72 @@ mod tests {
         let start = Instant::now();
         assert!(tap.write_all(&[0; 64]).await.is_err());
         assert_eq!(start.elapsed().as_secs(), 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_http2_client_is_cut_before_and_within_its_preface() {
+        for sent in [&b""[..], b"PRI * HTTP"] {
+            let (near, mut far) = duplex(64);
+            let mut tap = Tap::new(near, None, Flow::new(), deadlines());
+            far.write_all(sent).await.unwrap();
+            assert_eq!(seconds_until_error(&mut tap).await, 10, "{sent:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pipelined_head_has_its_time_from_the_answer_before_it() {
+        let (mut tap, mut far, flow) = tap(512);
+        far.write_all(b"GET / HTTP/1.1\r\n\r\nGET /b").await.unwrap();
+        let mut buffer = [0; 64];
+        assert_eq!(tap.read(&mut buffer).await.unwrap(), 24);
+        flow.enter();
+        tokio::time::advance(Duration::from_secs(50)).await;
+        flow.leave();
+        assert_eq!(seconds_until_error(&mut tap).await, 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_slowly_keeps_its_connection_and_its_idle_time() {
+        let (near, mut far) = duplex(16);
+        let stream = Buffering {
+            stream: near,
+            held: Vec::new(),
+            taken: 0,
+        };
+        let mut tap = Tap::new(stream, Some(HeadScan::new().0), Flow::new(), deadlines());
+        tap.write_all(&[0; 64]).await.unwrap();
+        let reading = async {
+            for _ in 0..4 {
+                tokio::time::sleep(Duration::from_secs(20)).await;
+                far.read_exact(&mut [0; 16]).await.unwrap();
+            }
+        };
+        // The flush takes 60 s; it moves every 20 s.
+        let (flushed, ()) = tokio::join!(tap.flush(), reading);
+        flushed.unwrap();
+        tap.flow.restart();
+        tap.opening = 1;
+        // The wait is over: it must not count against what comes next.
+        let start = Instant::now();
+        assert!(tap.read(&mut [0; 16]).await.is_err());
+        assert_eq!(start.elapsed().as_secs(), 60);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_waits_for_a_client_that_is_still_sending() {
+        for (sent, waits) in [
+            (&b"POST / HTTP/1.1\r\nContent-Length: 900\r\n\r\nabc"[..], true),
+            (b"GET / HTTP/1.1\r\n\r\n", false),
+        ] {
+            let (mut tap, mut far, _flow) = tap(512);
+            far.write_all(sent).await.unwrap();
+            let length = tap.read(&mut [0; 64]).await.unwrap();
+            assert_eq!(length, sent.len());
+            far.write_all(&[b'x'; 400]).await.unwrap();
+            let start = Instant::now();
+            tap.shutdown().await.unwrap();
+            let waited = start.elapsed() >= LINGER;
+            assert_eq!(waited, waits);
+        }
     }
 }

@@ -18,7 +18,6 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 use tokio::time::{Instant, sleep_until};
 
-use super::connection::Connection;
 use super::record::Record;
 use super::worker::Worker;
 use crate::upstream::Endpoint;
@@ -38,20 +37,13 @@ pub(super) struct Tunnel {
 
 impl Tunnel {
     /// Runs the tunnel in a task of the worker. The record is written when the tunnel ends.
-    pub(super) fn start(
-        self,
-        worker: &Rc<Worker>,
-        connection: &Rc<Connection>,
-        record: Box<Record>,
-    ) {
+    pub(super) fn start(self, worker: &Rc<Worker>, record: Box<Record>) {
         let idle = worker.settings().timeouts.tunnel_idle;
         let metrics = Arc::clone(&worker.metrics);
-        let open = connection.begin_request();
         worker.spawn(async move {
             metrics.plain.tunnels_active.inc();
             self.run(idle, record).await;
             metrics.plain.tunnels_active.dec();
-            drop(open);
         });
     }
 

@@ -5,8 +5,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
+use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +18,7 @@ use arc_swap::{ArcSwap, Cache};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_local};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use super::active::ActiveSet;
@@ -135,16 +137,30 @@ impl Worker {
             .plain
             .connections_aborted
             .inc_by(stalled as u64);
+        let limit = if self.draining() {
+            Duration::ZERO
+        } else {
+            timeouts.http2_idle
+        };
         for connection in self.http2.borrow().values().filter_map(Weak::upgrade) {
-            if connection
-                .idle_for()
-                .is_some_and(|idle| idle >= timeouts.http2_idle)
-            {
+            let Some(idle) = connection.idle_for() else {
+                continue;
+            };
+            if idle >= limit {
                 connection.control.drain();
+            }
+            if idle >= limit + GOAWAY_GRACE {
+                // A client that does not acknowledge the GOAWAY would keep the connection forever.
+                connection.control.abort();
             }
         }
         self.upstream.sweep();
         while self.tasks.borrow_mut().try_join_next().is_some() {}
+    }
+
+    /// Connections and tunnels that are open.
+    fn places(&self) -> usize {
+        self.per_client.borrow().values().sum()
     }
 
     fn drain_connections(&self) {
@@ -168,8 +184,9 @@ impl Drop for Entry {
     }
 }
 
-/// A place among the connections that are allowed.
-struct Place {
+/// A place among the connections that are allowed. A connection holds it to its end, and so does
+/// the tunnel that it may become.
+pub(super) struct Place {
     worker: Rc<Worker>,
     address: IpAddr,
 }
@@ -185,6 +202,12 @@ impl Drop for Place {
                 per_client.remove(&self.address);
             }
         }
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Place").field(&self.address).finish()
     }
 }
 
@@ -233,7 +256,8 @@ pub(super) async fn run(start: Start) -> usize {
     for (socket, plan, tls) in start.listeners {
         match TcpListener::from_std(socket) {
             Ok(listener) => {
-                accepting.spawn_local(accept(Rc::clone(&worker), listener, plan, tls));
+                let stop = shared.orders.subscribe();
+                accepting.spawn_local(accept(Rc::clone(&worker), listener, plan, tls, stop));
             }
             Err(error) => tracing::error!(%error, listener = %plan.name, "cannot listen"),
         }
@@ -252,14 +276,17 @@ pub(super) async fn run(start: Start) -> usize {
             break None;
         }
     };
-    accepting.shutdown().await;
     worker.drain_connections();
+    // Closing a listening socket resets what waits in its queue: that is accepted first.
+    let closed = async { while accepting.join_next().await.is_some() {} };
+    let _ = timeout(LAST_ACCEPTS, closed).await;
+    accepting.shutdown().await;
     if let Some(deadline) = deadline {
         // Past the deadline whatever is left is cut off.
         let _ = timeout_at(deadline, emptied(&worker)).await;
     }
     worker.log.flush();
-    let left = worker.connections.borrow().len() + open_tunnels(&worker);
+    let left = worker.places();
     drop(background);
     left
 }
@@ -270,8 +297,15 @@ fn open_tunnels(worker: &Worker) -> usize {
     tasks.len()
 }
 
+/// Waits for everything that was begun, and a moment for connections that have said nothing yet.
 async fn emptied(worker: &Rc<Worker>) {
-    while !worker.connections.borrow().is_empty() || open_tunnels(worker) > 0 {
+    let silent_until = Instant::now() + LAST_ACCEPTS;
+    loop {
+        let begun = !worker.connections.borrow().is_empty() || open_tunnels(worker) > 0;
+        let silent = worker.places() > 0 && Instant::now() < silent_until;
+        if !begun && !silent {
+            return;
+        }
         sleep(DRAIN_POLL).await;
     }
 }
@@ -303,24 +337,37 @@ async fn accept(
     listener: TcpListener,
     plan: Arc<ListenerPlan>,
     tls: Option<TlsAcceptor>,
+    mut orders: watch::Receiver<Order>,
 ) {
+    let mut stop = pin!(orders.wait_for(|order| matches!(order, Order::Drain(_))));
+    let mut told: Option<Instant> = None;
     let Ok(bound) = listener.local_addr() else {
         return;
     };
     loop {
-        let (stream, peer) = match listener.accept().await {
+        let next = tokio::select! {
+            biased;
+            next = listener.accept() => next,
+            _ = &mut stop => return,
+        };
+        let (stream, mut peer) = match next {
             Ok(accepted) => accepted,
             Err(error) => {
                 worker.metrics.plain.accept_errors.inc();
                 // A client that left before it was accepted costs nothing; anything else, such as
                 // running out of descriptors, gets better by waiting only.
                 if !matches!(error.kind(), std::io::ErrorKind::ConnectionAborted) {
-                    tracing::warn!(%error, listener = %plan.name, "cannot accept, waiting");
+                    if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
+                        told = Some(Instant::now());
+                        tracing::warn!(%error, listener = %plan.name, "cannot accept, waiting");
+                    }
                     sleep(ACCEPT_BACKOFF).await;
                 }
                 continue;
             }
         };
+        // A socket for both families shows IPv4 clients as mapped addresses.
+        peer.set_ip(peer.ip().to_canonical());
         let Some(place) = worker.admit(peer.ip()) else {
             worker.metrics.plain.connections_refused.inc();
             continue;
@@ -333,12 +380,9 @@ async fn accept(
             local,
             listener: Arc::clone(&plan),
             tls: tls.clone(),
+            place,
         };
-        let worker = Rc::clone(&worker);
-        drop(spawn_local(async move {
-            connection::serve(worker, accepted).await;
-            drop(place);
-        }));
+        drop(spawn_local(connection::serve(Rc::clone(&worker), accepted)));
     }
 }
 
@@ -348,3 +392,9 @@ pub(super) type Orders = watch::Sender<Order>;
 const SWEEP: Duration = Duration::from_secs(1);
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+/// How often a failure to accept is told.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
+/// For a client to acknowledge a GOAWAY.
+const GOAWAY_GRACE: Duration = Duration::from_secs(2);
+/// For connections that were opened in the last moment before a drain.
+const LAST_ACCEPTS: Duration = Duration::from_secs(1);
