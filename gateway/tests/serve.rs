@@ -15,7 +15,7 @@ use gatehouse_gateway::metrics::Metrics;
 use gatehouse_gateway::model::{
     ActionPlan, Affinity, Balance, ClusterKey, ClusterPlan, Delta, EndpointPhase, EndpointPlan,
     HostKey, HostPattern, HostPlan, ListenerPlan, ListenerProtocol, ObjectRef, PathKind, PathMatch,
-    RouteKey, RoutePlan, ServerId, UpstreamProtocol, WeightedCluster,
+    RouteKey, RoutePlan, ServerId, Settings, UpstreamProtocol, WeightedCluster,
 };
 use gatehouse_gateway::publish::Publisher;
 use gatehouse_gateway::server::{Gateway, GatewayConfig};
@@ -181,4 +181,108 @@ async fn an_ambiguous_request_is_refused_and_nothing_after_it_is_read() {
         "{all}"
     );
     drop(gateway);
+}
+
+async fn connect(address: SocketAddr) -> TcpStream {
+    TcpStream::connect(address).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_client_that_is_still_sending_gets_the_answer_that_refuses_it() {
+    let (gateway, _publisher, address) = start(echo_heads().await);
+    let mut stream = connect(address).await;
+    let head = "POST /a#b HTTP/1.1\r\nHost: echo.test\r\nContent-Length: 4000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&vec![b'x'; 1_000_000]).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut all = String::new();
+    stream.read_to_string(&mut all).await.unwrap();
+    assert!(all.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{all}");
+    drop(gateway);
+}
+
+#[tokio::test]
+async fn a_connection_opened_just_before_a_drain_is_still_served() {
+    let (gateway, _publisher, address) = start(echo_heads().await);
+    let mut stream = connect(address).await;
+    let mut idle = connect(address).await;
+    let request = b"GET / HTTP/1.1\r\nHost: echo.test\r\n\r\n";
+    idle.write_all(request).await.unwrap();
+    answer(&mut idle).await;
+    let drained = tokio::spawn(gateway.drain(Duration::ZERO, Duration::from_secs(30)));
+    // An idle connection is closed: the drain has begun.
+    assert_eq!(idle.read(&mut [0; 1]).await.unwrap(), 0);
+    stream.write_all(request).await.unwrap();
+    let mut all = String::new();
+    stream.read_to_string(&mut all).await.unwrap();
+    assert!(all.starts_with("HTTP/1.1 200 OK\r\n"), "{all}");
+    assert!(all.contains("connection: close\r\n"), "{all}");
+    assert_eq!(drained.await.unwrap().cut_off, 0);
+}
+
+#[tokio::test]
+async fn a_drain_does_not_wait_for_a_client_that_ignores_goaway() {
+    let (gateway, _publisher, address) = start(echo_heads().await);
+    let mut stream = connect(address).await;
+    // Preface and empty SETTINGS; nothing is ever acknowledged.
+    let opening = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    stream.write_all(opening).await.unwrap();
+    stream.read_u8().await.unwrap();
+    let outcome = gateway.drain(Duration::ZERO, Duration::from_secs(60)).await;
+    assert_eq!(outcome.cut_off, 0);
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.windows(5).any(|frame| frame == [0, 0, 8, 7, 0]));
+}
+
+/// An endpoint that agrees to any upgrade and then listens until the client has gone.
+async fn switching() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let answer = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+                           Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+            stream.read_to_end(&mut Vec::new()).await.unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_tunnel_counts_against_the_connections_of_its_client() {
+    let (gateway, mut publisher, address) = start(switching().await);
+    let mut settings = Settings::default();
+    settings.limits.connections_per_client = 1;
+    let generation = publisher
+        .apply(Delta {
+            settings: Some(Arc::new(settings)),
+            ..Delta::default()
+        })
+        .generation;
+    let mut served = gateway.served();
+    served
+        .wait_for(|served| *served >= generation)
+        .await
+        .unwrap();
+    let mut tunnel = connect(address).await;
+    let request = "GET / HTTP/1.1\r\nHost: echo.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    tunnel.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(tunnel.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let mut second = connect(address).await;
+    assert_eq!(second.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    drop(tunnel);
+    let outcome = gateway.drain(Duration::ZERO, Duration::from_secs(30)).await;
+    assert_eq!(outcome.cut_off, 0);
 }

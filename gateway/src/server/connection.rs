@@ -107,6 +107,11 @@ impl Connection {
             .unwrap_or(self.local.port())
     }
 
+    /// Whether a client has connected and not asked for anything yet.
+    pub(super) fn fresh(&self) -> bool {
+        !self.flow.begun()
+    }
+
     /// How long nothing has been served, or `None` while something is.
     pub(super) fn idle_for(&self) -> Option<Duration> {
         (self.flow.open() == 0).then(|| self.flow.idle_since().elapsed())
@@ -269,17 +274,15 @@ async fn run<S>(
     let control = &connection.control;
     let result = if http2 {
         let http = http2_builder(settings).serve_connection(io, service);
-        drive(pin!(http), control, http2::Connection::graceful_shutdown).await
+        let drain = http2::Connection::graceful_shutdown;
+        drive(pin!(http), control, drain, || true).await
     } else {
         let http = http1_builder(settings)
             .serve_connection(io, service)
             .with_upgrades();
-        drive(
-            pin!(http),
-            control,
-            http1::UpgradeableConnection::graceful_shutdown,
-        )
-        .await
+        let drain = http1::UpgradeableConnection::graceful_shutdown;
+        // hyper closes a connection whose first request is still on its way; that one is served.
+        drive(pin!(http), control, drain, || flow.begun()).await
     };
     if let Err(error) = result
         && let Some(reason) = rejection(&error, &flow)
@@ -293,6 +296,7 @@ async fn drive<C>(
     mut http: Pin<&mut C>,
     control: &Control,
     drain: fn(Pin<&mut C>),
+    may_drain: impl Fn() -> bool,
 ) -> hyper::Result<()>
 where
     C: Future<Output = hyper::Result<()>>,
@@ -303,7 +307,7 @@ where
         if control.aborted() {
             return Poll::Ready(Ok(()));
         }
-        if control.draining() && !told {
+        if control.draining() && !told && may_drain() {
             told = true;
             drain(http.as_mut());
         }

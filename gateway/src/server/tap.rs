@@ -45,6 +45,7 @@ pub(super) struct Deadlines {
 pub(super) struct Flow {
     began: Instant,
     open: AtomicUsize,
+    begun: AtomicBool,
     idle_since: AtomicU64,
     head_timed_out: AtomicBool,
 }
@@ -55,6 +56,7 @@ impl Flow {
         Arc::new(Self {
             began: Instant::now(),
             open: AtomicUsize::new(0),
+            begun: AtomicBool::new(false),
             idle_since: AtomicU64::new(0),
             head_timed_out: AtomicBool::new(false),
         })
@@ -63,6 +65,12 @@ impl Flow {
     /// A request begins; the idle clock stands still meanwhile.
     pub(super) fn enter(&self) {
         self.open.store(self.open() + 1, Ordering::Relaxed);
+        self.begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there ever was a request.
+    pub(super) fn begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// A request has ended.
@@ -518,7 +526,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pipelined_head_has_its_time_from_the_answer_before_it() {
         let (mut tap, mut far, flow) = tap(512);
-        far.write_all(b"GET / HTTP/1.1\r\n\r\nGET /b").await.unwrap();
+        far.write_all(b"GET / HTTP/1.1\r\n\r\nGET /b")
+            .await
+            .unwrap();
         let mut buffer = [0; 64];
         assert_eq!(tap.read(&mut buffer).await.unwrap(), 24);
         flow.enter();
@@ -557,7 +567,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_end_waits_for_a_client_that_is_still_sending() {
         for (sent, waits) in [
-            (&b"POST / HTTP/1.1\r\nContent-Length: 900\r\n\r\nabc"[..], true),
+            (
+                &b"POST / HTTP/1.1\r\nContent-Length: 900\r\n\r\nabc"[..],
+                true,
+            ),
             (b"GET / HTTP/1.1\r\n\r\n", false),
         ] {
             let (mut tap, mut far, _flow) = tap(512);

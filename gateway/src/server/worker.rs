@@ -302,9 +302,17 @@ async fn emptied(worker: &Rc<Worker>) {
     let silent_until = Instant::now() + LAST_ACCEPTS;
     loop {
         let begun = !worker.connections.borrow().is_empty() || open_tunnels(worker) > 0;
-        let silent = worker.places() > 0 && Instant::now() < silent_until;
+        let patient = Instant::now() < silent_until;
+        let silent = patient && worker.places() > 0;
         if !begun && !silent {
             return;
+        }
+        if !patient {
+            let connections = worker.connections.borrow();
+            let known = connections.values().filter_map(Weak::upgrade);
+            known
+                .filter(|known| known.fresh())
+                .for_each(|fresh| fresh.control.abort());
         }
         sleep(DRAIN_POLL).await;
     }
@@ -341,6 +349,8 @@ async fn accept(
 ) {
     let mut stop = pin!(orders.wait_for(|order| matches!(order, Order::Drain(_))));
     let mut told: Option<Instant> = None;
+    // A flood of new connections must not hold up a drain.
+    let mut last = LAST_ACCEPTS_MOST;
     let Ok(bound) = listener.local_addr() else {
         return;
     };
@@ -350,6 +360,12 @@ async fn accept(
             next = listener.accept() => next,
             _ = &mut stop => return,
         };
+        if worker.draining() {
+            let Some(fewer) = last.checked_sub(1) else {
+                return;
+            };
+            last = fewer;
+        }
         let (stream, mut peer) = match next {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -398,3 +414,5 @@ const TELL_AGAIN: Duration = Duration::from_secs(10);
 const GOAWAY_GRACE: Duration = Duration::from_secs(2);
 /// For connections that were opened in the last moment before a drain.
 const LAST_ACCEPTS: Duration = Duration::from_secs(1);
+/// Their number on one socket.
+const LAST_ACCEPTS_MOST: usize = 4096;
