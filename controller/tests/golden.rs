@@ -67,7 +67,9 @@ fn run(case: &Path) -> Outcome<(String, String)> {
     fs::create_dir_all(&manifests)?;
     fs::write(manifests.join("input.yaml"), &input)?;
 
-    let flags = input.lines().find_map(|line| line.strip_prefix("# flags: "));
+    let flags = input
+        .lines()
+        .find_map(|line| line.strip_prefix("# flags: "));
     let words = flags.unwrap_or_default().split_whitespace();
     let selection = Flags::try_parse_from(std::iter::once("golden").chain(words))?.selection;
     let mut engine = Engine::with_base(&selection.base()?);

@@ -1,0 +1,305 @@
+//! Incremental work equals a full rebuild, whatever happens in whatever order; and it is little.
+//!
+//! After every round the plans, the diagnostics and the recorded reads of the engine equal those of
+//! an engine that computes everything from the same world, and the sum of all deltas equals the
+//! plans.
+
+mod universe;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gatehouse::config::Defaults;
+use gatehouse::diagnostics::Code;
+use gatehouse::engine::{Engine, Outcome, Urgency, Work};
+use gatehouse::source::Change;
+use gatehouse_gateway::model::{
+    CertKey, CertificatePlan, ClusterKey, ClusterPlan, Delta, HostPattern, HostPlan,
+};
+use proptest::prelude::*;
+
+use universe::{Event, Pem, event};
+
+/// What a publisher would hold: the sum of all deltas.
+#[derive(Default)]
+struct Sum {
+    hosts: BTreeMap<HostPattern, Arc<HostPlan>>,
+    clusters: BTreeMap<ClusterKey, Arc<ClusterPlan>>,
+    certificates: BTreeMap<CertKey, Arc<CertificatePlan>>,
+    default_certificate: Option<CertKey>,
+}
+
+impl Sum {
+    fn add(&mut self, delta: Delta) {
+        for (key, plan) in delta.hosts {
+            put(&mut self.hosts, key.host, plan);
+        }
+        for (key, plan) in delta.clusters {
+            put(&mut self.clusters, key, plan);
+        }
+        for (key, plan) in delta.certificates {
+            put(&mut self.certificates, key, plan);
+        }
+        if let Some(slot) = delta.default_certificate {
+            self.default_certificate = slot;
+        }
+    }
+
+    /// A delta never says what is known already.
+    fn put_is_news<K: Ord, V: PartialEq>(
+        map: &BTreeMap<K, Arc<V>>,
+        key: &K,
+        plan: Option<&Arc<V>>,
+    ) -> bool {
+        map.get(key) != plan
+    }
+
+    fn all_news(&self, delta: &Delta) -> bool {
+        delta
+            .hosts
+            .iter()
+            .all(|(key, plan)| Self::put_is_news(&self.hosts, &key.host, plan.as_ref()))
+            && delta
+                .clusters
+                .iter()
+                .all(|(key, plan)| Self::put_is_news(&self.clusters, key, plan.as_ref()))
+            && delta
+                .certificates
+                .iter()
+                .all(|(key, plan)| Self::put_is_news(&self.certificates, key, plan.as_ref()))
+    }
+}
+
+fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => drop(map.insert(key, value)),
+        None => drop(map.remove(&key)),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+
+    #[test]
+    fn incremental_work_equals_a_full_rebuild(
+        rounds in prop::collection::vec(prop::collection::vec(event(), 1..8), 1..16),
+        synced_before in 0_usize..3,
+    ) {
+        let mut engine = Engine::new(Arc::default(), Arc::default());
+        let mut sum = Sum::default();
+        for (number, events) in rounds.into_iter().enumerate() {
+            if number == synced_before {
+                engine.apply(Change::Synced);
+            }
+            for event in events {
+                match event {
+                    Event::Change(change) => drop(engine.apply(*change)),
+                    Event::Defaults(defaults) => engine.set_defaults(defaults, Arc::default()),
+                    Event::Endpoints => {
+                        let outcome = engine.reconcile_endpoints();
+                        prop_assert_eq!(outcome.work.hosts, 0);
+                        prop_assert_eq!(outcome.work.fragments, 0);
+                        prop_assert!(outcome.delta.hosts.is_empty());
+                        prop_assert!(sum.all_news(&outcome.delta));
+                        sum.add(outcome.delta);
+                    }
+                }
+            }
+            let outcome = engine.reconcile();
+            if number < synced_before {
+                prop_assert!(outcome.delta.is_empty());
+                continue;
+            }
+            prop_assert!(sum.all_news(&outcome.delta));
+            sum.add(outcome.delta);
+
+            let plans = engine.plans();
+            prop_assert_eq!(&plans, &engine.rebuild().plans());
+            prop_assert_eq!(&plans.hosts, &sum.hosts);
+            prop_assert_eq!(&plans.clusters, &sum.clusters);
+            prop_assert_eq!(&plans.certificates, &sum.certificates);
+            prop_assert_eq!(&plans.default_certificate, &sum.default_certificate);
+            for plan in plans.hosts.values() {
+                for route in &plan.routes {
+                    if let gatehouse_gateway::model::ActionPlan::Forward(split) = &route.action {
+                        let planned = |c: &ClusterKey| plans.clusters.contains_key(c);
+                        prop_assert!(split.iter().all(|share| planned(&share.cluster)));
+                    }
+                }
+            }
+
+            let again = engine.reconcile();
+            prop_assert!(again.delta.is_empty());
+            prop_assert_eq!(again.work, Work::default());
+        }
+    }
+}
+
+/// A world with two Ingresses, each with a host and a Service of its own.
+fn two_shops() -> Engine {
+    let mut engine = Engine::new(Arc::default(), Arc::default());
+    engine.apply(universe::class("gatehouse", true, false));
+    for name in ["cart", "pay"] {
+        engine.apply(universe::service("shop", name, 80));
+        engine.apply(universe::slice("shop", name, name, &["10.0.0.1"]));
+        engine.apply(universe::ingress(name, &format!("{name}.test"), "/", name));
+    }
+    engine.apply(Change::Synced);
+    let outcome = engine.reconcile();
+    assert_eq!(outcome.delta.hosts.len(), 2);
+    assert_eq!(outcome.delta.clusters.len(), 2);
+    engine
+}
+
+fn counts(outcome: &Outcome) -> (usize, usize, Work) {
+    let delta = &outcome.delta;
+    (delta.hosts.len(), delta.clusters.len(), outcome.work)
+}
+
+#[test]
+fn one_slice_event_plans_one_cluster_and_nothing_else() {
+    let mut engine = two_shops();
+    let change = universe::slice("shop", "cart", "cart", &["10.0.0.2"]);
+    assert_eq!(engine.apply(change), Urgency::Endpoints);
+    let work = Work {
+        clusters: 1,
+        ..Work::default()
+    };
+    assert_eq!(counts(&engine.reconcile_endpoints()), (0, 1, work));
+    assert!(!engine.is_dirty());
+    assert_eq!(counts(&engine.reconcile()), (0, 0, Work::default()));
+}
+
+#[test]
+fn one_edited_ingress_merges_its_host_only() {
+    let mut engine = two_shops();
+    let change = universe::ingress("cart", "cart.test", "/new", "cart");
+    assert_eq!(engine.apply(change), Urgency::Structural);
+    let work = Work {
+        fragments: 1,
+        hosts: 1,
+        clusters: 0,
+    };
+    assert_eq!(counts(&engine.reconcile()), (1, 0, work));
+}
+
+#[test]
+fn an_update_that_changes_nothing_gives_an_empty_delta() {
+    let mut engine = two_shops();
+    let same = universe::ingress("cart", "cart.test", "/", "cart");
+    assert_eq!(engine.apply(same), Urgency::None);
+    assert!(engine.reconcile().delta.is_empty());
+    assert_eq!(
+        engine.apply(universe::service("shop", "nobody", 80)),
+        Urgency::None
+    );
+
+    // Another object, the same meaning: translated, and cut off there.
+    let mut relabelled = universe::ingress_object("cart", "cart.test", "/", "cart");
+    relabelled.metadata.labels = Some([("a".to_owned(), "b".to_owned())].into());
+    engine.apply(universe::apply_ingress(relabelled));
+    let work = Work {
+        fragments: 1,
+        ..Work::default()
+    };
+    assert_eq!(counts(&engine.reconcile()), (0, 0, work));
+}
+
+#[test]
+fn a_service_and_a_class_that_appear_late_are_noticed() {
+    let mut engine = Engine::new(Arc::default(), Arc::default());
+    engine.apply(universe::ingress("cart", "cart.test", "/", "cart"));
+    engine.apply(Change::Synced);
+    assert!(engine.reconcile().delta.hosts.is_empty());
+    let urgency = engine.apply(universe::class("gatehouse", true, false));
+    assert_eq!(urgency, Urgency::Structural);
+    assert_eq!(engine.reconcile().delta.hosts.len(), 1);
+    assert!(engine.plans().clusters.is_empty());
+    engine.apply(universe::service("shop", "cart", 80));
+    assert_eq!(engine.reconcile().delta.clusters.len(), 1);
+}
+
+#[test]
+fn a_broken_certificate_update_keeps_the_last_good_pair() {
+    let mut engine = two_shops();
+    engine.apply(universe::secret("shop", "cart-tls", Pem::good("cart.test")));
+    let mut secure = universe::ingress_object("cart", "cart.test", "/", "cart");
+    universe::add_tls(&mut secure, "cart.test", "cart-tls");
+    engine.apply(universe::apply_ingress(secure));
+    let outcome = engine.reconcile();
+    assert_eq!(outcome.delta.certificates.len(), 1);
+    let good = engine.plans().certificates;
+
+    engine.apply(universe::secret("shop", "cart-tls", Pem::misfit()));
+    let outcome = engine.reconcile();
+    assert!(outcome.delta.is_empty(), "nothing that serves has changed");
+    assert_eq!(engine.plans().certificates, good);
+    let codes: Vec<Code> = engine.plans().diagnostics.iter().map(|d| d.code).collect();
+    assert_eq!(codes, [Code::CertificateInvalid, Code::LastGoodServed]);
+
+    engine.apply(universe::secret("shop", "cart-tls", Pem::good("cart.test")));
+    let outcome = engine.reconcile();
+    assert!(
+        outcome.delta.hosts.is_empty(),
+        "a rotation swaps the slot only"
+    );
+    assert_eq!(outcome.delta.certificates.len(), 1);
+    assert!(engine.plans().diagnostics.is_empty());
+
+    engine.apply(universe::delete_secret("shop", "cart-tls"));
+    engine.reconcile();
+    let plans = engine.plans();
+    assert!(plans.certificates.is_empty());
+    let codes: Vec<Code> = plans.diagnostics.iter().map(|d| d.code).collect();
+    assert_eq!(codes, [Code::SecretMissing]);
+}
+
+#[test]
+fn a_certificate_for_other_names_is_not_served() {
+    let mut engine = two_shops();
+    engine.apply(universe::secret("shop", "tls", Pem::good("*.cart.test")));
+    let mut secure = universe::ingress_object("cart", "www.cart.test", "/", "cart");
+    // Not listed literally, found because it covers the host.
+    universe::add_tls(&mut secure, "*.cart.test", "tls");
+    engine.apply(universe::apply_ingress(secure.clone()));
+    engine.reconcile();
+    assert_eq!(engine.plans().certificates.len(), 1);
+
+    engine.apply(universe::secret("shop", "tls", Pem::good("other.test")));
+    engine.reconcile();
+    let plans = engine.plans();
+    assert!(plans.certificates.is_empty());
+    let host = plans.hosts.get(&HostPattern::Exact("www.cart.test".into()));
+    let tls = host.and_then(|plan| plan.tls.as_ref());
+    assert_eq!(
+        tls.map(|tls| &tls.certificate),
+        Some(&None),
+        "still redirects to https"
+    );
+    let codes: Vec<Code> = plans.diagnostics.iter().map(|d| d.code).collect();
+    assert_eq!(codes, [Code::CertificateNameMismatch]);
+}
+
+#[test]
+fn a_default_backend_without_endpoints_answers_404() {
+    use gatehouse_gateway::model::ActionPlan;
+    let mut engine = two_shops();
+    let defaults = Defaults {
+        default_backend: Some(("shop".into(), "fallback".into())),
+        ..Defaults::default()
+    };
+    engine.set_defaults(Arc::new(defaults), Arc::default());
+    engine.apply(universe::service("shop", "fallback", 80));
+    engine.reconcile();
+    let any = |engine: &mut Engine| {
+        let plan = engine.plans().hosts.get(&HostPattern::Any).cloned();
+        plan.and_then(|plan| plan.routes.first().map(|route| route.action.clone()))
+    };
+    assert_eq!(any(&mut engine), Some(ActionPlan::NotFound));
+
+    engine.apply(universe::slice("shop", "fb", "fallback", &["10.0.0.9"]));
+    assert!(engine.reconcile_endpoints().delta.hosts.is_empty());
+    assert!(engine.is_dirty(), "its hosts wait for the next round");
+    engine.reconcile();
+    assert!(matches!(any(&mut engine), Some(ActionPlan::Forward(_))));
+}
