@@ -107,9 +107,17 @@ enum State {
     Lost,
 }
 
-/// The stream broke a bound that the parser does not have.
+/// The stream broke a bound that the parser does not have, or left its framing where the parser
+/// does not notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Unbounded;
+pub(super) struct Broken {
+    /// Bytes of the last piece that are still in order.
+    pub(super) sound: usize,
+}
+
+/// The line that was being read is where it broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct BadLine;
 
 impl HeadScan {
     /// A scan at the start of a connection, and the other end of its queue.
@@ -143,8 +151,10 @@ impl HeadScan {
     }
 
     /// Takes the next bytes of the connection. An error means that a chunk extension or a trailer
-    /// has grown beyond all reason.
-    pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Unbounded> {
+    /// has grown beyond all reason, or that a trailer line ends in a bare line feed (the parser
+    /// reads on, others see the end of the message).
+    pub(super) fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Broken> {
+        let length = bytes.len();
         if self.heads.0.raw.load(Ordering::Relaxed) {
             self.state = State::Lost;
         }
@@ -153,7 +163,10 @@ impl HeadScan {
                 State::Lost => return Ok(()),
                 State::Body(left) => self.skip(bytes, left, State::Body, State::Start),
                 State::ChunkData(left) => self.skip(bytes, left, State::ChunkData, State::ChunkEnd),
-                _ => self.take_line(bytes)?,
+                _ => {
+                    let sound = length - bytes.len();
+                    self.take_line(bytes).map_err(|BadLine| Broken { sound })?
+                }
             };
         }
         Ok(())
@@ -172,7 +185,7 @@ impl HeadScan {
         bytes.get(here..).unwrap_or_default()
     }
 
-    fn take_line<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], Unbounded> {
+    fn take_line<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], BadLine> {
         if self.state == State::Start && self.line.is_empty() {
             self.head.started = Instant::now();
         }
@@ -203,18 +216,18 @@ impl HeadScan {
     }
 
     /// In a head the parser has bounds of its own and answers; elsewhere it has none.
-    fn lose<T: Default>(&mut self) -> Result<T, Unbounded> {
+    fn lose<T: Default>(&mut self) -> Result<T, BadLine> {
         let in_head = matches!(self.state, State::Start | State::Fields);
         self.state = State::Lost;
         self.line = Vec::new();
         if in_head {
             Ok(T::default())
         } else {
-            Err(Unbounded)
+            Err(BadLine)
         }
     }
 
-    fn line_done(&mut self, raw: &[u8]) -> Result<(), Unbounded> {
+    fn line_done(&mut self, raw: &[u8]) -> Result<(), BadLine> {
         let line = raw.strip_suffix(b"\r").unwrap_or(raw);
         let bare = line.len() == raw.len();
         match self.state {
@@ -235,6 +248,7 @@ impl HeadScan {
             }
             State::ChunkSize => return self.chunk_size(line),
             State::ChunkEnd => self.state = State::ChunkSize,
+            State::Trailer(_) if bare => return self.lose(),
             State::Trailer(_) if line.is_empty() => self.state = State::Start,
             State::Trailer(seen) => {
                 let seen = seen + raw.len() + 1;
@@ -294,7 +308,7 @@ impl HeadScan {
         self.chunked = false;
     }
 
-    fn chunk_size(&mut self, line: &[u8]) -> Result<(), Unbounded> {
+    fn chunk_size(&mut self, line: &[u8]) -> Result<(), BadLine> {
         if line.len() > CHUNK_LINE {
             return self.lose();
         }
@@ -391,6 +405,13 @@ mod tests {
         assert!(scan(extension.as_bytes()).1);
         let trailer = format!("{head}0\r\n{}", "X-A: 1\r\n".repeat(TRAILER / 8 + 1));
         assert!(scan(trailer.as_bytes()).1);
+        for line in ["X: 1\n\r\n", "\n"] {
+            assert!(scan(format!("{head}0\r\n{line}").as_bytes()).1, "{line:?}");
+        }
+        let (mut scan_of_parts, _) = HeadScan::new();
+        let broken = scan_of_parts.feed(format!("{head}0\r\nX: 1\n").as_bytes());
+        let sound = head.len() + 3;
+        assert_eq!(broken, Err(Broken { sound }));
         let fair = format!("{head}0\r\n{}\r\n", "X-A: 1\r\n".repeat(100));
         assert!(!scan(fair.as_bytes()).1);
     }

@@ -128,6 +128,8 @@ pub(super) struct Tap<S> {
     read_since: Option<Instant>,
     write_since: Option<Instant>,
     taken: u64,
+    /// The scan has found bytes that the parser must not see.
+    broken: bool,
     timer: Option<Pin<Box<Sleep>>>,
     linger: Linger,
 }
@@ -158,6 +160,7 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> Tap<S> {
             read_since: None,
             write_since: None,
             taken: 0,
+            broken: false,
             timer: None,
             linger: Linger::Open,
         }
@@ -269,13 +272,15 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> Tap<S> {
         Poll::Pending
     }
 
-    fn saw(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Looks at new bytes; returns how many of them the parser may see.
+    fn saw(&mut self, bytes: &[u8]) -> usize {
         self.opening = (self.opening + bytes.len()).min(PREFACE);
-        match &mut self.scan {
-            Some(scan) => scan
-                .feed(bytes)
-                .map_err(|_| io::ErrorKind::InvalidData.into()),
-            None => Ok(()),
+        match self.scan.as_mut().map(|scan| scan.feed(bytes)) {
+            Some(Err(broken)) => {
+                self.broken = true;
+                broken.sound
+            }
+            _ => bytes.len(),
         }
     }
 }
@@ -287,12 +292,22 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> AsyncRead for Tap<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.broken {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
         let before = buffer.filled().len();
         match Pin::new(&mut this.stream).poll_read(cx, buffer) {
             Poll::Ready(Ok(())) => {
                 this.read_since = None;
                 let new = buffer.filled().get(before..).unwrap_or_default();
-                Poll::Ready(this.saw(new))
+                let sound = this.saw(new);
+                if this.broken && sound == 0 {
+                    // Nothing read would look like the end of the stream.
+                    return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+                }
+                // The head that came with it is still served, if only with an error.
+                buffer.set_filled(before + sound);
+                Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => this.poll_read_timeout(cx),
