@@ -138,6 +138,10 @@ struct Wanted {
 }
 
 /// What must be computed again.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent marks, not the states of one thing"
+)]
 #[derive(Default)]
 struct Dirty {
     everything: bool,

@@ -62,7 +62,8 @@ async fn drive(
                 if urgency == Urgency::Endpoints {
                     let outcome = engine.reconcile_endpoints();
                     outlet.send(&mut engine, outcome);
-                    if engine.is_dirty() {
+                    // A default backend that lost its endpoints; what waits already waits no longer.
+                    if engine.is_dirty() && hold_off.due().is_none() {
                         hold_off.take(Urgency::Structural);
                     }
                 } else {
@@ -169,3 +170,139 @@ const QUIET: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_millis(200);
 /// Changes taken at once.
 const BATCH: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use k8s_openapi::api::core::v1::Service;
+    use k8s_openapi::api::discovery::v1::EndpointSlice;
+    use k8s_openapi::api::networking::v1::Ingress;
+    use serde::de::DeserializeOwned;
+    use tokio::task::LocalSet;
+    use tokio::time::sleep;
+
+    use super::*;
+    use crate::config::Defaults;
+    use crate::source::{Kind, Object, ObjectKey};
+
+    fn read<T: DeserializeOwned>(yaml: &str) -> Arc<T> {
+        Arc::new(serde_saphyr::from_str(yaml).unwrap())
+    }
+
+    fn apply(kind: Kind, name: &str, object: Object) -> Change {
+        let key = ObjectKey {
+            kind,
+            namespace: "shop".into(),
+            name: name.into(),
+        };
+        Change::Apply(key, object)
+    }
+
+    fn ingress(path: &str) -> Change {
+        let yaml = format!(
+            "{{metadata: {{namespace: shop, name: cart}}, spec: {{rules: [{{host: cart.test, http: \
+             {{paths: [{{path: {path}, pathType: Prefix, backend: {{service: {{name: cart, port: \
+             {{number: 80}}}}}}}}]}}}}]}}}}"
+        );
+        apply(
+            Kind::Ingress,
+            "cart",
+            Object::Ingress(read::<Ingress>(&yaml)),
+        )
+    }
+
+    fn service() -> Change {
+        let service = read::<Service>("{spec: {ports: [{port: 80}]}}");
+        apply(Kind::Service, "cart", Object::Service(service))
+    }
+
+    fn slice(address: &str) -> Change {
+        let yaml = format!(
+            "{{metadata: {{labels: {{kubernetes.io/service-name: cart}}}}, addressType: IPv4, \
+             endpoints: [{{addresses: [{address}]}}], ports: [{{port: 80}}]}}"
+        );
+        let slice = Object::EndpointSlice(read::<EndpointSlice>(&yaml));
+        apply(Kind::EndpointSlice, "cart-1", slice)
+    }
+
+    /// When a delta came, and how many hosts and clusters it held.
+    type Log = Rc<RefCell<Vec<(u128, usize, usize)>>>;
+
+    /// Runs the loop while `play` sends changes; time is paused, so it is exact.
+    async fn record(
+        play: impl AsyncFnOnce(mpsc::Sender<Change>, &Log),
+    ) -> Vec<(u128, usize, usize)> {
+        let mut defaults = Defaults::default();
+        defaults.classes.without_class = true;
+        let engine = Engine::new(Arc::new(defaults), Arc::default());
+        let (sender, changes) = mpsc::channel(16);
+        let (reports, _keep) = watch::channel(Arc::default());
+        let log = Log::default();
+        let (kept, start) = (Rc::clone(&log), Instant::now());
+        let publish = move |delta: Delta| {
+            let entry = (
+                start.elapsed().as_millis(),
+                delta.hosts.len(),
+                delta.clusters.len(),
+            );
+            kept.borrow_mut().push(entry);
+            (1, 0)
+        };
+        LocalSet::new()
+            .run_until(async {
+                let task = tokio::task::spawn_local(drive(engine, changes, publish, reports));
+                play(sender, &log).await;
+                task.await.unwrap();
+            })
+            .await;
+        log.take()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_published_before_everything_was_sent() {
+        let log = record(async |sender, log| {
+            for change in [ingress("/"), service(), slice("10.0.0.1")] {
+                sender.send(change).await.unwrap();
+            }
+            sleep(Duration::from_secs(1)).await;
+            assert!(log.borrow().is_empty());
+            sender.send(Change::Synced).await.unwrap();
+        })
+        .await;
+        assert_eq!(log.len(), 1);
+        assert_eq!(log[0].1, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn structural_changes_wait_for_quiet_and_endpoints_do_not() {
+        let log = record(async |sender, _| {
+            for change in [ingress("/"), service(), slice("10.0.0.1"), Change::Synced] {
+                sender.send(change).await.unwrap();
+            }
+            sleep(Duration::from_secs(1)).await;
+            sender.send(ingress("/a")).await.unwrap();
+            sleep(Duration::from_millis(10)).await;
+            sender.send(slice("10.0.0.2")).await.unwrap();
+            sleep(Duration::from_millis(990)).await;
+        })
+        .await;
+        assert_eq!(log, [(20, 1, 1), (1010, 0, 1), (1020, 1, 0)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn endless_changes_are_published_every_two_hundred_milliseconds() {
+        let log = record(async |sender, _| {
+            sender.send(Change::Synced).await.unwrap();
+            sleep(Duration::from_secs(1)).await;
+            for number in 0..50 {
+                sender.send(ingress(&format!("/{number}"))).await.unwrap();
+                sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        let times: Vec<u128> = log.iter().map(|entry| entry.0).collect();
+        assert_eq!(times[..3], [20, 1200, 1410]);
+    }
+}

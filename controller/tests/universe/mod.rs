@@ -38,6 +38,7 @@ pub(crate) struct Pem {
 
 impl Pem {
     /// A new pair for a name.
+    #[expect(clippy::unwrap_used, reason = "only tests call it")]
     pub(crate) fn good(name: &str) -> Self {
         let pair = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
         Self {
