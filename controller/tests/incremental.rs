@@ -119,6 +119,11 @@ proptest! {
             prop_assert_eq!(&plans.clusters, &sum.clusters);
             prop_assert_eq!(&plans.certificates, &sum.certificates);
             prop_assert_eq!(&plans.default_certificate, &sum.default_certificate);
+            // Nothing published points at something missing.
+            let slots = plans.hosts.values().filter_map(|plan| plan.tls.as_ref()?.certificate.as_ref());
+            for slot in slots.chain(&plans.default_certificate) {
+                prop_assert!(plans.certificates.contains_key(slot));
+            }
             for plan in plans.hosts.values() {
                 for route in &plan.routes {
                     if let gatehouse_gateway::model::ActionPlan::Forward(split) = &route.action {
