@@ -327,8 +327,8 @@ impl Echo {
     /// Starts it under this name, on a port chosen by the kernel.
     pub fn start(name: &str) -> Self {
         let mut process = Process::start(["echo", "--listen", "127.0.0.1:0", "--name", name]);
-        let line = process.line("gatehouse echo listening on ");
-        let (_, address) = line.split_once("listening on ").expect("address");
+        let line = process.line("gatehouse echo: ready on ");
+        let (_, address) = line.split_once("ready on ").expect("address");
         let address = address.split([' ', ',']).next().unwrap_or(address);
         let address = address.trim().parse().expect("address of the echo backend");
         Self { process, address }

@@ -44,7 +44,7 @@ pub enum Command {
 
 /// Flags of `run`.
 #[derive(Debug, Args)]
-#[command(after_long_help = settings_help())]
+#[command(after_long_help = settings_help(), args_override_self = true)]
 pub struct RunArgs {
     /// Directory with manifests (*.yaml, *.yml, *.json, read recursively); changes are followed.
     #[arg(long, value_name = "DIR")]

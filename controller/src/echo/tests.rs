@@ -1,3 +1,5 @@
+//! The echo on real sockets: HTTP/1.1, HTTP/2, WebSocket and gRPC.
+
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};

@@ -440,6 +440,11 @@ impl Exchange<'_> {
             }
             return Response::from_parts(parts, ResponseBody::local(Bytes::new(), None));
         }
+        if parts.status == StatusCode::RESET_CONTENT {
+            // RFC 9110, section 15.3.6: whatever comes behind the head is no content.
+            parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+            return Response::from_parts(parts, ResponseBody::local(Bytes::new(), Some(record)));
+        }
         let watched = self.http2() && !body.is_end_stream();
         let active = watched.then(|| self.worker.active.watch(&self.connection.control));
         Response::from_parts(parts, ResponseBody::upstream(body, record, active))

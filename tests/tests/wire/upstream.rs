@@ -218,17 +218,6 @@ fn an_expectation_is_answered_by_the_backend_first() {
 }
 
 #[test]
-fn a_request_that_comes_back_is_stopped() {
-    let scratch = Scratch::new();
-    let gateway = Gateway::start(scratch.path(), &[]);
-    let text = manifests::class()
-        + &manifests::service("self", &[gateway.http])
-        + &manifests::ingress("loop", "loop.test", &[("/", "Prefix", "self")]);
-    scratch.write("all.yaml", text);
-    gateway.wait_status("loop.test", "/", 508);
-}
-
-#[test]
 fn two_clients_never_get_each_others_answers() {
     let count = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&count);
