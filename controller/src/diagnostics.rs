@@ -230,8 +230,6 @@ codes! {
     /// A tls section on rules without a host: they are always served with the default certificate
     /// and never redirected.
     TlsUnused,
-    /// The certificate has expired.
-    CertificateExpired,
     /// An annotation that Gatehouse does not know.
     AnnotationUnknown,
     /// A setting of the ConfigMap that is unknown or has a bad value.

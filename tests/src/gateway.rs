@@ -8,6 +8,7 @@ use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -71,7 +72,7 @@ pub fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
 
 /// Everything a child wrote to one of its streams so far, line by line.
 #[derive(Clone, Default)]
-pub struct Lines(Arc<Mutex<Vec<String>>>);
+pub struct Lines(Arc<Mutex<Vec<String>>>, Arc<AtomicBool>);
 
 impl Lines {
     fn follow(stream: impl Read + Send + 'static) -> Self {
@@ -83,8 +84,14 @@ impl Lines {
                 let text = String::from_utf8_lossy(&line).into_owned();
                 sink.0.lock().expect("lines").push(text);
             }
+            sink.1.store(true, Ordering::Release);
         });
         lines
+    }
+
+    /// Whether the stream has ended.
+    fn complete(&self) -> bool {
+        self.1.load(Ordering::Acquire)
     }
 
     /// All lines so far.
@@ -172,7 +179,12 @@ impl Process {
 
     /// Waits for the end.
     pub fn wait_end(&mut self, limit: Duration) -> Option<ExitStatus> {
-        wait::within(limit, || self.ended())
+        let status = wait::within(limit, || self.ended());
+        if status.is_some() {
+            // What it said last may still be on its way through the pipe.
+            wait::within(limit, || self.stderr.complete().then_some(()));
+        }
+        status
     }
 }
 

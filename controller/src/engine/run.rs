@@ -272,7 +272,7 @@ mod tests {
         })
         .await;
         assert_eq!(log.len(), 1);
-        assert_eq!(log[0].1, 1);
+        assert_eq!(log[0].1, 2, "the host and the catch-all");
     }
 
     #[tokio::test(start_paused = true)]
@@ -288,7 +288,7 @@ mod tests {
             sleep(Duration::from_millis(990)).await;
         })
         .await;
-        assert_eq!(log, [(20, 1, 1), (1010, 0, 1), (1020, 1, 0)]);
+        assert_eq!(log, [(20, 2, 1), (1010, 0, 1), (1020, 1, 0)]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -40,7 +40,7 @@ impl Default for DefaultAnswer {
 }
 
 /// Makes the plan of a host of its fragments, oldest first. No fragments, no plan; except for the
-/// catch-all host, which the default backend needs.
+/// catch-all host, which always answers: hosts that nobody has are counted and logged like others.
 pub fn merge(
     host: &HostPattern,
     fragments: &[&HostFragment],
@@ -186,10 +186,10 @@ impl<'a> Merge<'a> {
                     None => (&oldest.origin, &oldest.field, answer.action.clone()),
                 }
             }
-            None if *self.host == HostPattern::Any => {
-                let origin = answer.origin.as_ref()?;
-                (origin, &Arc::from("spec.ports[0]"), answer.action.clone())
-            }
+            None if *self.host == HostPattern::Any => match &answer.origin {
+                Some(origin) => (origin, &Arc::from("spec.ports[0]"), answer.action.clone()),
+                None => (&nobody(), &Arc::from(""), answer.action.clone()),
+            },
             None => return None,
         };
         Some(RoutePlan {
@@ -291,6 +291,15 @@ impl Policies<'_> {
             self.paths.contains_key(&path)
         };
         !path.is_empty() && !defined(PathKind::Exact) && !defined(PathKind::Prefix)
+    }
+}
+
+/// Where the answer for unknown hosts comes from when no object gives it.
+fn nobody() -> ObjectRef {
+    ObjectRef {
+        kind: "Gatehouse".into(),
+        namespace: "".into(),
+        name: "default".into(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, LOCATION};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, LOCATION, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version, request};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -426,9 +426,9 @@ impl Exchange<'_> {
         parts.version = self.version;
         record.answered(parts.status, None);
         if upgraded {
-            parts
-                .headers
-                .insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            let fields = &mut parts.headers;
+            fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
             if let (Some(client), Some(endpoint)) = (on_upgrade, answer.upgraded) {
                 self.connection.end_of_http();
                 let tunnel = upgrade::Tunnel {
