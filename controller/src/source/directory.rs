@@ -18,6 +18,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 
 use super::decode::{Decoded, Entry, MAX_FILE, decode};
-use super::walk::{Found, Identity, Signature, walk};
+use super::walk::{Found, Identity, Signature, plain_file, walk};
 use super::{Change, Object, ObjectKey};
 use crate::diagnostics::{Code, Diagnostic, Severity};
 
@@ -56,6 +57,8 @@ pub(super) struct Directory {
     /// Where each object stands, in order; the first place counts.
     claims: HashMap<ObjectKey, BTreeSet<(Arc<str>, usize)>>,
     sent: HashMap<ObjectKey, Object>,
+    /// What the last walk over the whole directory could not read.
+    walk_complaints: Vec<Diagnostic>,
     complaints: Vec<Diagnostic>,
 }
 
@@ -85,6 +88,7 @@ impl Directory {
             files: BTreeMap::new(),
             claims: HashMap::new(),
             sent: HashMap::new(),
+            walk_complaints: Vec::new(),
             complaints: Vec::new(),
         }
     }
@@ -96,6 +100,55 @@ impl Directory {
 
     /// Looks at the directory and says what is different.
     pub(super) fn scan(&mut self, touched: &Touched) -> Vec<Change> {
+        match self.glance(touched) {
+            Some(files) => self.read_again(&files, touched),
+            None => self.scan_all(touched),
+        }
+    }
+
+    /// The touched files, when nothing else can have changed: all of them are plain files that are
+    /// known, or were there for a moment only (an editor's draft, renamed into place). The usual
+    /// edit is seen without a walk over thousands of other files.
+    fn glance(&self, touched: &Touched) -> Option<Vec<(Arc<str>, Found)>> {
+        if touched.all || touched.paths.is_empty() || !self.walk_complaints.is_empty() {
+            return None;
+        }
+        let mut files = Vec::new();
+        for path in &touched.paths {
+            let relative = path.strip_prefix(&self.root).ok()?.to_str()?;
+            if relative.is_empty() || relative.split('/').any(|name| name.starts_with("..")) {
+                return None;
+            }
+            match (self.files.contains_key(relative), plain_file(path)) {
+                (true, Ok(Some(found))) => files.push((relative.into(), found)),
+                (false, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+                    let inside = format!("{relative}/");
+                    let mut below = self
+                        .files
+                        .range::<str, _>((Bound::Included(inside.as_str()), Bound::Unbounded));
+                    if below
+                        .next()
+                        .is_some_and(|(path, _)| path.starts_with(&inside))
+                    {
+                        return None;
+                    }
+                }
+                _ => return None,
+            }
+        }
+        Some(files)
+    }
+
+    fn read_again(&mut self, files: &[(Arc<str>, Found)], touched: &Touched) -> Vec<Change> {
+        let mut affected = BTreeSet::new();
+        let mut renumber = false;
+        for (path, file) in files {
+            renumber |= self.visit(path, file, touched, &mut affected);
+        }
+        self.conclude(affected, renumber)
+    }
+
+    fn scan_all(&mut self, touched: &Touched) -> Vec<Change> {
         let found = walk(&self.root);
         self.identity = found.identity;
         let mut affected = BTreeSet::new();
@@ -114,11 +167,16 @@ impl Directory {
                 self.unclaim(&path, &file.held, &mut affected);
             }
         }
+        self.walk_complaints = found.complaints;
+        self.conclude(affected, renumber)
+    }
+
+    fn conclude(&mut self, mut affected: BTreeSet<ObjectKey>, renumber: bool) -> Vec<Change> {
         if renumber {
             self.renumber(&mut affected);
         }
         let mut changes = self.settle(affected);
-        let complaints = self.collect_complaints(&found);
+        let complaints = self.collect_complaints();
         if complaints != self.complaints {
             self.complaints.clone_from(&complaints);
             changes.push(Change::Complaints(complaints));
@@ -269,8 +327,8 @@ impl Directory {
         changes
     }
 
-    fn collect_complaints(&self, found: &super::walk::Walk) -> Vec<Diagnostic> {
-        let mut complaints: Vec<Diagnostic> = found.complaints.clone();
+    fn collect_complaints(&self) -> Vec<Diagnostic> {
+        let mut complaints: Vec<Diagnostic> = self.walk_complaints.clone();
         let mut skipped: BTreeMap<&str, usize> = BTreeMap::new();
         for file in self.files.values() {
             complaints.extend_from_slice(&file.complaints);

@@ -173,8 +173,9 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     Some((metadata.dev(), metadata.ino()))
 }
 
-/// Reports have ceased when none came for this long.
-const QUIET: Duration = Duration::from_millis(15);
+/// Reports have ceased when none came for this long: files that are written together are read
+/// together mostly; the engine's hold-off gathers what is not.
+const QUIET: Duration = Duration::from_millis(2);
 
 /// How long to wait for a file that is being written, and for reports to cease.
 const PATIENCE: Duration = Duration::from_millis(500);

@@ -128,6 +128,15 @@ fn visit(walk: &mut Walk, directory: &Path, relative: &str, above: &mut Vec<Iden
     }
 }
 
+/// A single file, if it is one and no link to one: a link can be changed by what it leads to.
+pub(super) fn plain_file(path: &Path) -> io::Result<Option<Found>> {
+    let metadata = std::fs::symlink_metadata(path)?;
+    Ok(metadata.is_file().then(|| Found {
+        path: path.to_owned(),
+        signature: signature(&metadata),
+    }))
+}
+
 fn is_manifest(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| extension == "yaml" || extension == "yml" || extension == "json")
