@@ -7,13 +7,14 @@
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use http::HeaderValue;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -52,11 +53,29 @@ pub(super) struct Connection {
     pub tls: Option<TlsFacts>,
     /// Orders from outside.
     pub control: Rc<Control>,
+    /// Fields that are the same for all requests.
+    pub(crate) fields: Fields,
     /// Streams that were cancelled, on HTTP/2.
     pub churn: Churn,
     heads: Heads,
     flow: Arc<Flow>,
     _place: Place,
+}
+
+/// Fields for endpoints that are the same for all requests of a connection.
+#[derive(Debug)]
+pub(crate) struct Fields {
+    /// Address of the client.
+    pub(crate) client: HeaderValue,
+    /// Port the client believes it reached.
+    pub(crate) port: HeaderValue,
+}
+
+/// An address as a field.
+pub(super) fn address_field(address: IpAddr) -> HeaderValue {
+    // Digits, dots and colons are legal in a field.
+    HeaderValue::from_str(&address.to_canonical().to_string())
+        .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
 
 /// What the handshake agreed on.
@@ -152,6 +171,10 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         local,
         tls: None,
         control: Rc::default(),
+        fields: Fields {
+            client: address_field(peer.ip()),
+            port: HeaderValue::from(0),
+        },
         churn: Churn::default(),
         heads,
         flow: Arc::clone(&flow),
@@ -256,13 +279,17 @@ async fn proxy_header<S: AsyncRead + Unpin>(
 
 async fn run<S>(
     worker: Rc<Worker>,
-    connection: Connection,
+    mut connection: Connection,
     tap: Tap<S>,
     settings: &Settings,
     http2: bool,
 ) where
     S: AsyncRead + AsyncWrite + Taken + Unpin + Send + 'static,
 {
+    connection.fields = Fields {
+        client: address_field(connection.client.ip()),
+        port: HeaderValue::from(connection.public_port()),
+    };
     let connection = Rc::new(connection);
     let _entry = worker.enter(&connection, http2);
     let flow = Arc::clone(&connection.flow);

@@ -8,17 +8,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, LOCATION, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version, request};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, request};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::body::{BodyBounds, RequestBody, ResponseBody};
-use super::connection::Connection;
+use super::connection::{Connection, address_field};
 use super::forwarded::Forwarded;
 use super::headers::{self, Outgoing};
 use super::record::Record;
 use super::survey::Survey;
+use super::target::{asks_gateway, check_target, upstream_head};
 use super::upgrade;
 use super::wire::{canonical_host, canonical_path};
 use super::worker::Worker;
@@ -115,6 +116,17 @@ impl Local {
         }
     }
 
+    /// The answer to a question about the gateway itself.
+    fn own() -> Self {
+        Self {
+            status: StatusCode::OK,
+            reason: None,
+            location: None,
+            route: None,
+            close: false,
+        }
+    }
+
     fn on_route(reason: Reason, route: Arc<Route>) -> Self {
         Self {
             route: Some(route),
@@ -158,8 +170,11 @@ impl Exchange<'_> {
             Ok(survey) => survey,
             Err(reason) => return Step::Answer(Local::refusal(reason)),
         };
-        if let Some(answer) = own_answer(&head) {
-            return Step::Answer(answer);
+        if asks_gateway(&head) {
+            return Step::Answer(match canonical_host(host.as_bytes()) {
+                Some(_) => Local::own(),
+                None => Local::refusal(Reason::BadHost),
+            });
         }
         let forwarded = self.forwarded(&head.headers, &settings);
         record.client = forwarded.client;
@@ -234,10 +249,8 @@ impl Exchange<'_> {
         if fields.next().is_some() {
             return Err(Reason::BadHost);
         }
-        if field.is_some_and(|field| canonical_host(field.as_bytes()).is_none()) {
-            return Err(Reason::BadHost);
-        }
         let Some(authority) = head.uri.authority() else {
+            // Whether it is a host shows when it is looked up.
             return match field {
                 Some(field) => Ok(field.clone()),
                 None if self.version == Version::HTTP_10 => {
@@ -246,6 +259,9 @@ impl Exchange<'_> {
                 None => Err(Reason::BadHost),
             };
         };
+        if field.is_some_and(|field| canonical_host(field.as_bytes()).is_none()) {
+            return Err(Reason::BadHost);
+        }
         if field.is_none() && !self.http2() && self.version != Version::HTTP_10 {
             return Err(Reason::BadHost);
         }
@@ -272,6 +288,23 @@ impl Exchange<'_> {
             trusted: false,
         };
         Forwarded::of(headers, settings, connection.peer.ip(), seen)
+    }
+
+    /// The client's address as a field: written once for a connection, unless a peer is believed.
+    fn address(&self, forwarded: &Forwarded) -> HeaderValue {
+        if forwarded.client == self.connection.client.ip() {
+            self.connection.fields.client.clone()
+        } else {
+            address_field(forwarded.client)
+        }
+    }
+
+    fn port(&self, forwarded: &Forwarded) -> HeaderValue {
+        if forwarded.port == self.connection.public_port() {
+            self.connection.fields.port.clone()
+        } else {
+            HeaderValue::from(forwarded.port)
+        }
     }
 
     /// Route, TLS policy, filters and action.
@@ -376,6 +409,8 @@ impl Exchange<'_> {
             survey: &survey,
             forwarded: &forwarded,
             host,
+            address: self.address(&forwarded),
+            port: self.port(&forwarded),
             peer: self.connection.peer.ip(),
             length: body.size_hint().exact(),
             http2_upstream: speaks_http2(cluster.plan().protocol),
@@ -499,64 +534,6 @@ fn request_body(incoming: Incoming, settings: &Settings) -> RequestBody {
     RequestBody::new(incoming, bounds)
 }
 
-fn check_target(head: &request::Parts, settings: &Settings) -> Result<(), Reason> {
-    let uri = &head.uri;
-    let length = uri
-        .path_and_query()
-        .map_or(0, |target| target.as_str().len());
-    if length > settings.limits.target {
-        return Err(Reason::TargetTooLong);
-    }
-    match uri.scheme_str() {
-        None if uri.authority().is_some() => return Err(Reason::BadTarget),
-        None | Some("http" | "https") => {}
-        Some(_) => return Err(Reason::BadTarget),
-    }
-    match uri.path() {
-        "*" if head.method == Method::OPTIONS => Ok(()),
-        path if path.starts_with('/') => Ok(()),
-        _ => Err(Reason::BadTarget),
-    }
-}
-
-/// `OPTIONS *`, and OPTIONS that must not travel further (RFC 9110, section 7.6.2), ask the
-/// gateway itself.
-fn own_answer(head: &request::Parts) -> Option<Local> {
-    let last_hop = || {
-        head.headers
-            .get(&MAX_FORWARDS)
-            .is_some_and(|hops| hops == "0")
-    };
-    let ours = head.method == Method::OPTIONS && (head.uri.path() == "*" || last_hop());
-    ours.then_some(Local {
-        status: StatusCode::OK,
-        reason: None,
-        location: None,
-        route: None,
-        close: false,
-    })
-}
-
-/// The head for the endpoint: origin-form target, one hop less to go.
-fn upstream_head(mut head: request::Parts) -> request::Parts {
-    let uri = std::mem::take(&mut head.uri);
-    head.uri = uri
-        .into_parts()
-        .path_and_query
-        .map_or_else(Uri::default, Uri::from);
-    if head.method == Method::OPTIONS
-        && let Some(hops) = head
-            .headers
-            .get(&MAX_FORWARDS)
-            .and_then(|value| value.to_str().ok())
-        && let Ok(hops) = hops.parse::<u64>()
-    {
-        head.headers
-            .insert(MAX_FORWARDS, HeaderValue::from(hops.saturating_sub(1)));
-    }
-    head
-}
-
 fn speaks_http2(protocol: UpstreamProtocol) -> bool {
     matches!(protocol, UpstreamProtocol::H2c | UpstreamProtocol::H2)
 }
@@ -579,5 +556,4 @@ fn refusal(why: RefuseReason) -> Reason {
     }
 }
 
-const MAX_FORWARDS: HeaderName = HeaderName::from_static("max-forwards");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

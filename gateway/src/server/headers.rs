@@ -20,6 +20,13 @@ use crate::model::Settings;
 /// Removes the fields that `Connection` names, and `Connection` itself (RFC 9110, section 7.6.1).
 /// `Host` and the framing stay: they are written anew anyway.
 fn remove_connection_fields(headers: &mut HeaderMap) {
+    if let Some(value) = headers.get(CONNECTION)
+        && (value == "keep-alive" || value == "close")
+        && headers.get_all(CONNECTION).iter().nth(1).is_none()
+    {
+        headers.remove(CONNECTION);
+        return;
+    }
     let values: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
     for token in values.iter().flat_map(list) {
         if !matches!(
@@ -38,6 +45,10 @@ pub(super) struct Outgoing<'a> {
     pub forwarded: &'a Forwarded,
     /// Host for the endpoint.
     pub host: HeaderValue,
+    /// The client's address.
+    pub address: HeaderValue,
+    /// Port the client believes it reached.
+    pub port: HeaderValue,
     /// TCP peer, appended to `X-Forwarded-For` if configured.
     pub peer: IpAddr,
     /// Exact length of the body, `None` when unknown.
@@ -50,8 +61,9 @@ pub(super) struct Outgoing<'a> {
 /// Rewrites the fields of a request in place.
 pub(super) fn to_endpoint(headers: &mut HeaderMap, settings: &Settings, out: Outgoing<'_>) {
     let survey = out.survey;
-    let original_for = headers.get(&settings.trust.address_header).cloned();
-    let original_host = headers.get(&X_FORWARDED_HOST).cloned();
+    let claim = |name| survey.claims.then(|| headers.get(name).cloned()).flatten();
+    let original_for = claim(&settings.trust.address_header);
+    let original_host = claim(&X_FORWARDED_HOST);
     let forwarded_for = forwarded_for(headers, settings, &out);
     if survey.connection {
         remove_connection_fields(headers);
@@ -65,27 +77,31 @@ pub(super) fn to_endpoint(headers: &mut HeaderMap, settings: &Settings, out: Out
     if survey.expects {
         headers.remove(EXPECT);
     }
-    headers.remove(TE);
+    if survey.te {
+        headers.remove(TE);
+    }
     if survey.chunked {
         headers.remove(TRANSFER_ENCODING);
     }
     if survey.cookies > 1 && !out.http2_upstream {
         join_cookies(headers);
     }
+    headers.reserve(FIELDS_ADDED);
     frame(headers, &out);
     headers.insert(HOST, out.host.clone());
-    request_id(headers, settings, &out.fresh_id);
-    let address = HeaderValue::from_str(&out.forwarded.client.to_canonical().to_string());
-    if let Ok(address) = address {
-        headers.insert(
-            X_FORWARDED_FOR,
-            forwarded_for.unwrap_or_else(|| address.clone()),
-        );
-        headers.insert(X_REAL_IP, address);
+    if !(survey.request_id && keeps_id(headers, settings))
+        && let Ok(id) = HeaderValue::from_bytes(&out.fresh_id)
+    {
+        headers.insert(X_REQUEST_ID, id);
     }
+    headers.insert(
+        X_FORWARDED_FOR,
+        forwarded_for.unwrap_or_else(|| out.address.clone()),
+    );
+    headers.insert(X_REAL_IP, out.address);
     let scheme = HeaderValue::from_static(if out.forwarded.https { "https" } else { "http" });
     headers.insert(X_FORWARDED_HOST, out.host);
-    headers.insert(X_FORWARDED_PORT, HeaderValue::from(out.forwarded.port));
+    headers.insert(X_FORWARDED_PORT, out.port);
     headers.insert(X_FORWARDED_PROTO, scheme.clone());
     headers.insert(X_FORWARDED_SCHEME, scheme.clone());
     headers.insert(X_SCHEME, scheme);
@@ -134,7 +150,7 @@ fn forwarded_for(
 /// client would drop the body of a GET otherwise.
 fn frame(headers: &mut HeaderMap, out: &Outgoing<'_>) {
     if let Some(length) = out.length {
-        if length > 0 || headers.contains_key(CONTENT_LENGTH) {
+        if length > 0 || out.survey.length {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
         return;
@@ -159,14 +175,11 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-fn request_id(headers: &mut HeaderMap, settings: &Settings, fresh: &[u8; 32]) {
-    let keep = settings.headers.keep_request_id
+fn keeps_id(headers: &HeaderMap, settings: &Settings) -> bool {
+    settings.headers.keep_request_id
         && headers
             .get(&X_REQUEST_ID)
-            .is_some_and(|id| !id.is_empty() && id.len() <= LONGEST_ID);
-    if !keep && let Ok(id) = HeaderValue::from_bytes(fresh) {
-        headers.insert(X_REQUEST_ID, id);
-    }
+            .is_some_and(|id| !id.is_empty() && id.len() <= LONGEST_ID)
 }
 
 /// Removes from an answer what concerns only the hop to the endpoint, and what nginx would have
@@ -175,25 +188,22 @@ pub(super) fn to_client(headers: &mut HeaderMap, upgraded: bool) {
     if headers.contains_key(CONNECTION) {
         remove_connection_fields(headers);
     }
-    for name in [
-        &KEEP_ALIVE,
-        &PROXY_CONNECTION,
-        &TE,
-        &TRANSFER_ENCODING,
-        &http::header::SERVER,
-    ] {
-        headers.remove(name);
-    }
-    if !upgraded {
-        headers.remove(UPGRADE);
-    }
+    headers.remove(http::header::SERVER);
     let consumed: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| name.as_str().starts_with("x-accel-") || *name == X_PAD)
+        .filter(|name| ends_here(name.as_str(), upgraded))
         .cloned()
         .collect();
     for name in consumed {
         headers.remove(name);
+    }
+}
+
+fn ends_here(name: &str, upgraded: bool) -> bool {
+    match name {
+        "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "x-pad" => true,
+        "upgrade" => !upgraded,
+        _ => name.starts_with("x-accel-"),
     }
 }
 
@@ -209,16 +219,15 @@ pub(super) fn hex_id(high: u64, low: u64) -> [u8; 32] {
 }
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
+/// Fields that a request gains on its way, at most in the usual case.
+const FIELDS_ADDED: usize = 12;
 /// Longest request id that is taken over from a client.
 const LONGEST_ID: usize = 128;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme");
 const X_ORIGINAL_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-original-forwarded-for");
 const X_ORIGINAL_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-original-forwarded-host");
-const X_PAD: HeaderName = HeaderName::from_static("x-pad");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_SCHEME: HeaderName = HeaderName::from_static("x-scheme");
@@ -264,6 +273,8 @@ mod tests {
             survey: &survey,
             forwarded: &forwarded,
             host: HeaderValue::from_static("h.test"),
+            address: HeaderValue::from_str(&forwarded.client.to_string()).unwrap(),
+            port: HeaderValue::from(forwarded.port),
             peer,
             length,
             http2_upstream: false,

@@ -17,6 +17,7 @@ mod proxy_protocol;
 mod record;
 mod survey;
 mod tap;
+mod target;
 mod upgrade;
 pub mod wire;
 mod worker;

@@ -12,7 +12,7 @@ use crate::model::Settings;
 #[derive(Debug, Default)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "five independent facts, not a state"
+    reason = "independent facts, not a state"
 )]
 pub(super) struct Survey {
     /// Fields that do not pass.
@@ -24,6 +24,13 @@ pub(super) struct Survey {
     /// Whether the client reads trailers.
     pub(super) te_trailers: bool,
     pub(super) cookies: usize,
+    pub(super) te: bool,
+    /// A `Content-Length` is there.
+    pub(super) length: bool,
+    /// A request id is there.
+    pub(super) request_id: bool,
+    /// The client says something about its origin.
+    pub(super) claims: bool,
 }
 
 impl Survey {
@@ -57,9 +64,19 @@ impl Survey {
     ) -> Result<(), Reason> {
         let text = name.as_str();
         match text.as_bytes().first() {
-            Some(b'x') if is_claim(text) => self.drop_field(name),
+            _ if *name == settings.trust.address_header => {
+                self.claims = true;
+                if is_claim(text) {
+                    self.drop_field(name);
+                }
+            }
+            Some(b'x') if text == "x-request-id" => self.request_id = true,
+            Some(b'x') if is_claim(text) => {
+                self.claims = true;
+                self.drop_field(name);
+            }
             Some(b'c') if name == CONNECTION => self.connection = true,
-            Some(b'c') if name == CONTENT_LENGTH => {}
+            Some(b'c') if name == CONTENT_LENGTH => self.length = true,
             Some(b'e') if name == EXPECT => {
                 if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") {
                     return Err(Reason::ExpectationFailed);
@@ -74,6 +91,7 @@ impl Survey {
                 self.chunked = true;
             }
             Some(b't') if name == TE => {
+                self.te = true;
                 self.te_trailers |=
                     list(value).any(|coding| coding.eq_ignore_ascii_case("trailers"));
             }
