@@ -13,6 +13,7 @@ pub use settings::{SETTINGS, Setting};
 
 use std::sync::Arc;
 
+use gatehouse_gateway::model::Balance;
 use http::StatusCode;
 
 /// What translation and merging take for granted. Part of their input, so they stay pure: a new
@@ -36,6 +37,8 @@ pub struct Defaults {
     pub https_redirect_exempt: Vec<Arc<str>>,
     /// Namespaces to read; empty means all.
     pub watch_namespaces: Vec<Arc<str>>,
+    /// How an endpoint is chosen.
+    pub balance: Balance,
     /// `Strict-Transport-Security` for answers over TLS.
     pub hsts: Option<Arc<str>>,
 }
@@ -69,6 +72,7 @@ impl Default for Defaults {
             https_redirect_status: StatusCode::PERMANENT_REDIRECT,
             https_redirect_exempt: vec!["/.well-known/acme-challenge".into()],
             watch_namespaces: Vec::new(),
+            balance: Balance::default(),
             hsts: Some("max-age=31536000; includeSubDomains".into()),
         }
     }

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gatehouse_gateway::model::Balance;
 use gatehouse_gateway::model::Settings;
 use http::{HeaderName, StatusCode};
 use ipnet::IpNet;
@@ -47,6 +48,8 @@ pub(super) enum Apply {
     HeaderLines(fn(&mut Draft, HeaderLines)),
     /// A redirect status.
     Status(fn(&mut Draft, StatusCode)),
+    /// A way of balancing.
+    Balance(fn(&mut Draft, Balance)),
     /// Path prefixes.
     Paths(fn(&mut Draft, Vec<Arc<str>>)),
     /// Only this value is supported: the name is known so that ConfigMaps can be used as they
@@ -68,6 +71,7 @@ impl Setting {
             Apply::HeaderName(_) => "the name of a header field",
             Apply::HeaderLines(_) => "lines of the form `Name: value`",
             Apply::Status(_) => "a redirect status: 301, 302, 303, 307 or 308",
+            Apply::Balance(_) => "one of `round_robin`, `least_request`, `ewma` and `client_hash`",
             Apply::Paths(_) => "a list of paths that begin with a slash",
             Apply::Only(true) => "`true`, the only value supported",
             Apply::Only(false) => "`false`, the only value supported",
@@ -85,6 +89,7 @@ impl Setting {
             Apply::HeaderName(set) => set(draft, values::header_name(text)?),
             Apply::HeaderLines(set) => set(draft, values::header_lines(text)?),
             Apply::Status(set) => set(draft, values::redirect_status(text)?),
+            Apply::Balance(set) => set(draft, values::balance(text)?),
             Apply::Paths(set) => set(draft, values::paths(text)?),
             Apply::Only(only) => return (values::boolean(text)? == only).then_some(()),
         }
@@ -150,6 +155,10 @@ macro_rules! settings {
 }
 
 settings! {
+    // Balancing.
+    "load-balance" Balance "round_robin", "How an endpoint is chosen: `round_robin`, `least_request`, `ewma` (latency times load) or `client_hash`. `sessionAffinity: ClientIP` of a Service goes before it.",
+        |d, v| d.defaults.balance = v;
+
     // Redirects and HSTS.
     "ssl-redirect" Bool "true", "Redirect to https on hosts that have a tls section.",
         |d, v| d.defaults.https_redirect = v;

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
+use gatehouse_gateway::model::Balance;
 use http::{HeaderName, HeaderValue, StatusCode};
 use ipnet::IpNet;
 
@@ -94,6 +95,17 @@ pub(super) fn header_lines(text: &str) -> Option<super::settings::HeaderLines> {
 pub(super) fn redirect_status(text: &str) -> Option<StatusCode> {
     let status = StatusCode::from_bytes(text.trim().as_bytes()).ok()?;
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308).then_some(status)
+}
+
+/// A way of balancing; `ewma` is the name ingress-nginx has for it.
+pub(super) fn balance(text: &str) -> Option<Balance> {
+    match text.trim() {
+        "round_robin" => Some(Balance::RoundRobin),
+        "least_request" => Some(Balance::LeastRequest),
+        "ewma" => Some(Balance::PeakEwma),
+        "client_hash" => Some(Balance::ClientHash),
+        _ => None,
+    }
 }
 
 /// Path prefixes separated by commas.

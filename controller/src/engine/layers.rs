@@ -165,7 +165,7 @@ impl Engine {
         };
         outcome.work.clusters += 1;
         let lookup = Lookup::new(&self.world);
-        let (plan, list) = backend::cluster(&wanted.cluster, &lookup);
+        let (plan, list) = backend::cluster(&wanted.cluster, &lookup, self.defaults.balance);
         let reads = lookup.into_reads();
         self.graph.set(&node, reads);
         self.note(Origin::Node(node), list);

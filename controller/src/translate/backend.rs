@@ -128,12 +128,16 @@ pub fn first_port(service: &ObjectKey, lookup: &Lookup<'_>) -> Result<ClusterRef
 }
 
 /// Plans the cluster of a service port. Without the Service there are no endpoints.
-pub fn cluster(wanted: &ClusterRef, lookup: &Lookup<'_>) -> (ClusterPlan, Vec<Diagnostic>) {
+pub fn cluster(
+    wanted: &ClusterRef,
+    lookup: &Lookup<'_>,
+    balance: Balance,
+) -> (ClusterPlan, Vec<Diagnostic>) {
     let mut remarks = Remarks::about(&wanted.service);
     let mut plan = ClusterPlan {
         key: wanted.key.clone(),
         protocol: UpstreamProtocol::Http1,
-        balance: Balance::default(),
+        balance,
         affinity: Affinity::None,
         endpoints: Vec::new(),
     };
