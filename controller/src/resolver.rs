@@ -1,7 +1,7 @@
 //! Resolves the DNS names of ExternalName services and tells the engine what changed.
 //!
 //! Invariants: only names that the engine asks for are resolved, a bounded number at a time; a
-//! name that resolved once keeps its addresses while the resolver fails, for [`FORGIVEN`] rounds;
+//! name that resolved once keeps its addresses while the resolver fails, for `FORGIVEN` rounds;
 //! a change is sent only when the set of addresses differs.
 
 use std::collections::HashMap;

@@ -48,7 +48,7 @@ pub struct BodyBounds {
     pub limit: u64,
     /// Longest wait for the next frame.
     pub stall: Duration,
-    /// Bytes per second of waiting, once [`RATE_GRACE`] of it has passed; 0 is no limit.
+    /// Bytes per second of waiting, once ten seconds of it have passed; 0 is no limit.
     pub rate: u64,
 }
 
