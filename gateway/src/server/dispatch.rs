@@ -253,9 +253,7 @@ impl Exchange<'_> {
             // Whether it is a host shows when it is looked up.
             return match field {
                 Some(field) => Ok(field.clone()),
-                None if self.version == Version::HTTP_10 => {
-                    Ok(HeaderValue::from_static("localhost"))
-                }
+                None if self.version == Version::HTTP_10 => Ok(HeaderValue::from_static(NO_HOST)),
                 None => Err(Reason::BadHost),
             };
         };
@@ -556,4 +554,6 @@ fn refusal(why: RefuseReason) -> Reason {
     }
 }
 
+/// Host of an HTTP/1.0 request that names none: only the catch-all serves it (nginx calls it so).
+const NO_HOST: &str = "_";
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
