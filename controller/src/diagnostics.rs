@@ -33,6 +33,10 @@ pub struct Diagnostic {
     pub code: Code,
     /// What is wrong and what to do, one sentence, lower case, without a full stop.
     pub message: String,
+    /// The file in which the object stands, when it comes from a file that the message does not
+    /// name itself. Filled in by the engine, which has it from the source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<Arc<str>>,
 }
 
 impl fmt::Display for Diagnostic {
@@ -45,6 +49,9 @@ impl fmt::Display for Diagnostic {
         write!(f, "{severity}[{}] {}", self.code.as_str(), self.object)?;
         if !self.field.is_empty() {
             write!(f, " {}", self.field)?;
+        }
+        if let Some(file) = &self.file {
+            write!(f, " in {file}")?;
         }
         write!(f, ": {}", self.message)
     }
@@ -65,6 +72,7 @@ impl Diagnostic {
             severity,
             code,
             message: message.into(),
+            file: None,
         }
     }
 }

@@ -233,11 +233,16 @@ impl Engine {
                 self.touch(&key, &reads)
             }
             Change::Delete(key) => {
+                self.findings.displace(&key);
                 let reads = self.world.delete(&key);
                 self.touch(&key, &reads)
             }
             Change::Complaints(list) => {
                 self.note(Origin::Source, list);
+                Urgency::None
+            }
+            Change::Places(places) => {
+                self.revision += u64::from(self.findings.place(places));
                 Urgency::None
             }
             Change::Resolved { name, addresses } => {
@@ -314,6 +319,7 @@ impl Engine {
         let mut fresh = Self::new(Arc::clone(&self.defaults), Arc::clone(&self.settings));
         fresh.world = self.world.clone();
         fresh.synced = self.synced;
+        fresh.findings.place_like(&self.findings);
         for origin in [Origin::Source, Origin::Settings] {
             let list = self.findings.of(&origin).to_vec();
             fresh.note(origin, list);

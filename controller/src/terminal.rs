@@ -152,6 +152,7 @@ mod tests {
             severity: Severity::Error,
             code: Code::HostInvalid,
             message: message.into(),
+            file: None,
         }
     }
 

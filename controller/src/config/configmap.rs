@@ -131,6 +131,7 @@ pub fn with_configmap(
             severity,
             code: Code::SettingInvalid,
             message,
+            file: None,
         })
         .collect();
     diagnostics.sort();

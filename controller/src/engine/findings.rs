@@ -12,6 +12,7 @@ use gatehouse_gateway::model::HostPattern;
 
 use super::graph::Node;
 use crate::diagnostics::Diagnostic;
+use crate::source::ObjectKey;
 
 /// Who found something.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -34,6 +35,8 @@ pub(super) struct Findings {
     by_origin: HashMap<Origin, Vec<Diagnostic>>,
     counted: BTreeMap<Diagnostic, usize>,
     listed: Option<Arc<[Diagnostic]>>,
+    /// Files by the name of the object.
+    places: HashMap<Arc<str>, Arc<str>>,
 }
 
 impl Findings {
@@ -70,12 +73,43 @@ impl Findings {
             .unwrap_or_default()
     }
 
+    /// Notes where objects stand; says whether a finding may read differently now.
+    pub(super) fn place(&mut self, places: Vec<(ObjectKey, Arc<str>)>) -> bool {
+        for (key, file) in places {
+            self.places.insert(key.to_string().into(), file);
+        }
+        self.listed = None;
+        !self.counted.is_empty()
+    }
+
+    /// Forgets where an object stood.
+    pub(super) fn displace(&mut self, key: &ObjectKey) {
+        if !self.places.is_empty() && self.places.remove(&*key.to_string()).is_some() {
+            self.listed = None;
+        }
+    }
+
+    /// Takes over where objects stand.
+    pub(super) fn place_like(&mut self, other: &Self) {
+        self.places.clone_from(&other.places);
+        self.listed = None;
+    }
+
     /// Everything, sorted, each once.
     pub(super) fn list(&mut self) -> Arc<[Diagnostic]> {
-        let counted = &self.counted;
-        let list = self
-            .listed
-            .get_or_insert_with(|| counted.keys().cloned().collect());
+        let (counted, places) = (&self.counted, &self.places);
+        let list = self.listed.get_or_insert_with(|| {
+            let placed = counted.keys().map(|diagnostic| {
+                // Findings of the source name the file in their own words.
+                let known = places.get(&diagnostic.object);
+                let file = known.filter(|file| !diagnostic.message.contains(&***file));
+                Diagnostic {
+                    file: file.cloned(),
+                    ..diagnostic.clone()
+                }
+            });
+            placed.collect()
+        });
         Arc::clone(list)
     }
 }

@@ -90,6 +90,7 @@ fn explained(method: &str, url: &str, headers: &[&str]) -> Explanation {
         severity: Severity::Warning,
         code: Code::SecretMissing,
         message: "no such Secret".into(),
+        file: None,
     };
     explain(&snapshot(), &ListenerView::unbound(), &[diagnostic], &query).unwrap()
 }

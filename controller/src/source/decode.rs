@@ -184,6 +184,7 @@ impl Reader<'_> {
                     self.file,
                     text(&object, "apiVersion"),
                 ),
+                file: None,
             });
             convert::modernise(form.kind, new, &mut object);
         }
@@ -206,6 +207,7 @@ impl Reader<'_> {
                     severity: Severity::Error,
                     code: Code::ObjectInvalid,
                     message,
+                    file: None,
                 });
                 self.decoded.broken.push(key);
             }
@@ -276,6 +278,7 @@ impl Reader<'_> {
             severity: Severity::Error,
             code,
             message,
+            file: None,
         });
     }
 }

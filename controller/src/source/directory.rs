@@ -57,6 +57,8 @@ pub(super) struct Directory {
     /// Where each object stands, in order; the first place counts.
     claims: HashMap<ObjectKey, BTreeSet<(Arc<str>, usize)>>,
     sent: HashMap<ObjectKey, Object>,
+    /// The file that was named for each object sent.
+    placed: HashMap<ObjectKey, Arc<str>>,
     /// What the last walk over the whole directory could not read.
     walk_complaints: Vec<Diagnostic>,
     complaints: Vec<Diagnostic>,
@@ -88,6 +90,7 @@ impl Directory {
             files: BTreeMap::new(),
             claims: HashMap::new(),
             sent: HashMap::new(),
+            placed: HashMap::new(),
             walk_complaints: Vec::new(),
             complaints: Vec::new(),
         }
@@ -251,6 +254,7 @@ impl Directory {
             severity: Severity::Error,
             code: Code::FileUnreadable,
             message: format!("cannot be read: {error}; correct its permissions or size"),
+            file: None,
         }];
         let kept = file
             .held
@@ -303,26 +307,32 @@ impl Directory {
     /// The difference between what was sent and what counts now.
     fn settle(&mut self, affected: BTreeSet<ObjectKey>) -> Vec<Change> {
         let mut changes = Vec::new();
+        let mut places = Vec::new();
         for key in affected {
             let object = self
                 .claims
                 .get(&key)
                 .and_then(BTreeSet::first)
-                .and_then(|(path, position)| self.files.get(path)?.held.get(*position))
-                .map(|held| held.entry.object.clone());
-            match object {
-                Some(object) => {
-                    if self.sent.get(&key).is_none_or(|sent| !equal(sent, &object)) {
-                        self.sent.insert(key.clone(), object.clone());
-                        changes.push(Change::Apply(key, object));
-                    }
+                .and_then(|(path, at)| Some((path, self.files.get(path)?.held.get(*at)?)))
+                .map(|(path, held)| (path, held.entry.object.clone()));
+            if let Some((path, object)) = object {
+                if self.placed.get(&key) != Some(path) {
+                    self.placed.insert(key.clone(), Arc::clone(path));
+                    places.push((key.clone(), Arc::clone(path)));
                 }
-                None => {
-                    if self.sent.remove(&key).is_some() {
-                        changes.push(Change::Delete(key));
-                    }
+                if self.sent.get(&key).is_none_or(|sent| !equal(sent, &object)) {
+                    self.sent.insert(key.clone(), object.clone());
+                    changes.push(Change::Apply(key, object));
+                }
+            } else {
+                self.placed.remove(&key);
+                if self.sent.remove(&key).is_some() {
+                    changes.push(Change::Delete(key));
                 }
             }
+        }
+        if !places.is_empty() {
+            changes.insert(0, Change::Places(places));
         }
         changes
     }
@@ -350,6 +360,7 @@ impl Directory {
                 severity: Severity::Info,
                 code: Code::KindSkipped,
                 message: format!("objects of other kinds are not read: {}", kinds.join(", ")),
+                file: None,
             });
         }
         complaints.sort();
@@ -371,6 +382,7 @@ impl File {
                 severity: Severity::Warning,
                 code: Code::FileUnreadable,
                 message: "the file became empty; remove it if its objects shall go".into(),
+                file: None,
             });
         }
         let Decoded {
@@ -416,6 +428,7 @@ fn last_good(path: &str, key: &ObjectKey) -> Diagnostic {
         severity: Severity::Warning,
         code: Code::LastGoodServed,
         message: format!("its last good version keeps serving until `{path}` is correct again"),
+        file: None,
     }
 }
 
@@ -439,6 +452,7 @@ fn duplicate(key: &ObjectKey, claims: &BTreeSet<(Arc<str>, usize)>) -> Diagnosti
         severity: Severity::Warning,
         code: Code::ObjectDuplicate,
         message,
+        file: None,
     }
 }
 

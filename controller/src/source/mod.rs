@@ -105,6 +105,8 @@ pub enum Change {
     /// Everything the source has to complain about (files that do not parse, objects that do not
     /// decode), replacing what it complained about before.
     Complaints(Vec<Diagnostic>),
+    /// Files in which objects stand, for messages; of new objects and of those that moved.
+    Places(Vec<(ObjectKey, Arc<str>)>),
     /// Addresses of a DNS name (ExternalName services), from the resolver.
     Resolved {
         /// The name, lower case, without a trailing dot.

@@ -67,6 +67,7 @@ impl Walk {
             message: format!(
                 "cannot be read: {error}; what was read from it before keeps serving, correct its permissions or remove it"
             ),
+            file: None,
         });
     }
 }
