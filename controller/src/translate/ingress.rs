@@ -80,12 +80,36 @@ impl Draft<'_> {
             );
             return Vec::new();
         }
+        self.annotations();
         self.rules(spec);
         if let Some(backend) = &spec.default_backend {
             self.default_backend(backend, spec.rules.as_ref().is_none_or(Vec::is_empty));
         }
         self.tls();
         self.hosts.into_values().map(Arc::new).collect()
+    }
+
+    /// No annotation of a gateway is honoured yet; silence would leave a route open that its
+    /// owner believes to be closed.
+    fn annotations(&mut self) {
+        for name in self
+            .ingress
+            .metadata
+            .annotations
+            .iter()
+            .flat_map(BTreeMap::keys)
+        {
+            if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+                self.remarks.warning(
+                    format!("metadata.annotations[{name}]"),
+                    Code::AnnotationUnknown,
+                    format!(
+                        "annotation `{name}` is not supported and has no effect: do not rely on \
+                         it for access control"
+                    ),
+                );
+            }
+        }
     }
 
     fn rules(&mut self, spec: &IngressSpec) {
@@ -247,3 +271,6 @@ impl Draft<'_> {
         }
     }
 }
+
+/// Annotations that are meant for a gateway.
+const PREFIXES: [&str; 2] = ["nginx.ingress.kubernetes.io/", "gatehouse.dev/"];
