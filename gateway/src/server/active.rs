@@ -27,14 +27,14 @@ struct Slots {
 }
 
 struct Entry {
-    moved: Rc<Cell<Instant>>,
+    moved: Rc<Cell<Option<Instant>>>,
     control: Rc<Control>,
 }
 
 impl ActiveSet {
     /// Watches one answer until the guard is dropped. `control` closes its connection.
     pub(super) fn watch(self: &Rc<Self>, control: &Rc<Control>) -> ActiveGuard {
-        let moved = Rc::new(Cell::new(Instant::now()));
+        let moved = Rc::new(Cell::new(Some(Instant::now())));
         let entry = Some(Entry {
             moved: Rc::clone(&moved),
             control: Rc::clone(control),
@@ -61,7 +61,7 @@ impl ActiveSet {
             .entries
             .iter()
             .flatten()
-            .filter(|e| e.moved.get().elapsed() >= limit);
+            .filter(|entry| entry.moved.get().is_some_and(|at| at.elapsed() >= limit));
         stalled.inspect(|entry| entry.control.abort()).count()
     }
 
@@ -84,13 +84,18 @@ impl fmt::Debug for ActiveSet {
 pub(crate) struct ActiveGuard {
     set: Rc<ActiveSet>,
     slot: usize,
-    moved: Rc<Cell<Instant>>,
+    moved: Rc<Cell<Option<Instant>>>,
 }
 
 impl ActiveGuard {
-    /// The answer has moved.
+    /// The answer has moved, and waits for the client now.
     pub(crate) fn touch(&self) {
-        self.moved.set(Instant::now());
+        self.moved.set(Some(Instant::now()));
+    }
+
+    /// The client wants more, and the endpoint has nothing: that wait has a bound of its own.
+    pub(crate) fn starve(&self) {
+        self.moved.set(None);
     }
 }
 
@@ -161,6 +166,13 @@ mod tests {
         tokio::time::advance(Duration::from_secs(15)).await;
         assert_eq!(set.sweep(Duration::from_secs(30)), 1);
         assert!(stuck.aborted() && !moving.aborted());
+        guard.starve();
+        tokio::time::advance(Duration::from_secs(300)).await;
+        set.sweep(Duration::from_secs(30));
+        assert!(
+            !moving.aborted(),
+            "an endpoint that is slow is not the client's fault"
+        );
         drop(guard);
         assert_eq!(set.len(), 1);
     }

@@ -5,7 +5,7 @@
 //! written when that body ends or is dropped, whichever comes first.
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -58,6 +58,10 @@ pub struct RequestBody {
     incoming: Option<Incoming>,
     progress: Rc<BodyProgress>,
     bounds: BodyBounds,
+    /// On HTTP/2, the length that the client announced.
+    announced: Option<u64>,
+    /// The frame that completes that length, until the end of the stream has confirmed it.
+    held: Option<Frame<Bytes>>,
     waiting_since: Option<Instant>,
     waited: Duration,
     timer: Option<Pin<Box<Sleep>>>,
@@ -77,6 +81,8 @@ impl RequestBody {
             incoming,
             progress,
             bounds,
+            announced: None,
+            held: None,
             waiting_since: None,
             waited: Duration::ZERO,
             timer: None,
@@ -95,10 +101,27 @@ impl RequestBody {
                 stall: Duration::MAX,
                 rate: 0,
             },
+            announced: None,
+            held: None,
             waiting_since: None,
             waited: Duration::ZERO,
             timer: None,
         }
+    }
+
+    /// Content of an HTTP/2 stream. Its length must agree with the end of the stream, and what
+    /// does not agree must not be forwarded (RFC 9113, section 8.1.1): content is complete for
+    /// the endpoint only when the stream has ended.
+    pub async fn of_stream(incoming: Incoming, bounds: BodyBounds) -> Result<Self, ProxyError> {
+        let mut body = Self::new(incoming, bounds);
+        body.announced = body.size_hint().exact();
+        if body.announced == Some(0) && !body.is_empty() {
+            while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                frame?;
+            }
+            body.incoming = None;
+        }
+        Ok(body)
     }
 
     /// Whether there is no body at all, so that the request can be sent again.
@@ -135,6 +158,19 @@ impl RequestBody {
         }
     }
 
+    /// The frame that comes next when this one has arrived.
+    fn after_held(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        match self.held.take() {
+            None => frame,
+            Some(held) => {
+                if frame.is_trailers() {
+                    self.held = Some(frame);
+                }
+                held
+            }
+        }
+    }
+
     fn account(&mut self, frame: &Frame<Bytes>) -> Result<(), ProxyError> {
         if let Some(since) = self.waiting_since.take() {
             self.waited += since.elapsed();
@@ -159,39 +195,56 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
         let this = &mut *self;
-        let Some(incoming) = &mut this.incoming else {
-            return Poll::Ready(None);
-        };
-        match Pin::new(incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(mut frame))) => {
-                if let Some(trailers) = frame.trailers_mut() {
-                    strip_trailers(trailers);
+        if this.held.as_ref().is_some_and(Frame::is_trailers) {
+            return Poll::Ready(this.held.take().map(Ok));
+        }
+        loop {
+            let Some(incoming) = &mut this.incoming else {
+                return Poll::Ready(None);
+            };
+            let mut frame = match Pin::new(incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => frame,
+                Poll::Ready(Some(Err(error))) => {
+                    this.held = None;
+                    return Poll::Ready(Some(Err(broken(&error))));
                 }
-                if let Err(error) = this.account(&frame) {
-                    return Poll::Ready(Some(Err(error)));
-                }
-                if this.incoming.as_ref().is_none_or(Body::is_end_stream) {
+                Poll::Ready(None) => {
                     this.progress.finished.set(true);
+                    return Poll::Ready(this.held.take().map(Ok));
                 }
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Pending => return this.poll_stalled(cx).map(|error| Some(Err(error))),
+            };
+            if let Some(trailers) = frame.trailers_mut() {
+                strip_trailers(trailers);
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(broken(&error)))),
-            Poll::Ready(None) => {
+            if let Err(error) = this.account(&frame) {
+                return Poll::Ready(Some(Err(error)));
+            }
+            if this.incoming.as_ref().is_none_or(Body::is_end_stream) || frame.is_trailers() {
                 this.progress.finished.set(true);
-                Poll::Ready(None)
+            } else if this.announced == Some(this.progress.received()) {
+                // Nothing but the end may follow: more data is an error of the stream.
+                this.held.get_or_insert(frame);
+                continue;
             }
-            Poll::Pending => this.poll_stalled(cx).map(|error| Some(Err(error))),
+            return Poll::Ready(Some(Ok(this.after_held(frame))));
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
+        self.held.is_none() && self.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        let held = self.held.as_ref().and_then(Frame::data_ref);
+        let held = held.map_or(0, |data| data.len() as u64);
+        match &self.incoming {
+            None => SizeHint::with_exact(0),
+            Some(incoming) => match incoming.size_hint().exact() {
+                Some(exact) => SizeHint::with_exact(exact + held),
+                None => incoming.size_hint(),
+            },
+        }
     }
 }
 
@@ -246,11 +299,20 @@ enum Source {
 impl ResponseBody {
     /// An answer that the gateway made.
     pub(crate) fn local(content: Bytes, record: Option<Box<Record>>) -> Self {
+        Self::watched(content, record, None)
+    }
+
+    /// The same, with a watch that the client takes it.
+    pub(crate) fn watched(
+        content: Bytes,
+        record: Option<Box<Record>>,
+        active: Option<ActiveGuard>,
+    ) -> Self {
         let content = (!content.is_empty()).then_some(content);
         Self {
             source: Source::Local(content),
             record,
-            active: None,
+            active,
         }
         .settled()
     }
@@ -308,7 +370,15 @@ impl Body for ResponseBody {
         let this = &mut *self;
         let next = match &mut this.source {
             Source::Local(content) => content.take().map(|content| Ok(Frame::data(content))),
-            Source::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
+            Source::Upstream(body) => match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(next) => next,
+                Poll::Pending => {
+                    if let Some(active) = &this.active {
+                        active.starve();
+                    }
+                    return Poll::Pending;
+                }
+            },
         };
         match &next {
             Some(Ok(frame)) => {

@@ -349,7 +349,7 @@ fn rejection(error: &hyper::Error, flow: &Flow) -> Option<Reason> {
         Some(Reason::RequestTimeout)
     } else if error.is_parse_too_large() {
         Some(Reason::HeadTooLarge)
-    } else if error.is_parse() {
+    } else if error.is_parse() || flow.foreign() {
         Some(Reason::BadRequest)
     } else {
         None

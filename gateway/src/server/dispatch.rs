@@ -24,7 +24,7 @@ use super::upgrade;
 use super::wire::{canonical_host, canonical_path};
 use super::worker::Worker;
 use crate::access_log::Line;
-use crate::error::Reason;
+use crate::error::{ProxyError, Reason};
 use crate::model::{RefuseReason, Settings, UpstreamProtocol};
 use crate::policy::{self, Flow, LocalResponse, RequestFacts};
 use crate::table::{Action, Route};
@@ -400,7 +400,16 @@ impl Exchange<'_> {
             websocket,
         } = outbound;
         let on_upgrade = websocket.then(|| upgrade::taken_from(&head)).flatten();
-        let body = request_body(incoming, &settings);
+        let body = match request_body(incoming, &settings, self.http2()).await {
+            Ok(body) => body,
+            Err(error) => {
+                let local = Local {
+                    close: true,
+                    ..Local::on_route(error.reason, route)
+                };
+                return self.local(local, record);
+            }
+        };
         record.request_body = Some(body.progress());
         let mut head = upstream_head(head);
         let outgoing = Outgoing {
@@ -496,7 +505,9 @@ impl Exchange<'_> {
             None => Bytes::new(),
         };
         let length = text.len();
-        let mut response = Response::new(ResponseBody::local(text, Some(record)));
+        let watched = self.http2() && length > 0;
+        let active = watched.then(|| self.worker.active.watch(&self.connection.control));
+        let mut response = Response::new(ResponseBody::watched(text, Some(record), active));
         *response.status_mut() = local.status;
         *response.version_mut() = self.version;
         let fields = response.headers_mut();
@@ -520,16 +531,24 @@ impl Exchange<'_> {
     }
 }
 
-fn request_body(incoming: Incoming, settings: &Settings) -> RequestBody {
+async fn request_body(
+    incoming: Incoming,
+    settings: &Settings,
+    http2: bool,
+) -> Result<RequestBody, ProxyError> {
     if incoming.is_end_stream() {
-        return RequestBody::empty();
+        return Ok(RequestBody::empty());
     }
     let bounds = BodyBounds {
         limit: settings.limits.body,
         stall: settings.timeouts.request_body,
         rate: settings.limits.body_rate,
     };
-    RequestBody::new(incoming, bounds)
+    if http2 {
+        RequestBody::of_stream(incoming, bounds).await
+    } else {
+        Ok(RequestBody::new(incoming, bounds))
+    }
 }
 
 fn speaks_http2(protocol: UpstreamProtocol) -> bool {

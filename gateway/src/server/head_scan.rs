@@ -113,11 +113,15 @@ enum State {
 pub(super) struct Broken {
     /// Bytes of the last piece that are still in order.
     pub(super) sound: usize,
+    /// What comes is not HTTP at all, and gets no answer in HTTP.
+    pub(super) foreign: bool,
 }
 
 /// The line that was being read is where it broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct BadLine;
+struct BadLine {
+    foreign: bool,
+}
 
 impl HeadScan {
     /// A scan at the start of a connection, and the other end of its queue.
@@ -165,7 +169,8 @@ impl HeadScan {
                 State::ChunkData(left) => self.skip(bytes, left, State::ChunkData, State::ChunkEnd),
                 _ => {
                     let sound = length - bytes.len();
-                    self.take_line(bytes).map_err(|BadLine| Broken { sound })?
+                    self.take_line(bytes)
+                        .map_err(|BadLine { foreign }| Broken { sound, foreign })?
                 }
             };
         }
@@ -223,7 +228,7 @@ impl HeadScan {
         if in_head {
             Ok(T::default())
         } else {
-            Err(BadLine)
+            Err(BadLine { foreign: false })
         }
     }
 
@@ -233,6 +238,10 @@ impl HeadScan {
         match self.state {
             // Empty lines before a request are skipped (RFC 9112, section 2.2).
             State::Start if line.is_empty() => {}
+            State::Start if is_foreign(line) => {
+                self.state = State::Lost;
+                return Err(BadLine { foreign: true });
+            }
             State::Start => {
                 self.head.bare_lf = bare;
                 self.head.fragment = memchr::memchr(b'#', line).is_some();
@@ -312,6 +321,13 @@ impl HeadScan {
         if line.len() > CHUNK_LINE {
             return self.lose();
         }
+        if line
+            .iter()
+            .any(|byte| byte.is_ascii_control() && *byte != b'\t')
+        {
+            // Extensions go no further than here, but others end the line at such a byte.
+            return self.lose();
+        }
         let digits = line
             .split(|&byte| byte == b';')
             .next()
@@ -328,6 +344,21 @@ impl HeadScan {
         };
         Ok(())
     }
+}
+
+/// Whether a first line has nothing of a request line: three words, no path and no version. A
+/// client with such a line would take an answer for noise (RFC 9113, section 3.4, on a preface
+/// that is none).
+fn is_foreign(line: &[u8]) -> bool {
+    let mut words = 0;
+    for word in line.split(|byte| *byte == b' ') {
+        words += 1;
+        let plain = !word.is_empty() && word.iter().all(u8::is_ascii_alphabetic);
+        if !plain || word.eq_ignore_ascii_case(b"http") {
+            return false;
+        }
+    }
+    words == 3
 }
 
 /// Longest line of a head that is kept; the parser's bound on whole heads is below it.
@@ -411,9 +442,29 @@ mod tests {
         let (mut scan_of_parts, _) = HeadScan::new();
         let broken = scan_of_parts.feed(format!("{head}0\r\nX: 1\n").as_bytes());
         let sound = head.len() + 3;
-        assert_eq!(broken, Err(Broken { sound }));
+        let foreign = false;
+        assert_eq!(broken, Err(Broken { sound, foreign }));
         let fair = format!("{head}0\r\n{}\r\n", "X-A: 1\r\n".repeat(100));
         assert!(!scan(fair.as_bytes()).1);
+    }
+
+    #[test]
+    fn other_protocols_and_control_bytes_in_extensions_are_refused() {
+        let (mut foreign, _) = HeadScan::new();
+        let broken = foreign.feed(b"INVALID CONNECTION PREFACE\r\n\r\n");
+        assert!(broken.is_err_and(|broken| broken.foreign && broken.sound == 0));
+        for request in [
+            "GET / HTTP/1.1\r\n",
+            "GET /\r\n",
+            "GET a HTTP\r\n",
+            "GET x http/1.1\r\n",
+        ] {
+            let (mut scan, _) = HeadScan::new();
+            assert_eq!(scan.feed(request.as_bytes()), Ok(()), "{request}");
+        }
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert!(scan(format!("{head}1;a\0b\r\nx\r\n0\r\n\r\n").as_bytes()).1);
+        assert!(!scan(format!("{head}1;a=\"\t\"\r\nx\r\n0\r\n\r\n").as_bytes()).1);
     }
 
     #[test]

@@ -49,6 +49,10 @@ impl Survey {
                 // RFC 9113, section 8.2.1.
                 return Err(Reason::BadRequest);
             }
+            if http2 && survey.length && name == CONTENT_LENGTH {
+                // RFC 9113, section 8.1.1, lets nobody choose between two lengths.
+                return Err(Reason::AmbiguousFraming);
+            }
             survey.note(name, value, settings)?;
             // One line each is legal on HTTP/2 only (RFC 9113, section 8.2.3).
             survey.cookies += usize::from(http2 && name == COOKIE);
@@ -142,10 +146,11 @@ fn has_edge_blanks(value: &HeaderValue) -> bool {
 }
 
 pub(super) fn list(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    // One member that is no text must not hide the others.
     value
-        .to_str()
-        .unwrap_or_default()
-        .split(',')
+        .as_bytes()
+        .split(|byte| *byte == b',')
+        .filter_map(|token| std::str::from_utf8(token).ok())
         .map(str::trim)
         .filter(|token| !token.is_empty())
 }

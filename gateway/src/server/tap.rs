@@ -48,6 +48,7 @@ pub(super) struct Flow {
     begun: AtomicBool,
     idle_since: AtomicU64,
     head_timed_out: AtomicBool,
+    foreign: AtomicBool,
 }
 
 impl Flow {
@@ -59,6 +60,7 @@ impl Flow {
             begun: AtomicBool::new(false),
             idle_since: AtomicU64::new(0),
             head_timed_out: AtomicBool::new(false),
+            foreign: AtomicBool::new(false),
         })
     }
 
@@ -94,6 +96,11 @@ impl Flow {
     /// When the last request ended, or the connection began.
     pub(super) fn idle_since(&self) -> Instant {
         self.began + Duration::from_nanos(self.idle_since.load(Ordering::Relaxed))
+    }
+
+    /// Whether the client speaks another protocol.
+    pub(super) fn foreign(&self) -> bool {
+        self.foreign.load(Ordering::Relaxed)
     }
 
     /// Whether the deadline for a request head has passed.
@@ -183,10 +190,11 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> Tap<S> {
             Position::Beyond => None,
             Position::Between if self.flow.open() > 0 => None,
             Position::Between => {
-                let wait = if self.opening == 0 {
-                    self.deadlines.first_byte
-                } else {
+                // Empty lines may come before a request, and do not count as the begin of one.
+                let wait = if self.flow.begun() {
                     self.deadlines.idle
+                } else {
+                    self.deadlines.first_byte
                 };
                 Some(self.flow.idle_since() + wait)
             }
@@ -278,6 +286,9 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> Tap<S> {
         match self.scan.as_mut().map(|scan| scan.feed(bytes)) {
             Some(Err(broken)) => {
                 self.broken = true;
+                if broken.foreign {
+                    self.flow.foreign.store(true, Ordering::Relaxed);
+                }
                 broken.sound
             }
             _ => bytes.len(),

@@ -1,6 +1,6 @@
 //! The request target: which forms are served, and the one that is sent on.
 
-use http::{HeaderName, HeaderValue, Method, Uri, request};
+use http::{HeaderName, HeaderValue, Method, Uri, Version, request};
 
 use crate::error::Reason;
 use crate::model::Settings;
@@ -20,6 +20,13 @@ pub(super) fn check_target(head: &request::Parts, settings: &Settings) -> Result
         None | Some("http" | "https") => {}
         Some(_) => return Err(Reason::BadTarget),
     }
+    let rootless = uri
+        .path_and_query()
+        .is_some_and(|target| target.as_str().starts_with('?'));
+    if rootless && head.version == Version::HTTP_2 {
+        // RFC 9113, section 8.3.1: the path is never empty.
+        return Err(Reason::BadTarget);
+    }
     match uri.path() {
         "*" if head.method == Method::OPTIONS => Ok(()),
         path if path.starts_with('/') => Ok(()),
@@ -31,9 +38,9 @@ pub(super) fn check_target(head: &request::Parts, settings: &Settings) -> Result
 /// gateway itself.
 pub(super) fn asks_gateway(head: &request::Parts) -> bool {
     let last_hop = || {
-        head.headers
-            .get(&MAX_FORWARDS)
-            .is_some_and(|hops| hops == "0")
+        head.headers.get(&MAX_FORWARDS).is_some_and(|hops| {
+            !hops.is_empty() && hops.as_bytes().iter().all(|digit| *digit == b'0')
+        })
     };
     head.method == Method::OPTIONS && (head.uri.path() == "*" || last_hop())
 }

@@ -127,13 +127,21 @@ fn decode(raw: &[u8]) -> Option<String> {
             bytes.push(byte);
         }
     }
-    if bytes.contains(&0) {
+    if bytes.contains(&0) || has_overlong(&bytes) {
         return None;
     }
     Some(match String::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => keep_encoded(error.as_bytes()),
     })
+}
+
+/// Dots, slashes and backslashes written with more octets than they need. No encoder makes them,
+/// and lenient decoders read them as the plain character.
+fn has_overlong(bytes: &[u8]) -> bool {
+    OVERLONG
+        .iter()
+        .any(|form| memchr::memmem::find(bytes, form).is_some())
 }
 
 /// Valid UTF-8 as it is, everything else as `%XX`.
@@ -188,6 +196,19 @@ fn hides_dots(segment: &str) -> bool {
         .map(|part| part.split_once(';').map_or(part, |(name, _)| name))
         .any(|name| matches!(name, "." | ".."))
 }
+
+/// `.`, `/` and `\\` in two, three and four octets.
+const OVERLONG: [&[u8]; 9] = [
+    b"\xc0\xae",
+    b"\xc0\xaf",
+    b"\xc1\x9c",
+    b"\xe0\x80\xae",
+    b"\xe0\x80\xaf",
+    b"\xe0\x81\x9c",
+    b"\xf0\x80\x80\xae",
+    b"\xf0\x80\x80\xaf",
+    b"\xf0\x80\x81\x9c",
+];
 
 #[cfg(test)]
 mod tests {
@@ -280,6 +301,8 @@ mod tests {
             "/a/..\\b",
             "/a\\..\\b",
             "/a%5c..%5cb",
+            "/a/%c0%ae%c0%ae/b",
+            "/a%e0%80%afb",
         ] {
             assert_eq!(canonical_path(raw), None, "{raw:?}");
         }

@@ -137,14 +137,17 @@ impl Worker {
             .plain
             .connections_aborted
             .inc_by(stalled as u64);
-        let limit = if self.draining() {
-            Duration::ZERO
-        } else {
-            timeouts.http2_idle
-        };
         for connection in self.http2.borrow().values().filter_map(Weak::upgrade) {
             let Some(idle) = connection.idle_for() else {
                 continue;
+            };
+            let limit = if self.draining() {
+                Duration::ZERO
+            } else if connection.fresh() {
+                // A preface is no request, and neither is a part of a header block.
+                timeouts.first_byte
+            } else {
+                timeouts.http2_idle
             };
             if idle >= limit {
                 connection.control.drain();

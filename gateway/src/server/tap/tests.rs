@@ -176,8 +176,8 @@ async fn a_client_that_reads_slowly_keeps_its_connection_and_its_idle_time() {
     // The flush takes 60 s; it moves every 20 s.
     let (flushed, ()) = tokio::join!(tap.flush(), reading);
     flushed.unwrap();
-    tap.flow.restart();
-    tap.opening = 1;
+    tap.flow.enter();
+    tap.flow.leave();
     // The wait is over: it must not count against what comes next.
     let start = Instant::now();
     assert!(tap.read(&mut [0; 16]).await.is_err());
