@@ -25,7 +25,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::engine::Report;
 use crate::simulate::ListenerView;
@@ -75,6 +75,7 @@ pub fn start(listener: StdListener, state: State) -> io::Result<()> {
 async fn serve(listener: TcpListener, state: State) {
     let state = Arc::new(state);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut told: Option<Instant> = None;
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
             return;
@@ -88,7 +89,10 @@ async fn serve(listener: TcpListener, state: State) {
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "the admin server cannot accept a connection");
+                if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
+                    told = Some(Instant::now());
+                    tracing::warn!(%error, "the admin server cannot accept a connection");
+                }
                 sleep(AFTER_ERROR).await;
             }
         }
@@ -136,6 +140,8 @@ const LIFE: Duration = Duration::from_secs(300);
 
 /// Pause after a failed accept (no descriptors left).
 const AFTER_ERROR: Duration = Duration::from_millis(100);
+/// How often a failure to accept is told.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests;

@@ -162,7 +162,7 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     drop(stream.set_nodelay(true));
     let mut stream = Prefixed::new(stream);
     let flow = Flow::new();
-    let (scan, heads) = HeadScan::new();
+    let (scan, heads) = HeadScan::new(settings.limits.target);
     let mut connection = Connection {
         listener,
         peer,

@@ -219,6 +219,9 @@ impl Exchange<'_> {
                 .connection
                 .next_head()
                 .ok_or(Reason::AmbiguousFraming)?;
+            if facts.too_long {
+                return Err(Reason::TargetTooLong);
+            }
             if facts.framing_conflict {
                 return Err(Reason::AmbiguousFraming);
             }

@@ -21,6 +21,8 @@ pub(super) struct HeadFacts {
     pub framing_conflict: bool,
     /// A line of the head ended in a bare line feed.
     pub bare_lf: bool,
+    /// The request line did not end within any sensible length; the parser saw a part of it.
+    pub too_long: bool,
     /// The target has a fragment, which is never sent by an honest client.
     pub fragment: bool,
     /// When its first byte came.
@@ -32,6 +34,7 @@ impl HeadFacts {
         Self {
             framing_conflict: false,
             bare_lf: false,
+            too_long: false,
             fragment: false,
             started: Instant::now(),
         }
@@ -83,6 +86,7 @@ pub(super) enum Position {
 /// Follows one connection.
 #[derive(Debug)]
 pub(super) struct HeadScan {
+    longest_line: usize,
     state: State,
     line: Vec<u8>,
     head: HeadFacts,
@@ -113,21 +117,42 @@ enum State {
 pub(super) struct Broken {
     /// Bytes of the last piece that are still in order.
     pub(super) sound: usize,
-    /// What comes is not HTTP at all, and gets no answer in HTTP.
-    pub(super) foreign: bool,
+    /// What the parser is shown in place of the rest.
+    pub(super) instead: Instead,
+}
+
+/// How the parser learns of the break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Instead {
+    /// Nothing but an error.
+    Error,
+    /// The same: what comes is not HTTP at all, and gets no answer in HTTP.
+    Foreign,
+    /// The end of a head. The target is longer than any that is served, and hyper would answer
+    /// 431 to it before anybody could answer 414 (RFC 9112, section 3).
+    EndOfHead,
 }
 
 /// The line that was being read is where it broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct BadLine {
-    foreign: bool,
+    instead: Instead,
+    /// Bytes of the line that the parser may see.
+    shown: usize,
+}
+
+impl From<Instead> for BadLine {
+    fn from(instead: Instead) -> Self {
+        Self { instead, shown: 0 }
+    }
 }
 
 impl HeadScan {
     /// A scan at the start of a connection, and the other end of its queue.
-    pub(super) fn new() -> (Self, Heads) {
+    pub(super) fn new(longest_target: usize) -> (Self, Heads) {
         let heads = Heads::default();
         let scan = Self {
+            longest_line: longest_target.saturating_add(REST_OF_LINE),
             state: State::Start,
             line: Vec::new(),
             head: HeadFacts::begin(),
@@ -169,8 +194,10 @@ impl HeadScan {
                 State::ChunkData(left) => self.skip(bytes, left, State::ChunkData, State::ChunkEnd),
                 _ => {
                     let sound = length - bytes.len();
-                    self.take_line(bytes)
-                        .map_err(|BadLine { foreign }| Broken { sound, foreign })?
+                    self.take_line(bytes).map_err(|broken| Broken {
+                        sound: sound + broken.shown,
+                        instead: broken.instead,
+                    })?
                 }
             };
         }
@@ -194,7 +221,22 @@ impl HeadScan {
         if self.state == State::Start && self.line.is_empty() {
             self.head.started = Instant::now();
         }
-        let Some(end) = memchr::memchr(b'\n', bytes) else {
+        let end = memchr::memchr(b'\n', bytes);
+        let here = end.unwrap_or(bytes.len());
+        if self.state == State::Start
+            && self.line.len() + here > self.longest_line
+            && here > END_OF_HEAD.len()
+        {
+            let shown = self.longest_line.saturating_sub(self.line.len());
+            self.head.too_long = true;
+            self.end_of_head();
+            self.state = State::Lost;
+            return Err(BadLine {
+                instead: Instead::EndOfHead,
+                shown: shown.min(here - END_OF_HEAD.len()),
+            });
+        }
+        let Some(end) = end else {
             let bound = match self.state {
                 State::ChunkSize => CHUNK_LINE,
                 State::ChunkEnd => 2,
@@ -228,7 +270,7 @@ impl HeadScan {
         if in_head {
             Ok(T::default())
         } else {
-            Err(BadLine { foreign: false })
+            Err(Instead::Error.into())
         }
     }
 
@@ -240,7 +282,7 @@ impl HeadScan {
             State::Start if line.is_empty() => {}
             State::Start if is_foreign(line) => {
                 self.state = State::Lost;
-                return Err(BadLine { foreign: true });
+                return Err(Instead::Foreign.into());
             }
             State::Start => {
                 self.head.bare_lf = bare;
@@ -310,6 +352,7 @@ impl HeadScan {
         self.head = HeadFacts {
             framing_conflict: false,
             bare_lf: false,
+            too_long: false,
             fragment: false,
             ..self.head
         };
@@ -361,6 +404,10 @@ fn is_foreign(line: &[u8]) -> bool {
     words == 3
 }
 
+/// What ends a head that was cut short.
+pub(super) const END_OF_HEAD: &[u8] = b" HTTP/1.1\r\n\r\n";
+/// Method, version and blanks of a request line.
+const REST_OF_LINE: usize = 1024;
 /// Longest line of a head that is kept; the parser's bound on whole heads is below it.
 const HEAD_LINE: usize = 64 * 1024;
 /// Longest chunk-size line, extensions included.
@@ -381,7 +428,7 @@ mod tests {
     /// Every way of cutting the stream in three must give the same facts.
     fn scan(stream: &[u8]) -> (Vec<(bool, bool, bool)>, bool) {
         let run = |parts: &[&[u8]]| {
-            let (mut scan, heads) = HeadScan::new();
+            let (mut scan, heads) = HeadScan::new(16 * 1024);
             let fed: Result<Vec<()>, _> = parts.iter().map(|part| scan.feed(part)).collect();
             (
                 facts(&heads),
@@ -439,27 +486,52 @@ mod tests {
         for line in ["X: 1\n\r\n", "\n"] {
             assert!(scan(format!("{head}0\r\n{line}").as_bytes()).1, "{line:?}");
         }
-        let (mut scan_of_parts, _) = HeadScan::new();
+        let (mut scan_of_parts, _) = HeadScan::new(16 * 1024);
         let broken = scan_of_parts.feed(format!("{head}0\r\nX: 1\n").as_bytes());
         let sound = head.len() + 3;
-        let foreign = false;
-        assert_eq!(broken, Err(Broken { sound, foreign }));
+        let instead = Instead::Error;
+        assert_eq!(broken, Err(Broken { sound, instead }));
         let fair = format!("{head}0\r\n{}\r\n", "X-A: 1\r\n".repeat(100));
         assert!(!scan(fair.as_bytes()).1);
     }
 
     #[test]
+    fn a_request_line_without_end_is_cut_short_and_said_to_be() {
+        let line = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(9000));
+        for piece in [line.len(), 5000, 700] {
+            let (mut scan, heads) = HeadScan::new(4096);
+            let mut shown = 0;
+            let broken = line.as_bytes().chunks(piece).find_map(|bytes| {
+                let broken = scan.feed(bytes).err();
+                shown += broken.map_or(bytes.len(), |broken| broken.sound);
+                broken
+            });
+            assert_eq!(
+                broken.map(|broken| broken.instead),
+                Some(Instead::EndOfHead)
+            );
+            assert!((4096..=5120).contains(&shown), "{shown}");
+            assert!(heads.take().is_some_and(|head| head.too_long));
+        }
+        let (mut scan, heads) = HeadScan::new(16 * 1024);
+        assert_eq!(scan.feed(line.as_bytes()), Ok(()));
+        assert!(heads.take().is_some_and(|head| !head.too_long));
+    }
+
+    #[test]
     fn other_protocols_and_control_bytes_in_extensions_are_refused() {
-        let (mut foreign, _) = HeadScan::new();
+        let (mut foreign, _) = HeadScan::new(16 * 1024);
         let broken = foreign.feed(b"INVALID CONNECTION PREFACE\r\n\r\n");
-        assert!(broken.is_err_and(|broken| broken.foreign && broken.sound == 0));
+        assert!(
+            broken.is_err_and(|broken| broken.instead == Instead::Foreign && broken.sound == 0)
+        );
         for request in [
             "GET / HTTP/1.1\r\n",
             "GET /\r\n",
             "GET a HTTP\r\n",
             "GET x http/1.1\r\n",
         ] {
-            let (mut scan, _) = HeadScan::new();
+            let (mut scan, _) = HeadScan::new(16 * 1024);
             assert_eq!(scan.feed(request.as_bytes()), Ok(()), "{request}");
         }
         let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -469,7 +541,7 @@ mod tests {
 
     #[test]
     fn the_position_follows_the_stream() {
-        let (mut scan, heads) = HeadScan::new();
+        let (mut scan, heads) = HeadScan::new(16 * 1024);
         assert_eq!(scan.position(), Position::Between);
         scan.feed(b"P").unwrap();
         assert!(matches!(scan.position(), Position::Head(_)));

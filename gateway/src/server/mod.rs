@@ -8,6 +8,7 @@ mod active;
 pub mod body;
 mod connection;
 mod control;
+mod descriptors;
 mod dispatch;
 mod forwarded;
 mod head_scan;
@@ -89,6 +90,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     access_log: AccessLog,
     connections: Arc<AtomicUsize>,
+    /// Most client connections that the descriptors of this process allow.
+    capacity: usize,
     orders: worker::Orders,
     generations: Vec<AtomicU64>,
     served: watch::Sender<u64>,
@@ -150,6 +153,7 @@ impl Gateway {
             metrics,
             access_log: config.access_log,
             connections: Arc::default(),
+            capacity: descriptors::share_of_clients(),
             orders: watch::Sender::new(Order::Serve),
             generations: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             served: watch::Sender::new(0),

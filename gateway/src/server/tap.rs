@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
 
-use super::head_scan::{HeadScan, Position};
+use super::head_scan::{Broken, END_OF_HEAD, HeadScan, Instead, Position};
 
 /// How long each wait may take.
 #[derive(Debug, Clone, Copy)]
@@ -280,19 +280,17 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> Tap<S> {
         Poll::Pending
     }
 
-    /// Looks at new bytes; returns how many of them the parser may see.
-    fn saw(&mut self, bytes: &[u8]) -> usize {
+    /// Looks at new bytes; an error says how many of them the parser may see.
+    fn saw(&mut self, bytes: &[u8]) -> Result<(), Broken> {
         self.opening = (self.opening + bytes.len()).min(PREFACE);
-        match self.scan.as_mut().map(|scan| scan.feed(bytes)) {
-            Some(Err(broken)) => {
-                self.broken = true;
-                if broken.foreign {
-                    self.flow.foreign.store(true, Ordering::Relaxed);
-                }
-                broken.sound
+        let seen = self.scan.as_mut().map_or(Ok(()), |scan| scan.feed(bytes));
+        if let Err(broken) = seen {
+            self.broken = true;
+            if broken.instead == Instead::Foreign {
+                self.flow.foreign.store(true, Ordering::Relaxed);
             }
-            _ => bytes.len(),
         }
+        seen
     }
 }
 
@@ -311,13 +309,17 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> AsyncRead for Tap<S> {
             Poll::Ready(Ok(())) => {
                 this.read_since = None;
                 let new = buffer.filled().get(before..).unwrap_or_default();
-                let sound = this.saw(new);
-                if this.broken && sound == 0 {
+                let Err(broken) = this.saw(new) else {
+                    return Poll::Ready(Ok(()));
+                };
+                // The head that came with it is still served, if only with an error.
+                buffer.set_filled(before + broken.sound);
+                if broken.instead == Instead::EndOfHead {
+                    buffer.put_slice(END_OF_HEAD);
+                } else if broken.sound == 0 {
                     // Nothing read would look like the end of the stream.
                     return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
                 }
-                // The head that came with it is still served, if only with an error.
-                buffer.set_filled(before + sound);
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),

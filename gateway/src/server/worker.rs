@@ -48,6 +48,7 @@ pub(super) struct Worker {
     next_id: Cell<u64>,
     per_client: RefCell<HashMap<IpAddr, usize>>,
     total: Arc<AtomicUsize>,
+    capacity: usize,
     tasks: RefCell<JoinSet<()>>,
 }
 
@@ -109,7 +110,8 @@ impl Worker {
     /// Takes a place for a connection from this address, if there is one.
     fn admit(self: &Rc<Self>, address: IpAddr) -> Option<Place> {
         let limits = self.with_snapshot(|snapshot| snapshot.settings.limits.clone());
-        if self.total.fetch_add(1, Ordering::Relaxed) >= limits.connections {
+        let most = limits.connections.min(self.capacity);
+        if self.total.fetch_add(1, Ordering::Relaxed) >= most {
             self.total.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
@@ -253,6 +255,7 @@ pub(super) async fn run(start: Start) -> usize {
         next_id: Cell::new(0),
         per_client: RefCell::default(),
         total: Arc::clone(&shared.connections),
+        capacity: shared.capacity,
         tasks: RefCell::default(),
     });
     let mut accepting = JoinSet::new();

@@ -24,6 +24,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::task::{AbortHandle, coop::unconstrained};
@@ -32,16 +33,18 @@ use tokio::time::Instant;
 use super::body::Outgoing;
 use super::connect::Transport;
 use super::forward::Failure;
+use super::meter::{Meter, Metered};
 use super::patience::{Deadline, Patience};
 use crate::error::{ProxyError, Reason};
 
-type Driver = Connection<TokioIo<Transport>, Outgoing>;
+type Driver = Connection<TokioIo<Metered>, Outgoing>;
 
 /// An open connection.
 pub(crate) struct Http1 {
     sender: SendRequest<Outgoing>,
     /// `None` once it has ended.
     driver: Option<Driver>,
+    meter: Arc<Meter>,
     gate: Arc<Gate>,
     waker: Waker,
     deadline: Deadline,
@@ -54,11 +57,13 @@ pub(crate) struct Http1 {
 impl Http1 {
     /// Prepares HTTP/1.1 on a transport. Nothing is sent yet.
     pub(crate) async fn open(transport: Transport) -> hyper::Result<Box<Self>> {
+        let (transport, meter) = Metered::new(transport);
         let (sender, driver) = builder().handshake(TokioIo::new(transport)).await?;
         let gate = Arc::new(Gate::default());
         Ok(Box::new(Self {
             sender,
             driver: Some(driver),
+            meter,
             waker: Waker::from(Arc::clone(&gate)),
             gate,
             deadline: Deadline::default(),
@@ -78,11 +83,12 @@ impl Http1 {
         mut patience: Patience,
     ) -> Result<Response<Incoming>, Failure> {
         self.used = true;
+        self.meter.begin();
         let mut answer = pin!(unconstrained(self.sender.try_send_request(request)));
         poll_fn(|cx| {
             let ended = self.drive(cx).is_ready();
             if let Poll::Ready(result) = self.gate.quietly(|quiet| answer.as_mut().poll(quiet)) {
-                return Poll::Ready(result.map_err(Failure::from_hyper));
+                return Poll::Ready(begun(&self.meter, result));
             }
             if ended {
                 return Poll::Ready(Err(Failure::of(ProxyError::unanswered(
@@ -204,11 +210,13 @@ impl Drop for Detached {
 /// A connection for one upgrade: fresh, never pooled, able to give its transport away.
 pub(crate) struct Dedicated {
     sender: SendRequest<Outgoing>,
+    meter: Arc<Meter>,
     task: AbortHandle,
 }
 
 impl Dedicated {
     pub(crate) async fn open(transport: Transport) -> hyper::Result<Self> {
+        let (transport, meter) = Metered::new(transport);
         let (sender, driver) = builder()
             .handshake::<_, Outgoing>(TokioIo::new(transport))
             .await?;
@@ -219,6 +227,7 @@ impl Dedicated {
         });
         Ok(Self {
             sender,
+            meter,
             task: task.abort_handle(),
         })
     }
@@ -230,6 +239,7 @@ impl Dedicated {
         request: Request<Outgoing>,
         mut patience: Patience,
     ) -> Result<(Response<Incoming>, Detached), Failure> {
+        self.meter.begin();
         let mut answer = pin!(self.sender.try_send_request(request));
         let guard = Detached {
             task: Some(self.task),
@@ -238,13 +248,28 @@ impl Dedicated {
         let mut deadline = Deadline::default();
         let response = poll_fn(|cx| {
             if let Poll::Ready(result) = answer.as_mut().poll(cx) {
-                return Poll::Ready(result.map_err(Failure::from_hyper));
+                return Poll::Ready(begun(&self.meter, result));
             }
             ready!(patience.poll(&mut deadline, cx));
             Poll::Ready(Err(Failure::of(ProxyError::fatal(Reason::UpstreamTimeout))))
         })
         .await?;
         Ok((response, guard))
+    }
+}
+
+/// The head of an answer, or why there is none.
+fn begun(
+    meter: &Meter,
+    result: Result<Response<Incoming>, TrySendError<Request<Outgoing>>>,
+) -> Result<Response<Incoming>, Failure> {
+    let spent = meter.is_spent();
+    meter.end();
+    match result {
+        Ok(response) => Ok(response),
+        // It would do the same again.
+        Err(_) if spent => Err(Failure::of(ProxyError::fatal(Reason::UpstreamProtocol))),
+        Err(error) => Err(Failure::from_hyper(error)),
     }
 }
 

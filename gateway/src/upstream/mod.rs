@@ -16,6 +16,7 @@ mod cluster;
 mod connect;
 mod forward;
 mod http1;
+mod meter;
 mod patience;
 mod pool;
 mod verify;

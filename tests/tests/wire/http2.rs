@@ -157,6 +157,19 @@ const MALFORMED: &[(&str, &str, Fields)] = &[
         ],
     ),
     (
+        "length-twice",
+        "R73 8.1.1",
+        &[
+            M,
+            S,
+            A,
+            P,
+            (b"content-length", b"0"),
+            (b"content-length", b"0"),
+        ],
+    ),
+    ("path-query", "R72 8.3.1", &[M, S, A, (b":path", b"?x")]),
+    (
         "length-plus",
         "R73 8.1.1",
         &[M, S, A, P, (b"content-length", b"+0")],
@@ -240,6 +253,18 @@ fn content_that_does_not_fit_its_length_is_refused_on_http2() {
         }
     }
     report("HTTP/2 content", 3, &failed);
+    // Content that comes when the request looks complete already.
+    for (length, first) in [(b"0", b"".as_slice()), (b"3", b"abc")] {
+        world.take();
+        let mut frames = Frames::open(world.gateway.http);
+        let length: (&[u8], &[u8]) = (b"content-length", length);
+        frames
+            .headers(1, &[post, S, A, P, length], false)
+            .data(1, first, false);
+        assert!(incomplete(&world), "{length:?}: {:?}", world.take());
+        frames.data(1, b"x", true);
+        assert!(refused(frames.outcome(1)) && incomplete(&world));
+    }
 }
 
 #[test]

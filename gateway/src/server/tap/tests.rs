@@ -71,7 +71,7 @@ fn deadlines() -> Deadlines {
 fn tap(size: usize) -> (Tap<DuplexStream>, DuplexStream, Arc<Flow>) {
     let (near, far) = duplex(size);
     let flow = Flow::new();
-    let scan = Some(HeadScan::new().0);
+    let scan = Some(HeadScan::new(16 * 1024).0);
     (
         Tap::new(near, scan, Arc::clone(&flow), deadlines()),
         far,
@@ -165,7 +165,12 @@ async fn a_client_that_reads_slowly_keeps_its_connection_and_its_idle_time() {
         held: Vec::new(),
         taken: 0,
     };
-    let mut tap = Tap::new(stream, Some(HeadScan::new().0), Flow::new(), deadlines());
+    let mut tap = Tap::new(
+        stream,
+        Some(HeadScan::new(16 * 1024).0),
+        Flow::new(),
+        deadlines(),
+    );
     tap.write_all(&[0; 64]).await.unwrap();
     let reading = async {
         for _ in 0..4 {
