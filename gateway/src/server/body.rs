@@ -61,7 +61,7 @@ pub struct RequestBody {
     /// On HTTP/2, the length that the client announced.
     announced: Option<u64>,
     /// The frame that completes that length, until the end of the stream has confirmed it.
-    held: Option<Frame<Bytes>>,
+    held: Option<Box<Frame<Bytes>>>,
     waiting_since: Option<Instant>,
     waited: Duration,
     timer: Option<Pin<Box<Sleep>>>,
@@ -112,16 +112,25 @@ impl RequestBody {
     /// Content of an HTTP/2 stream. Its length must agree with the end of the stream, and what
     /// does not agree must not be forwarded (RFC 9113, section 8.1.1): content is complete for
     /// the endpoint only when the stream has ended.
-    pub async fn of_stream(incoming: Incoming, bounds: BodyBounds) -> Result<Self, ProxyError> {
+    pub fn of_stream(incoming: Incoming, bounds: BodyBounds) -> Self {
         let mut body = Self::new(incoming, bounds);
         body.announced = body.size_hint().exact();
-        if body.announced == Some(0) && !body.is_empty() {
-            while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-                frame?;
-            }
-            body.incoming = None;
+        body
+    }
+
+    /// Whether the client announced no content and has not ended the stream yet: the request is
+    /// complete only after [`Self::ended`].
+    pub fn awaits_end(&self) -> bool {
+        self.announced == Some(0) && !self.is_empty()
+    }
+
+    /// Waits for the end of a stream that carries no content.
+    pub async fn ended(&mut self) -> Result<(), ProxyError> {
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut *self).poll_frame(cx)).await {
+            frame?;
         }
-        Ok(body)
+        self.incoming = None;
+        Ok(())
     }
 
     /// Whether there is no body at all, so that the request can be sent again.
@@ -164,9 +173,9 @@ impl RequestBody {
             None => frame,
             Some(held) => {
                 if frame.is_trailers() {
-                    self.held = Some(frame);
+                    self.held = Some(Box::new(frame));
                 }
-                held
+                *held
             }
         }
     }
@@ -195,8 +204,8 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
         let this = &mut *self;
-        if this.held.as_ref().is_some_and(Frame::is_trailers) {
-            return Poll::Ready(this.held.take().map(Ok));
+        if this.held.as_ref().is_some_and(|held| held.is_trailers()) {
+            return Poll::Ready(this.held.take().map(|held| Ok(*held)));
         }
         loop {
             let Some(incoming) = &mut this.incoming else {
@@ -210,7 +219,7 @@ impl Body for RequestBody {
                 }
                 Poll::Ready(None) => {
                     this.progress.finished.set(true);
-                    return Poll::Ready(this.held.take().map(Ok));
+                    return Poll::Ready(this.held.take().map(|held| Ok(*held)));
                 }
                 Poll::Pending => return this.poll_stalled(cx).map(|error| Some(Err(error))),
             };
@@ -224,7 +233,7 @@ impl Body for RequestBody {
                 this.progress.finished.set(true);
             } else if this.announced == Some(this.progress.received()) {
                 // Nothing but the end may follow: more data is an error of the stream.
-                this.held.get_or_insert(frame);
+                this.held.get_or_insert(Box::new(frame));
                 continue;
             }
             return Poll::Ready(Some(Ok(this.after_held(frame))));
@@ -236,7 +245,7 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let held = self.held.as_ref().and_then(Frame::data_ref);
+        let held = self.held.as_ref().and_then(|held| held.data_ref());
         let held = held.map_or(0, |data| data.len() as u64);
         match &self.incoming {
             None => SizeHint::with_exact(0),

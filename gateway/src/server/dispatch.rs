@@ -24,7 +24,7 @@ use super::upgrade;
 use super::wire::{canonical_host, canonical_path};
 use super::worker::Worker;
 use crate::access_log::Line;
-use crate::error::{ProxyError, Reason};
+use crate::error::Reason;
 use crate::model::{RefuseReason, Settings, UpstreamProtocol};
 use crate::policy::{self, Flow, LocalResponse, RequestFacts};
 use crate::table::{Action, Route};
@@ -403,16 +403,13 @@ impl Exchange<'_> {
             websocket,
         } = outbound;
         let on_upgrade = websocket.then(|| upgrade::taken_from(&head)).flatten();
-        let body = match request_body(incoming, &settings, self.http2()).await {
-            Ok(body) => body,
-            Err(error) => {
-                let local = Local {
-                    close: true,
-                    ..Local::on_route(error.reason, route)
-                };
-                return self.local(local, record);
-            }
-        };
+        let mut body = request_body(incoming, &settings, self.http2());
+        // Boxed because it is rare, and would make the future of every request larger.
+        if body.awaits_end()
+            && let Err(error) = Box::pin(body.ended()).await
+        {
+            return self.local(Local::on_route(error.reason, route), record);
+        }
         record.request_body = Some(body.progress());
         let mut head = upstream_head(head);
         let outgoing = Outgoing {
@@ -534,13 +531,9 @@ impl Exchange<'_> {
     }
 }
 
-async fn request_body(
-    incoming: Incoming,
-    settings: &Settings,
-    http2: bool,
-) -> Result<RequestBody, ProxyError> {
+fn request_body(incoming: Incoming, settings: &Settings, http2: bool) -> RequestBody {
     if incoming.is_end_stream() {
-        return Ok(RequestBody::empty());
+        return RequestBody::empty();
     }
     let bounds = BodyBounds {
         limit: settings.limits.body,
@@ -548,9 +541,9 @@ async fn request_body(
         rate: settings.limits.body_rate,
     };
     if http2 {
-        RequestBody::of_stream(incoming, bounds).await
+        RequestBody::of_stream(incoming, bounds)
     } else {
-        Ok(RequestBody::new(incoming, bounds))
+        RequestBody::new(incoming, bounds)
     }
 }
 

@@ -15,6 +15,10 @@ use tokio::time::Instant;
 
 /// What the scan saw of one request head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, not a state"
+)]
 pub(super) struct HeadFacts {
     /// Both `Content-Length` and `Transfer-Encoding`, or several lengths: whoever comes after us
     /// may see another end of the message (RFC 9112, section 6.3).
