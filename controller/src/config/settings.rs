@@ -247,7 +247,7 @@ settings! {
     // Limits.
     "max-target-size" Size "16k", "Longest request target; longer answers 414.",
         |d, v| d.settings.limits.target = bounded(v, 64, 1 << 20);
-    "max-header-fields" Count "128", "Most header fields of a request; more answers 431.",
+    "max-header-fields" Count "100", "Most header fields of a request, more answers 431; and of an answer, more answers 502. Above 100 every request costs more.",
         |d, v| d.settings.limits.header_fields = bounded(v.into(), 8, 1 << 14);
     "max-header-size" Size "32k", "Largest request head; larger answers 431.",
         |d, v| d.settings.limits.head = bounded(v, 1 << 10, 1 << 20);

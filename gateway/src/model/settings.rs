@@ -86,7 +86,7 @@ impl Default for Timeouts {
 pub struct Limits {
     /// Request target: longer answers 414.
     pub target: usize,
-    /// Header fields of a request: more answers 431.
+    /// Header fields of a request: more answers 431; and of an endpoint's answer: more answers 502.
     pub header_fields: usize,
     /// Request head: larger answers 431.
     pub head: usize,
@@ -112,7 +112,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             target: 16 * 1024,
-            header_fields: 128,
+            header_fields: 100,
             head: 32 * 1024,
             body: 0,
             body_rate: 1024,
@@ -125,6 +125,17 @@ impl Default for Limits {
         }
     }
 }
+
+impl Limits {
+    /// The bound to give to hyper's HTTP/1 parsers; `None` leaves them at their own 100, which
+    /// they hold on the stack. With any other bound they allocate for every message
+    /// (docs/decisions/0022).
+    pub(crate) fn parsed_fields(&self) -> Option<usize> {
+        (self.header_fields > STACK_FIELDS).then_some(self.header_fields)
+    }
+}
+
+const STACK_FIELDS: usize = 100;
 
 /// Whom to believe. The default believes nobody: what a client says of itself is dropped.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]

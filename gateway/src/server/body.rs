@@ -52,7 +52,7 @@ pub struct BodyBounds {
     pub rate: u64,
 }
 
-/// The body of a request on its way to an endpoint.
+/// The body of a request on its way to an endpoint. A request without one has no such thing.
 #[derive(Debug)]
 pub struct RequestBody {
     incoming: Option<Incoming>,
@@ -81,26 +81,6 @@ impl RequestBody {
             incoming,
             progress,
             bounds,
-            announced: None,
-            held: None,
-            waiting_since: None,
-            waited: Duration::ZERO,
-            timer: None,
-        }
-    }
-
-    /// A request without a body.
-    pub fn empty() -> Self {
-        let progress = BodyProgress::default();
-        progress.finished.set(true);
-        Self {
-            incoming: None,
-            progress: Rc::new(progress),
-            bounds: BodyBounds {
-                limit: 0,
-                stall: Duration::MAX,
-                rate: 0,
-            },
             announced: None,
             held: None,
             waiting_since: None,

@@ -367,8 +367,8 @@ fn http1_builder(settings: &Settings) -> http1::Builder {
         .half_close(true)
         .max_header_size(settings.limits.head)
         .max_buf_size(BUFFER.max(settings.limits.head + settings.limits.target));
-    if settings.limits.header_fields > STACK_FIELDS {
-        builder.max_headers(settings.limits.header_fields);
+    if let Some(fields) = settings.limits.parsed_fields() {
+        builder.max_headers(fields);
     }
     builder
 }
@@ -395,8 +395,5 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const BUFFER: usize = 64 * 1024;
 /// Decoded size of an HTTP/2 header list.
 const HEADER_LIST: u32 = 16 * 1024;
-/// Fields that hyper parses without allocating; more of them are refused without being asked. A
-/// lower limit is checked with the request.
-const STACK_FIELDS: usize = 100;
 /// The body's own deadline comes first.
 const BODY_SLACK: Duration = Duration::from_secs(5);

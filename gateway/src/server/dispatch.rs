@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderName, LOCATION, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, request};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -19,7 +19,7 @@ use super::forwarded::Forwarded;
 use super::headers::{self, Outgoing};
 use super::record::Record;
 use super::survey::Survey;
-use super::target::{asks_gateway, check_target, upstream_head};
+use super::target::{asks_gateway, check_target, to_origin_form};
 use super::upgrade;
 use super::wire::{canonical_host, canonical_path};
 use super::worker::Worker;
@@ -38,6 +38,7 @@ pub(crate) async fn handle(
 ) -> Response<ResponseBody> {
     let started = Instant::now();
     let (head, incoming) = request.into_parts();
+    let head = Box::new(head);
     let mut record = Record::begin(worker, connection, &head, started);
     let exchange = Exchange {
         worker,
@@ -85,10 +86,6 @@ pub(crate) fn rejected(worker: &Rc<Worker>, connection: &Connection, reason: Rea
 }
 
 /// What to do after the checks.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lives for a moment; a box would cost every request"
-)]
 enum Step {
     Answer(Local),
     Forward(Outbound),
@@ -138,7 +135,7 @@ impl Local {
 
 /// A request that is ready to be sent.
 struct Outbound {
-    head: request::Parts,
+    head: Box<request::Parts>,
     route: Arc<Route>,
     cluster: Arc<Cluster>,
     settings: Arc<Settings>,
@@ -161,7 +158,7 @@ impl Exchange<'_> {
     }
 
     /// Everything that is decided before the first byte goes to an endpoint.
-    fn admit(&self, head: request::Parts, incoming: &Incoming, record: &mut Record) -> Step {
+    fn admit(&self, head: Box<request::Parts>, incoming: &Incoming, record: &mut Record) -> Step {
         let (settings, host) = match self.check(&head) {
             Ok(checked) => checked,
             Err(reason) => return Step::Answer(Local::refusal(reason)),
@@ -393,7 +390,7 @@ impl Exchange<'_> {
         mut record: Box<Record>,
     ) -> Response<ResponseBody> {
         let Outbound {
-            head,
+            mut head,
             route,
             cluster,
             settings,
@@ -405,13 +402,13 @@ impl Exchange<'_> {
         let on_upgrade = websocket.then(|| upgrade::taken_from(&head)).flatten();
         let mut body = request_body(incoming, &settings, self.http2());
         // Boxed because it is rare, and would make the future of every request larger.
-        if body.awaits_end()
+        if let Some(body) = body.as_mut().filter(|body| body.awaits_end())
             && let Err(error) = Box::pin(body.ended()).await
         {
             return self.local(Local::on_route(error.reason, route), record);
         }
-        record.request_body = Some(body.progress());
-        let mut head = upstream_head(head);
+        record.request_body = body.as_ref().map(|body| body.progress());
+        to_origin_form(&mut head);
         let outgoing = Outgoing {
             survey: &survey,
             forwarded: &forwarded,
@@ -419,13 +416,15 @@ impl Exchange<'_> {
             address: self.address(&forwarded),
             port: self.port(&forwarded),
             peer: self.connection.peer.ip(),
-            length: body.size_hint().exact(),
+            length: body
+                .as_ref()
+                .map_or(Some(0), |body| body.size_hint().exact()),
             http2_upstream: speaks_http2(cluster.plan().protocol),
             websocket,
             fresh_id: headers::hex_id(self.worker.random(), self.worker.random()),
         };
         headers::to_endpoint(&mut head.headers, &settings, outgoing);
-        record.identified(head.headers.get(&X_REQUEST_ID));
+        record.identified(&head.headers);
         let request = ForwardRequest {
             head,
             body,
@@ -531,20 +530,20 @@ impl Exchange<'_> {
     }
 }
 
-fn request_body(incoming: Incoming, settings: &Settings, http2: bool) -> RequestBody {
+fn request_body(incoming: Incoming, settings: &Settings, http2: bool) -> Option<Box<RequestBody>> {
     if incoming.is_end_stream() {
-        return RequestBody::empty();
+        return None;
     }
     let bounds = BodyBounds {
         limit: settings.limits.body,
         stall: settings.timeouts.request_body,
         rate: settings.limits.body_rate,
     };
-    if http2 {
+    Some(Box::new(if http2 {
         RequestBody::of_stream(incoming, bounds)
     } else {
         RequestBody::new(incoming, bounds)
-    }
+    }))
 }
 
 fn speaks_http2(protocol: UpstreamProtocol) -> bool {
@@ -571,4 +570,3 @@ fn refusal(why: RefuseReason) -> Reason {
 
 /// Host of an HTTP/1.0 request that names none: only the catch-all serves it (nginx calls it so).
 const NO_HOST: &str = "_";
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

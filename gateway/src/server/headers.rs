@@ -9,8 +9,8 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue,
+    TE, TRANSFER_ENCODING, UPGRADE,
 };
 
 use super::forwarded::{Forwarded, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO};
@@ -20,14 +20,19 @@ use crate::model::Settings;
 /// Removes the fields that `Connection` names, and `Connection` itself (RFC 9110, section 7.6.1).
 /// `Host` and the framing stay: they are written anew anyway.
 fn remove_connection_fields(headers: &mut HeaderMap) {
-    if let Some(value) = headers.get(CONNECTION)
-        && (value == "keep-alive" || value == "close")
-        && headers.get_all(CONNECTION).iter().nth(1).is_none()
+    let Entry::Occupied(entry) = headers.entry(CONNECTION) else {
+        return;
+    };
+    let mut values = entry.iter();
+    if values
+        .next()
+        .is_some_and(|value| value == "keep-alive" || value == "close")
+        && values.next().is_none()
     {
-        headers.remove(CONNECTION);
+        entry.remove();
         return;
     }
-    let values: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
+    let values: Vec<HeaderValue> = entry.remove_entry_mult().1.collect();
     for token in values.iter().flat_map(list) {
         if !matches!(
             token.to_ascii_lowercase().as_str(),
@@ -36,7 +41,6 @@ fn remove_connection_fields(headers: &mut HeaderMap) {
             headers.remove(token);
         }
     }
-    headers.remove(CONNECTION);
 }
 
 /// What the request to the endpoint is made of.
@@ -88,7 +92,9 @@ pub(super) fn to_endpoint(headers: &mut HeaderMap, settings: &Settings, out: Out
     }
     headers.reserve(FIELDS_ADDED);
     frame(headers, &out);
-    headers.insert(HOST, out.host.clone());
+    if headers.get(HOST) != Some(&out.host) {
+        headers.insert(HOST, out.host.clone());
+    }
     if !(survey.request_id && keeps_id(headers, settings))
         && let Ok(id) = HeaderValue::from_bytes(&out.fresh_id)
     {
@@ -185,9 +191,7 @@ fn keeps_id(headers: &HeaderMap, settings: &Settings) -> bool {
 /// Removes from an answer what concerns only the hop to the endpoint, and what nginx would have
 /// consumed itself: `Server`, and the `X-Accel-*` instructions, which we do not obey.
 pub(super) fn to_client(headers: &mut HeaderMap, upgraded: bool) {
-    if headers.contains_key(CONNECTION) {
-        remove_connection_fields(headers);
-    }
+    remove_connection_fields(headers);
     headers.remove(http::header::SERVER);
     let consumed: Vec<HeaderName> = headers
         .keys()
@@ -229,7 +233,8 @@ const X_FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-sche
 const X_ORIGINAL_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-original-forwarded-for");
 const X_ORIGINAL_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-original-forwarded-host");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The id of a request, for endpoints and for the access log.
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_SCHEME: HeaderName = HeaderName::from_static("x-scheme");
 
 #[cfg(test)]

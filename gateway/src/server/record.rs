@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, StatusCode, Version, header, request};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, request};
 use tokio::time::Instant;
 
 use super::body::BodyProgress;
 use super::connection::{Connection, RequestGuard};
+use super::headers::X_REQUEST_ID;
 use super::worker::Worker;
 use crate::access_log::Line;
 use crate::error::Reason;
@@ -114,10 +115,10 @@ impl Record {
         self.upstream_time = Some(attempts.response_time);
     }
 
-    /// The id sent to the endpoint.
-    pub(super) fn identified(&mut self, request_id: Option<&HeaderValue>) {
+    /// The fields sent to the endpoint, the id of the request among them.
+    pub(super) fn identified(&mut self, headers: &HeaderMap) {
         if let Some(details) = &mut self.details {
-            details.request_id = request_id.cloned();
+            details.request_id = headers.get(&X_REQUEST_ID).cloned();
         }
     }
 

@@ -45,13 +45,15 @@ pub(super) fn asks_gateway(head: &request::Parts) -> bool {
     head.method == Method::OPTIONS && (head.uri.path() == "*" || last_hop())
 }
 
-/// The head for the endpoint: origin-form target, one hop less to go.
-pub(super) fn upstream_head(mut head: request::Parts) -> request::Parts {
-    let uri = std::mem::take(&mut head.uri);
-    head.uri = uri
-        .into_parts()
-        .path_and_query
-        .map_or_else(Uri::default, Uri::from);
+/// Makes the head one for the endpoint: origin-form target, one hop less to go.
+pub(super) fn to_origin_form(head: &mut request::Parts) {
+    if head.uri.authority().is_some() || head.uri.scheme().is_some() {
+        let uri = std::mem::take(&mut head.uri);
+        head.uri = uri
+            .into_parts()
+            .path_and_query
+            .map_or_else(Uri::default, Uri::from);
+    }
     if head.method == Method::OPTIONS
         && let Some(hops) = head
             .headers
@@ -62,7 +64,6 @@ pub(super) fn upstream_head(mut head: request::Parts) -> request::Parts {
         head.headers
             .insert(MAX_FORWARDS, HeaderValue::from(hops.saturating_sub(1)));
     }
-    head
 }
 
 const MAX_FORWARDS: HeaderName = HeaderName::from_static("max-forwards");

@@ -39,13 +39,12 @@ pub fn canonical_host(raw: &[u8]) -> Option<RequestHost<'_>> {
         });
     }
     let bare = name.strip_suffix('.').unwrap_or(name);
-    if bare.is_empty() || bare.len() > 253 || !bare.split('.').all(is_label) {
+    if bare.len() > 253 {
         return None;
     }
-    let canonical = if bare.bytes().any(|b| b.is_ascii_uppercase()) {
-        Cow::Owned(bare.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(bare)
+    let canonical = match letter_case(bare)? {
+        Case::Lower => Cow::Borrowed(bare),
+        Case::Mixed => Cow::Owned(bare.to_ascii_lowercase()),
     };
     Some(RequestHost {
         canonical,
@@ -66,19 +65,62 @@ fn split_port(text: &str) -> Option<(&str, Option<&str>)> {
             None => None,
         };
     }
-    match text.split_once(':') {
-        Some((name, port)) => Some((name, Some(port))),
+    match memchr::memchr(b':', text.as_bytes()) {
+        Some(colon) => Some((text.get(..colon)?, text.get(colon + 1..))),
         None => Some((text, None)),
     }
 }
 
-/// Underscores are not allowed in host names (RFC 1123) and are in use all the same.
-fn is_label(label: &str) -> bool {
-    !label.is_empty()
-        && label
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+enum Case {
+    Lower,
+    Mixed,
 }
+
+/// The case of a host name, in one pass; `None` when it is no host name.
+fn letter_case(name: &str) -> Option<Case> {
+    let (mut seen, mut previous) = (0, DOT);
+    for byte in name.bytes() {
+        let kind = KINDS.get(usize::from(byte)).copied().unwrap_or(OTHER);
+        // An empty label has two dots in a row.
+        seen |= kind | (kind & previous & DOT) << 1;
+        previous = kind;
+    }
+    if seen & (OTHER | EMPTY) != 0 || previous == DOT {
+        None
+    } else if seen & UPPER != 0 {
+        Some(Case::Mixed)
+    } else {
+        Some(Case::Lower)
+    }
+}
+
+const LOWER: u8 = 1;
+const UPPER: u8 = 2;
+const DOT: u8 = 4;
+const EMPTY: u8 = DOT << 1;
+const OTHER: u8 = 16;
+
+/// What the bytes of a host name are. Underscores are not allowed in one (RFC 1123) and are in
+/// use all the same.
+const KINDS: [u8; 256] = {
+    let mut kinds = [OTHER; 256];
+    let mut byte = 0;
+    while byte < 128u8 {
+        #[expect(
+            clippy::indexing_slicing,
+            reason = "in range, and evaluated when compiled"
+        )]
+        let kind = &mut kinds[byte as usize];
+        *kind = match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => LOWER,
+            b'A'..=b'Z' => UPPER,
+            b'.' => DOT,
+            _ => OTHER,
+        };
+        byte += 1;
+    }
+    kinds
+};
 
 /// The path that routes and policies see: percent-decoded, slashes merged, dot segments resolved,
 /// as nginx does before it chooses a location.

@@ -61,7 +61,7 @@ impl Upload {
 /// A request body as the connections of a pool carry it. Nothing is allocated for a request
 /// without a body.
 #[derive(Debug)]
-pub(crate) struct Outgoing(Option<(RequestBody, Rc<Upload>)>);
+pub(crate) struct Outgoing(Option<(Box<RequestBody>, Rc<Upload>)>);
 
 impl Outgoing {
     /// No body.
@@ -69,10 +69,10 @@ impl Outgoing {
         Self(None)
     }
 
-    pub(crate) fn new(body: RequestBody) -> Self {
-        if body.is_empty() {
+    pub(crate) fn new(body: Option<Box<RequestBody>>) -> Self {
+        let Some(body) = body.filter(|body| !body.is_empty()) else {
             return Self::empty();
-        }
+        };
         let upload = Rc::new(Upload {
             finished: Cell::new(body.is_end_stream()),
             waiting: Cell::new(false),
@@ -99,7 +99,7 @@ impl Body for Outgoing {
         let Some((body, upload)) = &mut self.0 else {
             return Poll::Ready(None);
         };
-        let frame = Pin::new(&mut *body).poll_frame(cx);
+        let frame = Pin::new(&mut **body).poll_frame(cx);
         upload.waiting.set(frame.is_pending());
         match &frame {
             Poll::Pending => {}

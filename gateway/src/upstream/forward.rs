@@ -40,10 +40,11 @@ use crate::server::body::RequestBody;
 
 /// A request that is ready to go out.
 pub struct ForwardRequest {
-    /// Method, target in origin-form, final header fields.
-    pub head: request::Parts,
-    /// The body.
-    pub body: RequestBody,
+    /// Method, target in origin-form, final header fields. Boxed, because it moves through the
+    /// futures of every step.
+    pub head: Box<request::Parts>,
+    /// The body, if there is one.
+    pub body: Option<Box<RequestBody>>,
     /// Where to.
     pub cluster: Arc<Cluster>,
     /// The client's address, for the consistent hash.
@@ -78,10 +79,34 @@ pub struct Attempts {
     pub response_time: Duration,
 }
 
+/// A request between two tries.
+struct Message {
+    head: Box<request::Parts>,
+    body: Outgoing,
+}
+
+impl Message {
+    fn into_request(self, version: Version) -> Request<Outgoing> {
+        let mut request = Request::from_parts(*self.head, self.body);
+        *request.version_mut() = version;
+        request
+    }
+}
+
+impl From<Request<Outgoing>> for Message {
+    fn from(request: Request<Outgoing>) -> Self {
+        let (head, body) = request.into_parts();
+        Self {
+            head: Box::new(head),
+            body,
+        }
+    }
+}
+
 /// A try that failed, with the request when nothing of it was sent.
 pub(crate) struct Failure {
     error: ProxyError,
-    request: Option<Box<Request<Outgoing>>>,
+    message: Option<Message>,
     /// The connection had been kept open for reuse.
     stale: bool,
 }
@@ -90,21 +115,23 @@ impl Failure {
     pub(crate) fn of(error: ProxyError) -> Self {
         Self {
             error,
-            request: None,
+            message: None,
             stale: false,
         }
     }
 
-    fn before(error: ProxyError, request: Request<Outgoing>) -> Self {
+    fn before(error: ProxyError, message: Message) -> Self {
         Self {
-            request: Some(Box::new(request)),
+            message: Some(message),
             ..Self::of(error)
         }
     }
 
     pub(crate) fn from_hyper(mut error: TrySendError<Request<Outgoing>>) -> Self {
         match error.take_message() {
-            Some(request) => Self::before(ProxyError::unsent(Reason::UpstreamReset), request),
+            Some(request) => {
+                Self::before(ProxyError::unsent(Reason::UpstreamReset), request.into())
+            }
             None => Self::of(classify(error.error())),
         }
     }
@@ -159,7 +186,7 @@ impl Upstream {
             connect_time: Duration::ZERO,
         };
         let repeatable = exchange.upload.is_none() && is_idempotent(&head.method);
-        let mut request = Request::from_parts(head, body);
+        let mut message = Message { head, body };
         let mut tried = Vec::new();
         let mut stale = 0;
         let mut pinned = None;
@@ -177,16 +204,16 @@ impl Upstream {
             let spare = if last || upgrade {
                 None
             } else {
-                exchange.spare(&request, repeatable, protocol)
+                exchange.spare(&message.head, repeatable, protocol)
             };
             let pool = self.pool(&endpoint, protocol, &settings);
             let fresh = attempts.tries > 1 || stale > 0;
             let asked = if fresh { Instant::now() } else { started };
             let sent = if upgrade {
-                exchange.switch(&pool, &endpoint, request).await
+                exchange.switch(&pool, &endpoint, message).await
             } else {
                 exchange
-                    .send(&pool, &endpoint, request, (repeatable, fresh, asked))
+                    .send(&pool, &endpoint, message, (repeatable, fresh, asked))
                     .await
             };
             attempts.connect_time = exchange.connect_time;
@@ -211,7 +238,7 @@ impl Upstream {
             } else {
                 tried.push(endpoint.id);
             }
-            request = failure.again(spare, repeatable)?;
+            message = failure.again(spare, repeatable)?;
             self.metrics.plain.upstream_retries.inc();
         }
     }
@@ -236,19 +263,14 @@ impl Upstream {
 
 impl Failure {
     /// The request for another try, or the error when another try is not safe.
-    fn again(
-        self,
-        spare: Option<Request<Outgoing>>,
-        repeatable: bool,
-    ) -> Result<Request<Outgoing>, ProxyError> {
+    fn again(self, spare: Option<Message>, repeatable: bool) -> Result<Message, ProxyError> {
         let allowed = match self.error.retry {
             Retry::Unsent => true,
             Retry::Idempotent => repeatable,
             Retry::Never => false,
         };
-        let request = self.request.map(|request| *request).or(spare);
-        match request {
-            Some(request) if allowed => Ok(request),
+        match self.message.or(spare) {
+            Some(message) if allowed => Ok(message),
             _ => Err(self.error),
         }
     }
@@ -260,27 +282,26 @@ impl Exchange<'_> {
     /// processed (`REFUSED_STREAM`, GOAWAY), but only an absent body can be sent twice.
     fn spare(
         &self,
-        request: &Request<Outgoing>,
+        head: &request::Parts,
         repeatable: bool,
         protocol: UpstreamProtocol,
-    ) -> Option<Request<Outgoing>> {
+    ) -> Option<Message> {
         let refusable = matches!(protocol, UpstreamProtocol::H2c | UpstreamProtocol::H2)
             && self.upload.is_none();
         if !(repeatable || refusable) {
             return None;
         }
-        let mut copy = Request::new(Outgoing::empty());
-        request.method().clone_into(copy.method_mut());
-        request.uri().clone_into(copy.uri_mut());
-        request.headers().clone_into(copy.headers_mut());
-        Some(copy)
+        Some(Message {
+            head: Box::new(head.clone()),
+            body: Outgoing::empty(),
+        })
     }
 
     async fn send(
         &mut self,
         pool: &Rc<Pool>,
         endpoint: &Arc<Endpoint>,
-        request: Request<Outgoing>,
+        message: Message,
         (replayable, fresh, asked): (bool, bool, Instant),
     ) -> Result<Answer, Failure> {
         let load = LoadGuard::new(Arc::clone(endpoint));
@@ -291,18 +312,18 @@ impl Exchange<'_> {
         };
         let lease = match pool.checkout(wish, self.settings).await {
             Ok(lease) => lease,
-            Err(error) => return Err(Failure::before(error, request)),
+            Err(error) => return Err(Failure::before(error, message)),
         };
         let (used, sent) = match lease {
             Lease::Http1(mut lease) => {
                 let used = lease.connection().used;
                 self.note(used, asked);
-                (used, self.over_http1(lease, request, load).await)
+                (used, self.over_http1(lease, message, load).await)
             }
             Lease::Http2(lease) => {
                 let used = lease.mark_used();
                 self.note(used, asked);
-                (used, self.over_http2(lease, request, load).await)
+                (used, self.over_http2(lease, message, load).await)
             }
         };
         match sent {
@@ -351,13 +372,12 @@ impl Exchange<'_> {
     async fn over_http1(
         &self,
         mut lease: Http1Lease,
-        mut request: Request<Outgoing>,
+        message: Message,
         load: LoadGuard,
     ) -> Result<Response<UpstreamBody>, Failure> {
-        *request.version_mut() = Version::HTTP_11;
         let response = lease
             .connection()
-            .exchange(request, self.patience())
+            .exchange(message.into_request(Version::HTTP_11), self.patience())
             .await?;
         let (mut head, incoming) = response.into_parts();
         check_head(head.status, &mut head.headers, true).map_err(Failure::of)?;
@@ -380,15 +400,19 @@ impl Exchange<'_> {
     async fn over_http2(
         &self,
         lease: Http2Lease,
-        mut request: Request<Outgoing>,
+        mut message: Message,
         load: LoadGuard,
     ) -> Result<Response<UpstreamBody>, Failure> {
-        if let Err(error) = with_authority(&mut request, lease.protocol()) {
+        if let Err(error) = with_authority(&mut message.head, lease.protocol()) {
             return Err(Failure::of(error));
         }
         let mut patience = self.patience();
         let mut deadline = Deadline::default();
-        let mut answer = pin!(lease.sender().try_send_request(request));
+        let mut answer = pin!(
+            lease
+                .sender()
+                .try_send_request(message.into_request(Version::HTTP_2))
+        );
         let response = poll_fn(|cx| {
             if let Poll::Ready(result) = answer.as_mut().poll(cx) {
                 return Poll::Ready(result.map_err(Failure::from_hyper));
@@ -407,24 +431,24 @@ impl Exchange<'_> {
         &mut self,
         pool: &Rc<Pool>,
         endpoint: &Arc<Endpoint>,
-        mut request: Request<Outgoing>,
+        message: Message,
     ) -> Result<Answer, Failure> {
         let load = LoadGuard::new(Arc::clone(endpoint));
         let asked = Instant::now();
         let connection = match pool.dedicated(self.settings).await {
             Ok(connection) => connection,
-            Err(error) => return Err(Failure::before(error, request)),
+            Err(error) => return Err(Failure::before(error, message)),
         };
         self.connect_time += asked.elapsed();
-        *request.version_mut() = Version::HTTP_11;
-        let wanted = request
-            .headers()
+        let wanted = message
+            .head
+            .headers
             .get_all(UPGRADE)
             .iter()
             .cloned()
             .collect::<Vec<_>>();
         let (mut response, detached) = connection
-            .exchange(request, self.patience())
+            .exchange(message.into_request(Version::HTTP_11), self.patience())
             .await
             .map_err(|failure| self.blame(failure))?;
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -506,23 +530,18 @@ fn source_of<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E>
 }
 
 /// HTTP/2 carries the host as `:authority` (RFC 9113, section 8.3.1).
-fn with_authority(
-    request: &mut Request<Outgoing>,
-    protocol: UpstreamProtocol,
-) -> Result<(), ProxyError> {
-    *request.version_mut() = Version::HTTP_2;
-    let Some(host) = request.headers_mut().remove(HOST) else {
+fn with_authority(head: &mut request::Parts, protocol: UpstreamProtocol) -> Result<(), ProxyError> {
+    let Some(host) = head.headers.remove(HOST) else {
         return Ok(());
     };
-    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    let mut parts = std::mem::take(&mut head.uri).into_parts();
     parts.scheme = Some(match protocol {
         UpstreamProtocol::H2 | UpstreamProtocol::Https => Scheme::HTTPS,
         UpstreamProtocol::H2c | UpstreamProtocol::Http1 => Scheme::HTTP,
     });
     let bad_host = |_| ProxyError::fatal(Reason::BadHost);
     parts.authority = Some(Authority::try_from(host.as_bytes()).map_err(bad_host)?);
-    *request.uri_mut() =
-        http::Uri::from_parts(parts).map_err(|_| ProxyError::fatal(Reason::BadTarget))?;
+    head.uri = http::Uri::from_parts(parts).map_err(|_| ProxyError::fatal(Reason::BadTarget))?;
     Ok(())
 }
 

@@ -36,6 +36,7 @@ use super::forward::Failure;
 use super::meter::{Meter, Metered};
 use super::patience::{Deadline, Patience};
 use crate::error::{ProxyError, Reason};
+use crate::model::Limits;
 
 type Driver = Connection<TokioIo<Metered>, Outgoing>;
 
@@ -56,9 +57,9 @@ pub(crate) struct Http1 {
 
 impl Http1 {
     /// Prepares HTTP/1.1 on a transport. Nothing is sent yet.
-    pub(crate) async fn open(transport: Transport) -> hyper::Result<Box<Self>> {
+    pub(crate) async fn open(transport: Transport, limits: &Limits) -> hyper::Result<Box<Self>> {
         let (transport, meter) = Metered::new(transport);
-        let (sender, driver) = builder().handshake(TokioIo::new(transport)).await?;
+        let (sender, driver) = builder(limits).handshake(TokioIo::new(transport)).await?;
         let gate = Arc::new(Gate::default());
         Ok(Box::new(Self {
             sender,
@@ -215,9 +216,9 @@ pub(crate) struct Dedicated {
 }
 
 impl Dedicated {
-    pub(crate) async fn open(transport: Transport) -> hyper::Result<Self> {
+    pub(crate) async fn open(transport: Transport, limits: &Limits) -> hyper::Result<Self> {
         let (transport, meter) = Metered::new(transport);
-        let (sender, driver) = builder()
+        let (sender, driver) = builder(limits)
             .handshake::<_, Outgoing>(TokioIo::new(transport))
             .await?;
         let task = tokio::task::spawn_local(async move {
@@ -304,17 +305,15 @@ impl Wake for Gate {
 }
 
 /// hyper refuses folded lines, spaces before the colon, HTTP/0.9 and invalid fields by default;
-/// only the number of fields is widened and the sizes are bounded.
-fn builder() -> Builder {
+/// here the sizes are bounded.
+fn builder(limits: &Limits) -> Builder {
     let mut builder = Builder::new();
-    builder
-        .max_headers(MAX_FIELDS)
-        .max_header_size(MAX_HEAD)
-        .max_buf_size(MAX_BUFFER);
+    builder.max_header_size(MAX_HEAD).max_buf_size(MAX_BUFFER);
+    if let Some(fields) = limits.parsed_fields() {
+        builder.max_headers(fields);
+    }
     builder
 }
 
-/// More than hyper's 100: real applications send that many cookies.
-const MAX_FIELDS: usize = 256;
 const MAX_HEAD: usize = 64 * 1024;
 const MAX_BUFFER: usize = 64 * 1024;

@@ -179,7 +179,7 @@ impl Pool {
             UpstreamProtocol::Https | UpstreamProtocol::H2 => UpstreamProtocol::Https,
         };
         let transport = self.transport(protocol, settings).await?;
-        Dedicated::open(transport)
+        Dedicated::open(transport, &settings.limits)
             .await
             .map_err(|_| ProxyError::unsent(Reason::ConnectFailed))
     }
@@ -297,7 +297,9 @@ impl Pool {
                 Err(_elapsed) => return Err(ProxyError::unsent(Reason::ConnectTimeout)),
             }
         } else {
-            Http1::open(transport).await.map(Opened::Http1)
+            Http1::open(transport, &settings.limits)
+                .await
+                .map(Opened::Http1)
         };
         opened.map_err(|error| {
             tracing::debug!(endpoint = %self.endpoint.address, %error, "handshake failed");

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use gatehouse_gateway::error::Reason;
 use gatehouse_gateway::model::Settings;
-use gatehouse_gateway::server::body::RequestBody;
 use http::StatusCode;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -93,21 +92,31 @@ fn hostile_answers_become_502_or_are_made_plain() {
 }
 
 #[test]
-fn a_hundred_and_fifty_fields_are_no_problem() {
+fn a_hundred_fields_pass_and_more_of_them_when_settings_say_so() {
     worker(async {
-        let bench = Bench::new(Settings::default()).await;
-        let backend = async {
-            let mut stream = bench.accept().await;
-            head(&mut stream).await;
-            let fields = "set-cookie: a=b\r\n".repeat(150);
-            say(
-                &mut stream,
-                &format!("HTTP/1.1 200 OK\r\n{fields}content-length: 0\r\n\r\n"),
-            )
-            .await;
-        };
-        let (answer, ()) = tokio::join!(bench.send("GET"), backend);
-        assert_eq!(answer.1.unwrap().response.headers().len(), 151);
+        for (allowed, fields, expected) in [
+            (100, 100, Ok(100)),
+            (100, 101, Err(Reason::UpstreamProtocol)),
+            (151, 151, Ok(151)),
+            (151, 152, Err(Reason::UpstreamProtocol)),
+        ] {
+            let mut settings = Settings::default();
+            settings.limits.header_fields = allowed;
+            let bench = Bench::new(settings).await;
+            let backend = async {
+                let mut stream = bench.accept().await;
+                head(&mut stream).await;
+                let cookies = "set-cookie: a=b\r\n".repeat(fields - 1);
+                say(
+                    &mut stream,
+                    &format!("HTTP/1.1 200 OK\r\n{cookies}content-length: 0\r\n\r\n"),
+                )
+                .await;
+            };
+            let (answer, ()) = tokio::join!(bench.send("GET"), backend);
+            let got = answer.1.map(|answer| answer.response.headers().len());
+            assert_eq!(got.map_err(|error| error.reason), expected, "{fields}");
+        }
     });
 }
 
@@ -119,7 +128,7 @@ fn an_upgrade_gets_a_connection_of_its_own_and_only_the_protocol_it_asked_for() 
             ("foo", Err(Reason::UpstreamUpgrade)),
         ] {
             let bench = Bench::new(Settings::default()).await;
-            let mut request = bench.request("GET", RequestBody::empty());
+            let mut request = bench.request("GET", None);
             request.upgrade = true;
             request
                 .head
@@ -168,7 +177,7 @@ fn an_upgrade_gets_a_connection_of_its_own_and_only_the_protocol_it_asked_for() 
 fn an_upgrade_that_is_refused_is_an_ordinary_answer_and_not_pooled() {
     worker(async {
         let bench = Bench::new(Settings::default()).await;
-        let mut request = bench.request("GET", RequestBody::empty());
+        let mut request = bench.request("GET", None);
         request.upgrade = true;
         request
             .head

@@ -87,7 +87,7 @@ impl Bench {
         }
     }
 
-    pub(crate) fn request(&self, method: &str, body: RequestBody) -> ForwardRequest {
+    pub(crate) fn request(&self, method: &str, body: Option<Box<RequestBody>>) -> ForwardRequest {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let request = Request::builder()
             .method(method)
@@ -96,7 +96,7 @@ impl Bench {
             .body(())
             .unwrap();
         ForwardRequest {
-            head: request.into_parts().0,
+            head: Box::new(request.into_parts().0),
             body,
             cluster: Arc::clone(&self.cluster),
             client: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -106,7 +106,7 @@ impl Bench {
     }
 
     pub(crate) async fn send(&self, method: &str) -> (Attempts, Result<Answer, ProxyError>) {
-        let request = self.request(method, RequestBody::empty());
+        let request = self.request(method, None);
         self.upstream.forward(request).await
     }
 

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use gatehouse_gateway::error::Reason;
 use gatehouse_gateway::metrics::Metrics;
 use gatehouse_gateway::model::{Settings, UpstreamProtocol};
-use gatehouse_gateway::server::body::RequestBody;
 use gatehouse_gateway::upstream::Upstream;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -61,9 +60,9 @@ fn http2_is_multiplexed_with_bodies_and_trailers() {
         let client = async {
             let (body, sender) =
                 sending("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc").await;
-            let mut pending = vec![bench.request("POST", body)];
+            let mut pending = vec![bench.request("POST", Some(Box::new(body)))];
             for _ in 0..20 {
-                pending.push(bench.request("GET", RequestBody::empty()));
+                pending.push(bench.request("GET", None));
             }
             let mut answers = Vec::new();
             for request in pending {

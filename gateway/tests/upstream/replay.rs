@@ -195,7 +195,7 @@ fn an_answer_before_the_end_of_the_request_body_ends_the_connection() {
         let bench = Bench::new(Settings::default()).await;
         let (body, mut sender) =
             sending("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nabc").await;
-        let mut request = bench.request("POST", body);
+        let mut request = bench.request("POST", Some(Box::new(body)));
         request
             .head
             .headers
@@ -228,7 +228,7 @@ fn a_body_that_the_client_breaks_off_is_the_clients_fault_and_stays_incomplete()
         let (body, sender) =
             sending("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n")
                 .await;
-        let request = bench.request("PUT", body);
+        let request = bench.request("PUT", Some(Box::new(body)));
         let client = async {
             let (attempts, answer) = bench.upstream.forward(request).await;
             assert_eq!(answer.unwrap_err().reason, Reason::BodyBroken);
