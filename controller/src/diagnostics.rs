@@ -238,8 +238,11 @@ codes! {
     /// A tls section on rules without a host: they are always served with the default certificate
     /// and never redirected.
     TlsUnused,
-    /// An annotation that Gatehouse does not know.
+    /// An annotation that has no effect.
     AnnotationUnknown,
+    /// An annotation restricts access in a way that is not supported: everything of its Ingress is
+    /// refused.
+    AnnotationRefused,
     /// A setting of the ConfigMap that is unknown or has a bad value.
     SettingInvalid,
     /// A catch-all Ingress that `--disable-catch-all` leaves out.

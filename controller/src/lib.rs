@@ -5,6 +5,7 @@
 //! merge fragments into plans, which the gateway compiles and serves.
 
 pub mod admin;
+pub mod annotations;
 pub mod config;
 pub mod diagnostics;
 pub mod echo;

@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use gatehouse_gateway::metrics::Metrics;
 use gatehouse_gateway::model::{
-    Balance, EndpointPlan, HostPattern, ListenerProtocol, PathKind, ServerId, UpstreamProtocol,
+    Balance, EndpointPlan, HostPattern, ListenerProtocol, PathKind, RefuseReason, ServerId,
+    UpstreamProtocol,
 };
 use gatehouse_gateway::policy::{self, Filter, Flow, RequestFacts, Stage};
 use gatehouse_gateway::publish::Publisher;
@@ -443,7 +444,18 @@ impl Explanation {
     fn act(&mut self, action: &Action) -> String {
         match action {
             Action::NotFound => "404: nothing serves this path of the host (not_found)".into(),
-            Action::Refuse(reason) => format!("refused, the configuration is broken: {reason:?}"),
+            Action::Refuse(reason) => match reason {
+                RefuseReason::ServiceMissing => {
+                    "503: the service or its port does not exist (service_missing)".into()
+                }
+                RefuseReason::UnsupportedBackend => {
+                    "404: the backend is of a kind that is not supported (not_found)".into()
+                }
+                RefuseReason::BrokenPolicy => {
+                    "503: closed, because what restricts access cannot be applied (broken_policy)"
+                        .into()
+                }
+            },
             Action::Forward(split) => {
                 for (cluster, weight) in split.clusters() {
                     let plan = cluster.plan();

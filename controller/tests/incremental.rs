@@ -6,7 +6,7 @@
 
 mod universe;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gatehouse::config::Defaults;
@@ -14,7 +14,8 @@ use gatehouse::diagnostics::Code;
 use gatehouse::engine::{Engine, Outcome, Urgency, Work};
 use gatehouse::source::Change;
 use gatehouse_gateway::model::{
-    CertKey, CertificatePlan, ClusterKey, ClusterPlan, Delta, HostPattern, HostPlan,
+    ActionPlan, CertKey, CertificatePlan, ClusterKey, ClusterPlan, Delta, HostPattern, HostPlan,
+    RefuseReason,
 };
 use proptest::prelude::*;
 
@@ -87,13 +88,17 @@ proptest! {
     ) {
         let mut engine = Engine::new(Arc::default(), Arc::default());
         let mut sum = Sum::default();
+        let mut closed = BTreeSet::new();
         for (number, events) in rounds.into_iter().enumerate() {
             if number == synced_before {
                 engine.apply(Change::Synced);
             }
             for event in events {
                 match event {
-                    Event::Change(change) => drop(engine.apply(*change)),
+                    Event::Change(change) => {
+                        universe::note_closed(&mut closed, &change);
+                        engine.apply(*change);
+                    }
                     Event::Defaults(defaults) => engine.set_defaults(defaults, Arc::default()),
                     Event::Endpoints => {
                         let outcome = engine.reconcile_endpoints();
@@ -126,7 +131,12 @@ proptest! {
             }
             for plan in plans.hosts.values() {
                 for route in &plan.routes {
-                    if let gatehouse_gateway::model::ActionPlan::Forward(split) = &route.action {
+                    // Nobody gets past a restriction that cannot be applied.
+                    if closed.contains(&route.key.origin) {
+                        let refused = ActionPlan::Refuse(RefuseReason::BrokenPolicy);
+                        prop_assert_eq!(&route.action, &refused);
+                    }
+                    if let ActionPlan::Forward(split) = &route.action {
                         let planned = |c: &ClusterKey| plans.clusters.contains_key(c);
                         prop_assert!(split.iter().all(|share| planned(&share.cluster)));
                     }

@@ -13,6 +13,7 @@ use super::backend::{self, PortName};
 use super::path::PathError;
 use super::tls::TlsSection;
 use super::{Age, Fragment, HostFragment, RouteFragment, Target, class, host, object_ref, path};
+use crate::annotations::{self, Annotation, Effect, Verdict};
 use crate::config::Defaults;
 use crate::diagnostics::{Code, Diagnostic, Remarks};
 use crate::source::{Kind, ObjectKey};
@@ -80,34 +81,48 @@ impl Draft<'_> {
             );
             return Vec::new();
         }
-        self.annotations();
+        let closed = self.annotations();
         self.rules(spec);
         if let Some(backend) = &spec.default_backend {
             self.default_backend(backend, spec.rules.as_ref().is_none_or(Vec::is_empty));
+        }
+        if closed {
+            self.close();
         }
         self.tls();
         self.hosts.into_values().map(Arc::new).collect()
     }
 
-    /// No annotation of a gateway is honoured yet; silence would leave a route open that its
-    /// owner believes to be closed.
-    fn annotations(&mut self) {
-        for name in self
-            .ingress
-            .metadata
-            .annotations
-            .iter()
-            .flat_map(BTreeMap::keys)
-        {
-            if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
-                self.remarks.warning(
-                    format!("metadata.annotations[{name}]"),
+    /// Says of every annotation of a gateway what becomes of it. Whether one of them closes the
+    /// door: it restricts access in a way that cannot be applied.
+    fn annotations(&mut self) -> bool {
+        let mut closed = false;
+        for (name, value) in self.ingress.metadata.annotations.iter().flatten() {
+            let field = format!("metadata.annotations[{name}]");
+            match annotations::judge(name, value) {
+                None | Some(Verdict::Off) => {}
+                Some(Verdict::Ignored) => self.remarks.warning(
+                    field,
                     Code::AnnotationUnknown,
-                    format!(
-                        "annotation `{name}` is not supported and has no effect: do not rely on \
-                         it for access control"
-                    ),
-                );
+                    format!("annotation `{name}` is not supported and has no effect"),
+                ),
+                Some(Verdict::Refused(row)) => {
+                    closed = true;
+                    let message = refused(name, row);
+                    self.remarks.error(field, Code::AnnotationRefused, message);
+                }
+            }
+        }
+        closed
+    }
+
+    /// Every route refuses, but stays: without it a shorter path, maybe somebody else's, would
+    /// answer in its place.
+    fn close(&mut self) {
+        for host in self.hosts.values_mut() {
+            host.closed = true;
+            for route in host.routes.iter_mut().chain(&mut host.fallback) {
+                route.target = Target::Refuse(RefuseReason::BrokenPolicy);
             }
         }
     }
@@ -149,6 +164,7 @@ impl Draft<'_> {
                 routes: Vec::new(),
                 fallback: None,
                 owns_root: false,
+                closed: false,
                 tls: None,
             })
     }
@@ -272,5 +288,17 @@ impl Draft<'_> {
     }
 }
 
-/// Annotations that are meant for a gateway.
-const PREFIXES: [&str; 2] = ["nginx.ingress.kubernetes.io/", "gatehouse.dev/"];
+/// Why an annotation closes the door, and what to do.
+fn refused(name: &str, row: &Annotation) -> String {
+    let others = match row.effect {
+        Effect::Refused {
+            whole_host: true, ..
+        } => " (routes that other Ingresses have on its hosts stay open)",
+        _ => "",
+    };
+    format!(
+        "annotation `{name}` {} and is not supported, so everything of this Ingress answers \
+         503{others}: remove it once something else does what it asks for",
+        row.asks
+    )
+}

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use gatehouse_gateway::model::{
     ActionPlan, HostPattern, HostPlan, HostTls, ObjectRef, PathKind, PathMatch, PolicySpec,
-    RouteKey, RoutePlan, WeightedCluster,
+    RefuseReason, RouteKey, RoutePlan, WeightedCluster,
 };
 
 use super::{ClusterRef, HostFragment, RouteFragment, Target};
@@ -183,6 +183,11 @@ impl<'a> Merge<'a> {
                 self.unused_fallbacks(oldest, younger);
                 match &oldest.fallback {
                     Some(route) => (&oldest.origin, &route.field, action(&route.target, answer)),
+                    None if oldest.closed => (
+                        &oldest.origin,
+                        &oldest.field,
+                        ActionPlan::Refuse(RefuseReason::BrokenPolicy),
+                    ),
                     None => (&oldest.origin, &oldest.field, answer.action.clone()),
                 }
             }

@@ -96,6 +96,9 @@ pub struct HostFragment {
     /// The object has a default backend and no rules: its fallback takes `/` of the catch-all host
     /// even from an explicit rule (ingress-nginx).
     pub owns_root: bool,
+    /// The object restricts access in a way that cannot be applied: its routes refuse, and so does
+    /// the implicit `/` when it is the oldest of the host.
+    pub closed: bool,
     /// Certificate, when the object has a tls section.
     pub tls: Option<HostTls>,
 }

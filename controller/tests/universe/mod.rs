@@ -1,10 +1,13 @@
 //! A small universe of objects, in which random events meet each other often.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use gatehouse::config::Defaults;
 use gatehouse::source::{Change, Kind, Object, ObjectKey};
+use gatehouse::translate::object_ref;
+use gatehouse_gateway::model::ObjectRef;
 use k8s_openapi::api::core::v1::{
     EndpointAddress, EndpointPort as LegacyPort, EndpointSubset, Endpoints, Secret, Service,
     ServicePort, ServiceSpec,
@@ -267,6 +270,23 @@ pub(crate) fn ingress(name: &str, host: &str, path: &str, service: &str) -> Chan
     apply_ingress(ingress_object(name, host, path, service))
 }
 
+/// Keeps the set of Ingresses that carry one of the annotations that close the door.
+pub(crate) fn note_closed(closed: &mut BTreeSet<ObjectRef>, change: &Change) {
+    let (Change::Apply(key, _) | Change::Delete(key)) = change else {
+        return;
+    };
+    let origin = object_ref(key);
+    let carries = |ingress: &Ingress| {
+        let annotations = ingress.metadata.annotations.as_ref();
+        let [first, second, ..] = ANNOTATIONS.map(|(name, _)| name);
+        annotations.is_some_and(|all| all.contains_key(first) || all.contains_key(second))
+    };
+    match change {
+        Change::Apply(_, Object::Ingress(ingress)) if carries(ingress) => closed.insert(origin),
+        _ => closed.remove(&origin),
+    };
+}
+
 const NAMESPACES: [&str; 2] = ["shop", "team"];
 const INGRESSES: [&str; 4] = ["a", "b", "c", "d"];
 const HOSTS: [&str; 5] = ["x.test", "y.test", "*.test", "", "bad..host"];
@@ -275,6 +295,13 @@ const KINDS: [&str; 3] = ["Exact", "Prefix", "ImplementationSpecific"];
 const SERVICES: [&str; 3] = ["s", "t", "u"];
 const SECRETS: [&str; 2] = ["one", "two"];
 const CLASSES: [&str; 2] = ["gatehouse", "other"];
+/// The first two close the door.
+const ANNOTATIONS: [(&str, &str); 4] = [
+    ("nginx.ingress.kubernetes.io/auth-url", "http://auth.test/"),
+    ("gatehouse.dev/configuration-snippet", "deny all;"),
+    ("nginx.ingress.kubernetes.io/enable-modsecurity", "false"),
+    ("nginx.ingress.kubernetes.io/limit-rps", "5"),
+];
 const ADDRESSES: [&str; 3] = ["10.0.0.1", "10.0.0.2", "127.0.0.1"];
 
 fn one(of: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
@@ -287,18 +314,21 @@ fn some(of: &'static [&'static str]) -> impl Strategy<Value = Vec<&'static str>>
 
 fn random_ingress() -> impl Strategy<Value = Change> {
     let rules = (one(&HOSTS), one(&PATHS), one(&KINDS), one(&SERVICES));
+    let annotation = prop::option::weighted(0.3, prop::sample::select(&ANNOTATIONS[..]));
     let class = prop::option::weighted(0.9, one(&["gatehouse", "gatehouse", "other", "absent"]));
     (
-        (one(&NAMESPACES), one(&INGRESSES), 0_i64..3),
+        (one(&NAMESPACES), one(&INGRESSES), 0_i64..3, annotation),
         class,
         prop::collection::vec(rules, 0..4),
         prop::option::weighted(0.3, one(&SERVICES)),
         prop::collection::vec((one(&HOSTS), one(&SECRETS)), 0..2),
     )
         .prop_map(
-            |((namespace, name, created), class, rules, fallback, tls)| {
+            |((namespace, name, created, annotation), class, rules, fallback, tls)| {
                 let mut metadata = metadata(namespace, name);
                 metadata.creation_timestamp = Timestamp::from_second(created).ok().map(Time);
+                metadata.annotations =
+                    annotation.map(|(name, value)| [(name.to_owned(), value.to_owned())].into());
                 let rules = rules.into_iter().map(|(h, p, k, s)| rule(h, p, k, s));
                 let mut ingress = Ingress {
                     metadata,

@@ -1,0 +1,98 @@
+//! An Ingress that restricts access in a way that cannot be applied answers nobody, in each of its
+//! places; its neighbours on the same host do not notice.
+
+use gatehouse_tests::backend::Backend;
+use gatehouse_tests::gateway::{self, Gateway};
+use gatehouse_tests::manifests::{self, Scratch};
+
+fn annotated(name: &str, host: &str, annotation: &str, path: &str) -> String {
+    let metadata = format!("{{name: {name}, namespace: demo}}");
+    let with = format!(
+        "{{name: {name}, namespace: demo, \
+         annotations: {{nginx.ingress.kubernetes.io/{annotation}}}}}"
+    );
+    manifests::ingress(name, host, &[(path, "Prefix", "app")]).replace(&metadata, &with)
+}
+
+const RESTRICTIONS: [&str; 6] = [
+    "auth-type: basic",
+    "auth-url: 'http://auth.test/check'",
+    "auth-tls-secret: demo/ca",
+    "whitelist-source-range: 127.0.0.0/8",
+    "enable-modsecurity: 'true'",
+    "configuration-snippet: 'deny all;'",
+];
+
+#[test]
+fn a_restriction_that_cannot_be_applied_closes_the_door_of_its_ingress_alone() {
+    let (backend, scratch) = (Backend::plain(), Scratch::new());
+    scratch.write(
+        "app.yaml",
+        manifests::class()
+            + &manifests::service("app", &[backend.address])
+            + &manifests::ingress("open", "shop.test", &[("/", "Prefix", "app")]),
+    );
+    scratch.write(
+        "admin.yaml",
+        manifests::ingress("admin", "shop.test", &[("/admin", "Prefix", "app")]),
+    );
+    let gateway = Gateway::start(scratch.path(), &[]);
+    gateway.wait_status("shop.test", "/admin", 200);
+    for restriction in RESTRICTIONS {
+        scratch.replace(
+            "admin.yaml",
+            annotated("admin", "shop.test", restriction, "/admin"),
+        );
+        gateway.wait_status("shop.test", "/admin", 503);
+        backend.take();
+        for path in ["/admin", "/admin/", "/admin/x", "/%61dmin", "/x/../admin"] {
+            gateway.wait_status("shop.test", path, 503);
+        }
+        assert!(backend.requests().is_empty(), "{restriction}: nothing came");
+        gateway.wait_status("shop.test", "/cart", 200);
+        gateway.wait_diagnostic(&["AnnotationRefused", "Ingress/demo/admin", "admin.yaml"]);
+
+        scratch.replace(
+            "admin.yaml",
+            manifests::ingress("admin", "shop.test", &[("/admin", "Prefix", "app")]),
+        );
+        gateway.wait_status("shop.test", "/admin", 200);
+    }
+}
+
+#[test]
+fn the_implicit_root_of_a_closed_ingress_does_not_lead_to_the_default_backend() {
+    let (backend, scratch) = (Backend::plain(), Scratch::new());
+    scratch.write(
+        "app.yaml",
+        manifests::class()
+            + &manifests::service("app", &[backend.address])
+            + &annotated("closed", "closed.test", "auth-type: basic", "/admin"),
+    );
+    let gateway = Gateway::start(scratch.path(), &["--default-backend-service", "demo/app"]);
+    gateway.wait_status("closed.test", "/", 503);
+    gateway.wait_status("other.test", "/", 200);
+}
+
+#[test]
+fn check_fails_and_explain_says_why() {
+    let (backend, scratch) = (Backend::plain(), Scratch::new());
+    scratch.write(
+        "app.yaml",
+        manifests::class()
+            + &manifests::service("app", &[backend.address])
+            + &annotated("admin", "shop.test", "auth-url: 'http://auth.test/'", "/"),
+    );
+    let folder = scratch.path().as_os_str();
+    let output = gateway::run(["check".as_ref(), folder]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("error[AnnotationRefused]"), "{text}");
+
+    let url = "http://shop.test/";
+    let output = gateway::run(["explain".as_ref(), folder, "GET".as_ref(), url.as_ref()]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for part in ["503", "broken_policy", "AnnotationRefused", "auth-url"] {
+        assert!(text.contains(part), "explain names {part}: {text}");
+    }
+}
