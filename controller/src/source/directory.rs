@@ -6,9 +6,7 @@
 //! - A file that is gone takes its objects with it. A file that cannot be read, is empty, or holds
 //!   a broken document keeps the last good version of what it can no longer tell.
 //! - Of an object that stands in several places, the first by path and position counts.
-//! - Precedence is deterministic: an object without `metadata.creationTimestamp` gets one from
-//!   its place, older the earlier its file sorts by path and the earlier it stands in the file,
-//!   and older than any real one. The values may be any, their order is always this one.
+//! - Objects are sent as they stand: places and times of files say nothing about their age.
 //! - Nothing is lost if the system reports no changes: the directory is looked at every
 //!   [`POLL`] anyway.
 //!
@@ -21,9 +19,6 @@ use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use k8s_openapi::jiff::Timestamp;
 
 use super::decode::{Decoded, Entry, MAX_FILE, decode};
 use super::walk::{Found, Identity, Signature, plain_file, walk};
@@ -68,18 +63,10 @@ pub(super) struct Directory {
 struct File {
     signature: Option<Signature>,
     content: Option<u64>,
-    slot: u64,
-    held: Vec<Held>,
+    /// The objects of the file, present or last good.
+    held: Vec<Entry>,
     skipped: BTreeMap<String, usize>,
     complaints: Vec<Diagnostic>,
-}
-
-/// An object of a file, present or last good.
-#[derive(Debug, Clone)]
-struct Held {
-    entry: Entry,
-    /// Position that its age was made from, unless it has one of its own.
-    position: Option<usize>,
 }
 
 impl Directory {
@@ -144,20 +131,18 @@ impl Directory {
 
     fn read_again(&mut self, files: &[(Arc<str>, Found)], touched: &Touched) -> Vec<Change> {
         let mut affected = BTreeSet::new();
-        let mut renumber = false;
         for (path, file) in files {
-            renumber |= self.visit(path, file, touched, &mut affected);
+            self.visit(path, file, touched, &mut affected);
         }
-        self.conclude(affected, renumber)
+        self.conclude(affected)
     }
 
     fn scan_all(&mut self, touched: &Touched) -> Vec<Change> {
         let found = walk(&self.root);
         self.identity = found.identity;
         let mut affected = BTreeSet::new();
-        let mut renumber = false;
         for (path, file) in &found.files {
-            renumber |= self.visit(path, file, touched, &mut affected);
+            self.visit(path, file, touched, &mut affected);
         }
         let gone: Vec<Arc<str>> = self
             .files
@@ -171,13 +156,10 @@ impl Directory {
             }
         }
         self.walk_complaints = found.complaints;
-        self.conclude(affected, renumber)
+        self.conclude(affected)
     }
 
-    fn conclude(&mut self, mut affected: BTreeSet<ObjectKey>, renumber: bool) -> Vec<Change> {
-        if renumber {
-            self.renumber(&mut affected);
-        }
+    fn conclude(&mut self, affected: BTreeSet<ObjectKey>) -> Vec<Change> {
         let mut changes = self.settle(affected);
         let complaints = self.collect_complaints();
         if complaints != self.complaints {
@@ -187,28 +169,24 @@ impl Directory {
         changes
     }
 
-    /// Reads one file if it may have changed. True when the ages no longer fit between those of
-    /// its neighbours.
+    /// Reads one file if it may have changed.
     fn visit(
         &mut self,
         path: &Arc<str>,
         found: &Found,
         touched: &Touched,
         affected: &mut BTreeSet<ObjectKey>,
-    ) -> bool {
+    ) {
         let known = self.files.get(path);
         let same = known.is_some_and(|file| file.signature == Some(found.signature));
         if same && !touched.all && !touched.paths.contains(&found.path) {
-            return false;
+            return;
         }
         let bytes = match read_file(found) {
             Ok(bytes) => bytes,
             // Gone between the walk and now; the next scan sees it gone.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
-            Err(error) => {
-                self.keep_all(path, &error);
-                return false;
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => return self.keep_all(path, &error),
         };
         let mut hasher = DefaultHasher::new();
         bytes.hash(&mut hasher);
@@ -217,30 +195,24 @@ impl Directory {
             && file.content == Some(content)
         {
             file.signature = Some(found.signature);
-            return false;
+            return;
         }
-        let (slot, previous) = match self.files.remove(path) {
-            Some(file) => (Some(file.slot), file),
-            None => (self.free_slot(path), File::default()),
-        };
+        let previous = self.files.remove(path).unwrap_or_default();
         self.unclaim(path, &previous.held, affected);
         let mut file = File {
             signature: Some(found.signature),
             content: Some(content),
-            slot: slot.unwrap_or_default(),
             ..File::default()
         };
         file.fill(path, &bytes, &previous.held);
         for (position, held) in file.held.iter().enumerate() {
-            let key = &held.entry.key;
-            affected.insert(key.clone());
+            affected.insert(held.key.clone());
             self.claims
-                .entry(key.clone())
+                .entry(held.key.clone())
                 .or_default()
                 .insert((Arc::clone(path), position));
         }
         self.files.insert(Arc::clone(path), file);
-        slot.is_none()
     }
 
     /// A file that cannot be read keeps everything.
@@ -256,49 +228,18 @@ impl Directory {
             message: format!("cannot be read: {error}; correct its permissions or size"),
             file: None,
         }];
-        let kept = file
-            .held
-            .iter()
-            .map(|held| last_good(path, &held.entry.key));
+        let kept = file.held.iter().map(|held| last_good(path, &held.key));
         file.complaints.extend(kept.collect::<Vec<_>>());
     }
 
-    fn unclaim(&mut self, path: &Arc<str>, held: &[Held], affected: &mut BTreeSet<ObjectKey>) {
+    fn unclaim(&mut self, path: &Arc<str>, held: &[Entry], affected: &mut BTreeSet<ObjectKey>) {
         for (position, held) in held.iter().enumerate() {
-            let key = &held.entry.key;
+            let key = &held.key;
             affected.insert(key.clone());
             if let Some(claims) = self.claims.get_mut(key) {
                 claims.remove(&(Arc::clone(path), position));
                 if claims.is_empty() {
                     self.claims.remove(key);
-                }
-            }
-        }
-    }
-
-    /// An age between those of the neighbours of a new file, `None` when there is no room.
-    fn free_slot(&self, path: &Arc<str>) -> Option<u64> {
-        let before = self.files.range(..Arc::clone(path)).next_back();
-        let after = self.files.range(Arc::clone(path)..).next();
-        let low = before.map_or(0, |(_, file)| file.slot);
-        let slot = match after {
-            Some((_, file)) => low + (file.slot.saturating_sub(low)) / 2,
-            None => low + SLOT_STEP,
-        };
-        (slot > low && slot < SLOT_END).then_some(slot)
-    }
-
-    /// Spreads the ages of all files evenly.
-    fn renumber(&mut self, affected: &mut BTreeSet<ObjectKey>) {
-        let step = (SLOT_END / (self.files.len() as u64 + 1)).min(SLOT_STEP);
-        let mut slot = 0;
-        for file in self.files.values_mut() {
-            slot += step;
-            file.slot = slot;
-            for held in &mut file.held {
-                if let Some(position) = held.position {
-                    stamp(&mut held.entry.object, slot, position);
-                    affected.insert(held.entry.key.clone());
                 }
             }
         }
@@ -314,7 +255,7 @@ impl Directory {
                 .get(&key)
                 .and_then(BTreeSet::first)
                 .and_then(|(path, at)| Some((path, self.files.get(path)?.held.get(*at)?)))
-                .map(|(path, held)| (path, held.entry.object.clone()));
+                .map(|(path, held)| (path, held.object.clone()));
             if let Some((path, object)) = object {
                 if self.placed.get(&key) != Some(path) {
                     self.placed.insert(key.clone(), Arc::clone(path));
@@ -371,7 +312,7 @@ impl Directory {
 
 impl File {
     /// Takes the content over, and of the previous objects those that it can no longer tell.
-    fn fill(&mut self, path: &Arc<str>, bytes: &[u8], previous: &[Held]) {
+    fn fill(&mut self, path: &Arc<str>, bytes: &[u8], previous: &[Entry]) {
         let mut decoded = decode(path, bytes);
         if bytes.is_empty() && !previous.is_empty() {
             // Most likely somebody is just writing it, or could not because the disk is full.
@@ -394,25 +335,10 @@ impl File {
         } = decoded;
         self.skipped = skipped;
         self.complaints = complaints;
-        self.held = entries
-            .into_iter()
-            .enumerate()
-            .map(|(position, mut entry)| {
-                let aged = metadata(&entry.object).creation_timestamp.is_some();
-                let position = (!aged).then_some(position);
-                if let Some(position) = position {
-                    stamp(&mut entry.object, self.slot, position);
-                }
-                Held { entry, position }
-            })
-            .collect();
-        let present: HashSet<ObjectKey> = self
-            .held
-            .iter()
-            .map(|held| held.entry.key.clone())
-            .collect();
+        let present: HashSet<ObjectKey> = entries.iter().map(|entry| entry.key.clone()).collect();
+        self.held = entries;
         for old in previous {
-            let key = &old.entry.key;
+            let key = &old.key;
             if !present.contains(key) && (unreadable || broken.contains(key)) {
                 self.complaints.push(last_good(path, key));
                 self.held.push(old.clone());
@@ -473,37 +399,6 @@ fn read_file(found: &Found) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Gives the object the age of this place. Slots count milliseconds and positions nanoseconds from
-/// the epoch on.
-fn stamp(object: &mut Object, slot: u64, position: usize) {
-    let position = i128::from(u32::try_from(position).unwrap_or(u32::MAX).min(999_999));
-    let age = Timestamp::from_nanosecond(i128::from(slot) * 1_000_000 + position);
-    metadata_mut(object).creation_timestamp = age.ok().map(Time);
-}
-
-macro_rules! each_kind {
-    ($object:expr, $inner:ident => $result:expr) => {
-        match $object {
-            Object::Ingress($inner) => $result,
-            Object::IngressClass($inner) => $result,
-            Object::Service($inner) => $result,
-            Object::EndpointSlice($inner) => $result,
-            Object::Endpoints($inner) => $result,
-            Object::Secret($inner) => $result,
-            Object::ConfigMap($inner) => $result,
-            Object::Namespace($inner) => $result,
-        }
-    };
-}
-
-fn metadata(object: &Object) -> &ObjectMeta {
-    each_kind!(object, inner => &inner.metadata)
-}
-
-fn metadata_mut(object: &mut Object) -> &mut ObjectMeta {
-    each_kind!(object, inner => &mut Arc::make_mut(inner).metadata)
-}
-
 fn equal(left: &Object, right: &Object) -> bool {
     match (left, right) {
         (Object::Ingress(left), Object::Ingress(right)) => left == right,
@@ -517,12 +412,6 @@ fn equal(left: &Object, right: &Object) -> bool {
         _ => false,
     }
 }
-
-/// Distance of the ages of neighbouring files, in milliseconds.
-const SLOT_STEP: u64 = 1 << 20;
-
-/// End of the ages made here: in 1998, before there was any Kubernetes.
-const SLOT_END: u64 = 900_000_000_000;
 
 #[cfg(test)]
 mod tests;

@@ -39,10 +39,11 @@ pub use ingress::translate;
 /// How old an object is; the smaller owns what several objects claim.
 ///
 /// ingress-nginx: by `creationTimestamp`, then by `namespace/name` in *descending* order. The text
-/// is compared as a whole (`a-b/x` before `a/x`), as there. No timestamp is the oldest.
+/// is compared as a whole (`a-b/x` before `a/x`), as there. An object that states no time has not
+/// been created yet, so it is younger than all that do.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Age {
-    created: Option<Timestamp>,
+    created: Timestamp,
     name: Reverse<Arc<str>>,
 }
 
@@ -52,7 +53,10 @@ impl Age {
         let namespace = metadata.namespace.as_deref().unwrap_or_default();
         let name = metadata.name.as_deref().unwrap_or_default();
         Self {
-            created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+            created: metadata
+                .creation_timestamp
+                .as_ref()
+                .map_or(Timestamp::MAX, |time| time.0),
             name: Reverse(format!("{namespace}/{name}").into()),
         }
     }
@@ -162,9 +166,12 @@ mod tests {
     use super::*;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-    fn age(seconds: i64, namespace: &str, name: &str) -> Age {
+    fn age(seconds: impl Into<Option<i64>>, namespace: &str, name: &str) -> Age {
         Age::of(&ObjectMeta {
-            creation_timestamp: Timestamp::from_second(seconds).ok().map(Time),
+            creation_timestamp: seconds
+                .into()
+                .and_then(|seconds| Timestamp::from_second(seconds).ok())
+                .map(Time),
             namespace: Some(namespace.into()),
             name: Some(name.into()),
             ..ObjectMeta::default()
@@ -179,5 +186,7 @@ mod tests {
             age(1, "a", "x") < age(1, "a-b", "x"),
             "'/' is greater than '-'"
         );
+        assert!(age(None, "n", "b") < age(None, "n", "a"));
+        assert!(age(2_000_000_000, "a", "a") < age(None, "z", "z"));
     }
 }
