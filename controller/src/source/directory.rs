@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::decode::{Decoded, Entry, MAX_FILE, decode};
-use super::walk::{Found, Identity, Signature, plain_file, walk};
+use super::walk::{Found, Identity, Signature, identity_of, is_read, plain_file, walk};
 use super::{Change, Object, ObjectKey};
 use crate::diagnostics::{Code, Diagnostic, Severity};
 
@@ -43,11 +43,30 @@ pub(super) struct Touched {
     pub(super) all: bool,
 }
 
+/// What scans cost.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Effort {
+    /// Directories listed.
+    pub(super) directories: usize,
+    /// Files read.
+    pub(super) files: usize,
+}
+
+/// What became of the touched paths.
+#[derive(Debug, Default)]
+struct Glance {
+    present: Vec<(Arc<str>, Found)>,
+    gone: Vec<Arc<str>>,
+}
+
 /// What is known about the directory.
 #[derive(Debug)]
 pub(super) struct Directory {
     root: PathBuf,
     identity: Option<Identity>,
+    /// The last walk met a symbolic link.
+    links: bool,
+    effort: Effort,
     files: BTreeMap<Arc<str>, File>,
     /// Where each object stands, in order; the first place counts.
     claims: HashMap<ObjectKey, BTreeSet<(Arc<str>, usize)>>,
@@ -74,6 +93,8 @@ impl Directory {
         Self {
             root,
             identity: None,
+            links: false,
+            effort: Effort::default(),
             files: BTreeMap::new(),
             claims: HashMap::new(),
             sent: HashMap::new(),
@@ -88,58 +109,78 @@ impl Directory {
         self.identity
     }
 
+    /// What the scans since the last question cost.
+    pub(super) fn take_effort(&mut self) -> Effort {
+        std::mem::take(&mut self.effort)
+    }
+
     /// Looks at the directory and says what is different.
     pub(super) fn scan(&mut self, touched: &Touched) -> Vec<Change> {
         match self.glance(touched) {
-            Some(files) => self.read_again(&files, touched),
+            Some(glance) => self.take(&glance, touched),
             None => self.scan_all(touched),
         }
     }
 
-    /// The touched files, when nothing else can have changed: all of them are plain files that are
-    /// known, or were there for a moment only (an editor's draft, renamed into place). The usual
-    /// edit is seen without a walk over thousands of other files.
-    fn glance(&self, touched: &Touched) -> Option<Vec<(Arc<str>, Found)>> {
+    /// What became of the touched paths, when nothing else can have changed: files that were
+    /// written, came or went, and drafts that were there for a moment only. The usual change is
+    /// seen without a walk over thousands of other files. Directories and links are left to the
+    /// walk, because more may have changed with them than was reported.
+    fn glance(&self, touched: &Touched) -> Option<Glance> {
         if touched.all || touched.paths.is_empty() || !self.walk_complaints.is_empty() {
             return None;
         }
-        let mut files = Vec::new();
+        // A file that is missing in another root, or in none, is not a file that went.
+        if self.identity.is_none() || self.identity != identity_of(&self.root) {
+            return None;
+        }
+        let mut glance = Glance::default();
         for path in &touched.paths {
             let relative = path.strip_prefix(&self.root).ok()?.to_str()?;
             if relative.is_empty() || relative.split('/').any(|name| name.starts_with("..")) {
                 return None;
             }
+            let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
             match (self.files.contains_key(relative), plain_file(path)) {
-                (true, Ok(Some(found))) => files.push((relative.into(), found)),
-                (false, Err(error)) if error.kind() == io::ErrorKind::NotFound => {
-                    let inside = format!("{relative}/");
-                    let mut below = self
-                        .files
-                        .range::<str, _>((Bound::Included(inside.as_str()), Bound::Unbounded));
-                    if below
-                        .next()
-                        .is_some_and(|(path, _)| path.starts_with(&inside))
-                    {
-                        return None;
-                    }
+                (true, Ok(Some(found))) => glance.present.push((relative.into(), found)),
+                (false, Err(error)) if missing(&error) && !self.holds_below(relative) => {}
+                // A link elsewhere may lead to a file that comes or goes.
+                _ if self.links => return None,
+                (true, Err(error)) if missing(&error) => glance.gone.push(relative.into()),
+                (false, Ok(Some(found))) if is_read(relative) => {
+                    glance.present.push((relative.into(), found));
                 }
+                (false, Ok(Some(_))) => {}
                 _ => return None,
             }
         }
-        Some(files)
+        Some(glance)
     }
 
-    fn read_again(&mut self, files: &[(Arc<str>, Found)], touched: &Touched) -> Vec<Change> {
+    /// Whether files are known in a directory of this name.
+    fn holds_below(&self, relative: &str) -> bool {
+        let inside = format!("{relative}/");
+        let from = (Bound::Included(inside.as_str()), Bound::Unbounded);
+        let mut below = self.files.range::<str, _>(from);
+        below
+            .next()
+            .is_some_and(|(path, _)| path.starts_with(&inside))
+    }
+
+    fn take(&mut self, glance: &Glance, touched: &Touched) -> Vec<Change> {
         let mut affected = BTreeSet::new();
-        for (path, file) in files {
+        for (path, file) in &glance.present {
             self.visit(path, file, touched, &mut affected);
         }
+        self.drop_files(&glance.gone, &mut affected);
         self.conclude(affected)
     }
 
     fn scan_all(&mut self, touched: &Touched) -> Vec<Change> {
         let found = walk(&self.root);
         self.identity = found.identity;
+        self.links = found.links;
+        self.effort.directories += found.directories;
         let mut affected = BTreeSet::new();
         for (path, file) in &found.files {
             self.visit(path, file, touched, &mut affected);
@@ -150,13 +191,17 @@ impl Directory {
             .filter(|path| !found.files.contains_key(*path) && !found.hides(path))
             .map(Arc::clone)
             .collect();
-        for path in gone {
-            if let Some(file) = self.files.remove(&path) {
-                self.unclaim(&path, &file.held, &mut affected);
-            }
-        }
+        self.drop_files(&gone, &mut affected);
         self.walk_complaints = found.complaints;
         self.conclude(affected)
+    }
+
+    fn drop_files(&mut self, gone: &[Arc<str>], affected: &mut BTreeSet<ObjectKey>) {
+        for path in gone {
+            if let Some(file) = self.files.remove(path) {
+                self.unclaim(path, &file.held, affected);
+            }
+        }
     }
 
     fn conclude(&mut self, affected: BTreeSet<ObjectKey>) -> Vec<Change> {
@@ -182,6 +227,7 @@ impl Directory {
         if same && !touched.all && !touched.paths.contains(&found.path) {
             return;
         }
+        self.effort.files += 1;
         let bytes = match read_file(found) {
             Ok(bytes) => bytes,
             // Gone between the walk and now; the next scan sees it gone.

@@ -48,6 +48,12 @@ pub async fn watch(root: PathBuf, changes: mpsc::Sender<Change>) {
             return;
         };
         directory = scanned;
+        let effort = directory.take_effort();
+        tracing::trace!(
+            directories = effort.directories,
+            files = effort.files,
+            "looked at the manifests"
+        );
         let poll = POLL.max(started.elapsed() * SHARE);
         for change in found {
             if changes.send(change).await.is_err() {

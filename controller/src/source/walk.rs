@@ -20,6 +20,10 @@ pub(super) struct Walk {
     pub(super) identity: Option<Identity>,
     pub(super) files: BTreeMap<Arc<str>, Found>,
     pub(super) complaints: Vec<Diagnostic>,
+    /// Directories that were listed.
+    pub(super) directories: usize,
+    /// Whether a symbolic link was met: then a file may be seen under several names.
+    pub(super) links: bool,
     /// Directories that could not be read, as prefixes of paths.
     hidden: Vec<String>,
 }
@@ -96,11 +100,14 @@ fn visit(walk: &mut Walk, directory: &Path, relative: &str, above: &mut Vec<Iden
         Err(error) if error.kind() == io::ErrorKind::NotFound && !relative.is_empty() => return,
         Err(error) => return walk.fail(relative, &error),
     };
+    walk.directories += 1;
     for entry in entries {
         let entry = match entry {
             Ok(entry) => entry,
             Err(error) => return walk.fail(relative, &error),
         };
+        // A file system that does not tell the type here costs walks, nothing else.
+        walk.links |= entry.file_type().map_or(true, |kind| kind.is_symlink());
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if name.starts_with('.') {
@@ -136,6 +143,19 @@ pub(super) fn plain_file(path: &Path) -> io::Result<Option<Found>> {
         path: path.to_owned(),
         signature: signature(&metadata),
     }))
+}
+
+/// Whether a walk takes a plain file with this relative path for a manifest.
+pub(super) fn is_read(relative: &str) -> bool {
+    let mut names = relative.split('/');
+    names.clone().count() <= MAX_DEPTH
+        && names.all(|name| !name.starts_with('.'))
+        && is_manifest(Path::new(relative))
+}
+
+/// The root as it is now.
+pub(super) fn identity_of(root: &Path) -> Option<Identity> {
+    std::fs::metadata(root).ok().as_ref().map(identity)
 }
 
 fn is_manifest(path: &Path) -> bool {

@@ -190,6 +190,80 @@ fn the_age_that_an_object_states_is_taken_at_its_word_and_none_is_made_up() {
     );
 }
 
+/// A scan after these relative paths were reported, and what it cost.
+fn after(directory: &mut Directory, paths: &[&str]) -> (Vec<String>, Effort) {
+    let paths = paths.iter().map(|path| directory.root.join(path)).collect();
+    let changes = directory.scan(&Touched { paths, all: false });
+    (steps(&changes), directory.take_effort())
+}
+
+const fn effort(directories: usize, files: usize) -> Effort {
+    Effort { directories, files }
+}
+
+#[test]
+fn a_file_that_comes_goes_or_is_renamed_costs_no_walk() {
+    let scratch = Scratch::new();
+    for number in 0..50 {
+        let name = format!("c{number:02}");
+        scratch.write(&format!("in/{name}.yaml"), &configmap(&name, "x"));
+    }
+    let mut directory = Directory::new(scratch.0.clone());
+    directory.scan(&everything());
+    assert_eq!(directory.take_effort(), effort(2, 50));
+
+    scratch.write("in/new.yaml", &configmap("new", "x"));
+    let (seen, cost) = after(&mut directory, &["in/new.yaml"]);
+    assert_eq!((seen, cost), (vec!["+new".into()], effort(0, 1)));
+
+    let (from, to) = ("in/new.yaml", "renamed.yaml");
+    fs::rename(scratch.0.join(from), scratch.0.join(to)).unwrap();
+    let (seen, cost) = after(&mut directory, &[from, to]);
+    assert_eq!((seen, cost), (vec![], effort(0, 1)), "the same object");
+
+    fs::remove_file(scratch.0.join(to)).unwrap();
+    let (seen, cost) = after(&mut directory, &[to]);
+    assert_eq!((seen, cost), (vec!["-new".into()], effort(0, 0)));
+
+    // Drafts, notes and hidden files are none of our business.
+    scratch.write("in/.new.yaml", &configmap("draft", "x"));
+    scratch.write("in/new.yaml~", &configmap("draft", "x"));
+    let (seen, cost) = after(&mut directory, &["in/.new.yaml", "in/new.yaml~", "in/4913"]);
+    assert_eq!((seen, cost), (vec![], effort(0, 0)));
+
+    // The same as a walk would find.
+    assert!(directory.scan(&everything()).is_empty());
+}
+
+#[test]
+fn directories_links_and_another_root_are_walked() {
+    let scratch = Scratch::new();
+    scratch.write("root/in/a.yaml", &configmap("one", "x"));
+    let root = scratch.0.join("root");
+    let mut directory = Directory::new(root.clone());
+    directory.scan(&everything());
+
+    fs::rename(root.join("in"), root.join("out")).unwrap();
+    let (seen, cost) = after(&mut directory, &["in", "out"]);
+    assert_eq!(seen, [""; 0], "the object stands in another place");
+    assert!(directory.files.contains_key("out/a.yaml"));
+    assert!(cost.directories >= 2);
+
+    // A file of a directory that is gone as a whole is not one that was removed.
+    fs::rename(&root, scratch.0.join("away")).unwrap();
+    assert_eq!(after(&mut directory, &["out/a.yaml"]).0, [""; 0]);
+    fs::rename(scratch.0.join("away"), &root).unwrap();
+    assert_eq!(after(&mut directory, &["out/a.yaml"]).0, [""; 0]);
+
+    symlink("out/a.yaml", root.join("b.yaml")).unwrap();
+    after(&mut directory, &["b.yaml"]);
+    assert_eq!(directory.files.len(), 2);
+    // Seen under two names: what goes under one of them goes under both.
+    fs::remove_file(root.join("out/a.yaml")).unwrap();
+    assert_eq!(after(&mut directory, &["out/a.yaml"]).0, ["-one"]);
+    assert!(directory.files.is_empty());
+}
+
 #[test]
 fn a_directory_that_cannot_be_read_keeps_everything() {
     let scratch = Scratch::new();
