@@ -148,6 +148,8 @@ reasons! {
     UpstreamTimeout = "upstream_timeout", 504, Upstream;
     /// A defect of the gateway: one request failed, nothing else.
     Internal = "internal_error", 500, Internal;
+    /// Health check of a load balancer.
+    HealthCheck = "health_check", 200, Internal;
     /// Redirect to the path with a final slash.
     TrailingSlash = "redirect_slash", 301, Internal;
     /// Redirect to https.

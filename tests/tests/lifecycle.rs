@@ -238,6 +238,29 @@ fn the_sockets_are_free_after_the_end() {
 }
 
 #[test]
+fn load_balancers_get_their_health_check_and_users_keep_their_paths() {
+    let backend = backend();
+    let (gateway, scratch) = start(&backend, &[]);
+    let status = |host: &str, path: &str| {
+        let answer = raw::get(gateway.http, host, path).expect("an answer");
+        answer.status
+    };
+    assert_eq!(status("192.0.2.1", "/healthz"), 200);
+    assert_eq!(status("192.0.2.1", "/healthz/x"), 404);
+    assert!(backend.requests().is_empty());
+    assert_eq!(status("app.test", "/healthz"), 200);
+    assert_eq!(backend.take().len(), 1, "a host that is served keeps it");
+    scratch.write(
+        "catch-all.yaml",
+        manifests::ingress("rest", "", &[("/", "Prefix", "app")]),
+    );
+    gateway.wait_status("192.0.2.1", "/", 200);
+    backend.take();
+    assert_eq!(status("192.0.2.1", "/healthz"), 200);
+    assert_eq!(backend.take().len(), 1, "and so does a catch-all");
+}
+
+#[test]
 fn an_address_that_is_taken_is_named_with_the_remedy() {
     let scratch = Scratch::new();
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");

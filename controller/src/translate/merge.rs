@@ -82,7 +82,7 @@ pub fn merge(
             action: action(&route.target, answer),
         })
         .chain(implicit.map(|route| RoutePlan {
-            policies: policies.of(&route.key.path),
+            policies: [route.policies, policies.of(&route.key.path)].concat(),
             ..route
         }))
         .map(Arc::new)
@@ -204,9 +204,20 @@ impl<'a> Merge<'a> {
                 origin: origin.clone(),
             },
             field: Arc::clone(field),
-            policies: Vec::new(),
+            policies: self.health_check(&action, answer),
             action,
         })
+    }
+
+    /// Load balancers ask ingress-nginx for `/healthz` on the catch-all host, and take the gateway
+    /// out when it answers 404. A catch-all of a user is not taken a path away (ingress-nginx does).
+    fn health_check(&self, action: &ActionPlan, answer: &DefaultAnswer) -> Vec<PolicySpec> {
+        if *self.host == HostPattern::Any && *action == answer.action {
+            let path = HEALTH_CHECK.into();
+            vec![PolicySpec::HealthCheck { path }]
+        } else {
+            Vec::new()
+        }
     }
 
     fn unused_fallbacks(&mut self, oldest: &HostFragment, younger: &[&HostFragment]) {
@@ -334,3 +345,6 @@ fn finding(
     let object = fragment.origin.to_string().into();
     Diagnostic::new(severity, &object, field, code, message)
 }
+
+/// Where load balancers look whether requests are answered.
+const HEALTH_CHECK: &str = "/healthz";

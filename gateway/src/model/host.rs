@@ -124,6 +124,11 @@ pub struct RoutePlan {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum PolicySpec {
+    /// Answer 200 on exactly this path.
+    HealthCheck {
+        /// The path.
+        path: Arc<str>,
+    },
     /// Answer 301 with a final slash added when the path is exactly this prefix without it
     /// (nginx does so for a location written `/x/` when `/x` is not defined).
     TrailingSlash {

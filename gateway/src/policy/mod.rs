@@ -9,6 +9,7 @@
 //!   wherever the request stopped.
 //! - A policy that cannot be compiled closes the route; it never becomes "no policy".
 
+mod health;
 mod hsts;
 mod https_redirect;
 mod slash;
@@ -19,6 +20,7 @@ use serde::Serialize;
 use crate::error::Reason;
 use crate::model::PolicySpec;
 
+pub use health::HealthCheck;
 pub use hsts::Hsts;
 pub use https_redirect::HttpsRedirect;
 pub use slash::SlashRedirect;
@@ -28,6 +30,8 @@ pub use slash::SlashRedirect;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Stage {
+    /// Answer to health checks.
+    HealthCheck,
     /// Redirect to the path with a final slash.
     Slash,
     /// Redirect to https.
@@ -40,6 +44,8 @@ pub enum Stage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Filter {
+    /// See [`HealthCheck`].
+    HealthCheck(HealthCheck),
     /// See [`SlashRedirect`].
     TrailingSlash(SlashRedirect),
     /// See [`HttpsRedirect`].
@@ -52,6 +58,7 @@ impl Filter {
     /// When it runs.
     pub fn stage(&self) -> Stage {
         match self {
+            Self::HealthCheck(_) => Stage::HealthCheck,
             Self::TrailingSlash(_) => Stage::Slash,
             Self::HttpsRedirect(_) => Stage::HttpsRedirect,
             Self::Hsts(_) => Stage::ResponseHeaders,
@@ -60,6 +67,7 @@ impl Filter {
 
     fn compile(spec: &PolicySpec) -> Result<Self, BrokenPolicy> {
         Ok(match spec {
+            PolicySpec::HealthCheck { path } => Self::HealthCheck(HealthCheck::new(path)),
             PolicySpec::TrailingSlash { path } => Self::TrailingSlash(SlashRedirect::new(path)),
             PolicySpec::HttpsRedirect { status, exempt } => {
                 Self::HttpsRedirect(HttpsRedirect::new(*status, *exempt))
@@ -70,6 +78,7 @@ impl Filter {
 
     fn on_request(&self, facts: &RequestFacts<'_>) -> Flow {
         match self {
+            Self::HealthCheck(filter) => filter.on_request(facts),
             Self::TrailingSlash(filter) => filter.on_request(facts),
             Self::HttpsRedirect(filter) => filter.on_request(facts),
             Self::Hsts(_) => Flow::Next,
@@ -78,7 +87,7 @@ impl Filter {
 
     fn on_response(&self, tls: bool, headers: &mut HeaderMap) {
         match self {
-            Self::TrailingSlash(_) | Self::HttpsRedirect(_) => {}
+            Self::HealthCheck(_) | Self::TrailingSlash(_) | Self::HttpsRedirect(_) => {}
             Self::Hsts(filter) => filter.on_response(tls, headers),
         }
     }

@@ -33,7 +33,7 @@ impl Route {
     pub(super) fn slash(&self) -> Option<&Arc<str>> {
         self.filters.iter().find_map(|filter| match filter {
             Filter::TrailingSlash(slash) => Some(slash.path()),
-            Filter::HttpsRedirect(_) | Filter::Hsts(_) => None,
+            Filter::HealthCheck(_) | Filter::HttpsRedirect(_) | Filter::Hsts(_) => None,
         })
     }
 }
