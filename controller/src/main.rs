@@ -4,8 +4,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use gatehouse::config::flags::{Cli, Command, EchoArgs};
+use gatehouse::config::flags::{Cli, Command, EchoArgs, GenerateCommand};
 use gatehouse::echo::{self, EchoOptions};
+use gatehouse::reference;
 use gatehouse::run::{self, Failure};
 use gatehouse::simulate::commands;
 
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         Command::Check(args) => commands::check(&args, &mut std::io::stdout().lock()),
         Command::Explain(args) => commands::explain(&args, &mut std::io::stdout().lock()),
         Command::Echo(args) => echo_until_stopped(args),
+        Command::Generate(GenerateCommand::Docs(args)) => reference::write(&args),
         Command::Version => Ok(version()),
     };
     result.unwrap_or_else(|failure| {

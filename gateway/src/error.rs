@@ -80,6 +80,11 @@ macro_rules! reasons {
                 match self { $(Self::$name => $code,)+ }
             }
 
+            /// What it means, one sentence, for the reference page.
+            pub const fn about(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+).trim_ascii(),)+ }
+            }
+
             /// Status of the answer. 499 is written to the log only: the client has gone.
             pub const fn status_code(self) -> u16 {
                 match self { $(Self::$name => $status,)+ }

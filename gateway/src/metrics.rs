@@ -11,9 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
-use prometheus_client::encoding::NoLabelSet;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -61,6 +60,70 @@ table! {
     Counter access_log_dropped = "gatehouse_access_log_dropped", "Access log lines dropped because the output is too slow";
     Counter panics = "gatehouse_panics", "Requests that failed by a defect of the gateway";
 }
+
+/// A metric with labels.
+#[derive(Debug)]
+pub struct Labelled {
+    /// Name, without the suffix of its kind.
+    pub name: &'static str,
+    /// `Counter` or `Histogram`.
+    pub kind: &'static str,
+    /// Names of its labels.
+    pub labels: &'static [&'static str],
+    /// What it counts.
+    pub help: &'static str,
+}
+
+impl Labelled {
+    /// Every metric with labels, for the reference page.
+    pub const TABLE: &'static [&'static Self] =
+        &[&REQUESTS, &DURATION, &RECEIVED, &SENT, &LOCAL_ANSWERS];
+
+    fn describe<'a>(
+        &self,
+        encoder: &'a mut DescriptorEncoder<'_>,
+        kind: MetricType,
+    ) -> Result<MetricEncoder<'a>, fmt::Error> {
+        encoder.encode_descriptor(self.name, self.help, None, kind)
+    }
+}
+
+const REQUESTS: Labelled = Labelled {
+    name: "gatehouse_requests",
+    kind: "Counter",
+    labels: &["host", "path", "namespace", "ingress", "code"],
+    help: "Requests by route and class of status",
+};
+
+const DURATION: Labelled = Labelled {
+    name: "gatehouse_request_duration_seconds",
+    kind: "Histogram",
+    labels: ROUTE,
+    help: "Time from the request head to the end of the answer, by route",
+};
+
+const RECEIVED: Labelled = Labelled {
+    name: "gatehouse_received_bytes",
+    kind: "Counter",
+    labels: ROUTE,
+    help: "Request body bytes by route",
+};
+
+const SENT: Labelled = Labelled {
+    name: "gatehouse_sent_bytes",
+    kind: "Counter",
+    labels: ROUTE,
+    help: "Response body bytes by route",
+};
+
+const LOCAL_ANSWERS: Labelled = Labelled {
+    name: "gatehouse_local_answers",
+    kind: "Counter",
+    labels: &["reason"],
+    help: "Answers that the gateway made itself, by reason",
+};
+
+const ROUTE: &[&str] = &["host", "path", "namespace", "ingress"];
 
 /// All metrics of the process.
 pub struct Metrics {
@@ -183,12 +246,7 @@ impl Collector for Routes {
             .map(|(key, route)| (Labels::of(key), route))
             .collect();
 
-        let mut family = encoder.encode_descriptor(
-            "gatehouse_requests",
-            "Requests by route and class of status",
-            None,
-            MetricType::Counter,
-        )?;
+        let mut family = REQUESTS.describe(&mut encoder, MetricType::Counter)?;
         for (labels, route) in &labelled {
             for (class, count) in CLASSES.iter().zip(&route.classes) {
                 let count = count.load(Ordering::Relaxed);
@@ -199,12 +257,7 @@ impl Collector for Routes {
                 }
             }
         }
-        let mut family = encoder.encode_descriptor(
-            "gatehouse_request_duration_seconds",
-            "Time from the request head to the end of the answer, by route",
-            None,
-            MetricType::Histogram,
-        )?;
+        let mut family = DURATION.describe(&mut encoder, MetricType::Histogram)?;
         for (labels, route) in &labelled {
             let buckets: Vec<(f64, u64)> = BUCKETS
                 .iter()
@@ -217,8 +270,8 @@ impl Collector for Routes {
                 .encode_family(&labels.all())?
                 .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
         }
-        for (name, help, read) in BYTES {
-            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (metric, read) in BYTES {
+            let mut family = metric.describe(&mut encoder, MetricType::Counter)?;
             for (labels, route) in &labelled {
                 family
                     .encode_family(&labels.all())?
@@ -273,12 +326,7 @@ impl Default for Reasons {
 
 impl Collector for Reasons {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let mut family = encoder.encode_descriptor(
-            "gatehouse_local_answers",
-            "Answers that the gateway made itself, by reason",
-            None,
-            MetricType::Counter,
-        )?;
+        let mut family = LOCAL_ANSWERS.describe(&mut encoder, MetricType::Counter)?;
         for (reason, count) in Reason::ALL.iter().zip(&self.0) {
             family
                 .encode_family(&[("reason", reason.code())])?
@@ -295,17 +343,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 type ReadBytes = fn(&RouteMetrics) -> u64;
 
-const BYTES: [(&str, &str, ReadBytes); 2] = [
-    (
-        "gatehouse_received_bytes",
-        "Request body bytes by route",
-        |route| route.received.load(Ordering::Relaxed),
-    ),
-    (
-        "gatehouse_sent_bytes",
-        "Response body bytes by route",
-        |route| route.sent.load(Ordering::Relaxed),
-    ),
+const BYTES: [(&Labelled, ReadBytes); 2] = [
+    (&RECEIVED, |route| route.received.load(Ordering::Relaxed)),
+    (&SENT, |route| route.sent.load(Ordering::Relaxed)),
 ];
 
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
@@ -382,5 +422,31 @@ mod tests {
             "{text}"
         );
         assert!(text.contains(r#"gatehouse_local_answers_total{reason="no_endpoints"} 0"#));
+    }
+
+    #[test]
+    fn what_is_rendered_is_what_the_tables_say() {
+        let metrics = Metrics::new();
+        let route = metrics.route(&key("a.test"));
+        route.count(200, Duration::from_millis(3), 10, 120);
+        let text = metrics.render().unwrap();
+        let mut rendered: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# HELP ")?.split(' ').next())
+            .collect();
+        let plain = Plain::TABLE.iter().map(|(name, ..)| *name);
+        let labelled = Labelled::TABLE.iter().map(|metric| metric.name);
+        let mut listed: Vec<&str> = plain.chain(labelled).collect();
+        rendered.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(rendered, listed);
+        for metric in Labelled::TABLE {
+            let series = text
+                .lines()
+                .find(|line| line.starts_with(metric.name) && line.contains('{'));
+            for label in metric.labels {
+                assert!(series.is_some_and(|series| series.contains(&format!("{label}="))));
+            }
+        }
     }
 }

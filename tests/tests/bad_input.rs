@@ -92,6 +92,7 @@ const FLAGS: &[(&[&str], &[&str])] = &[
         &["--no-such-flag"],
     ),
     (&["serve"], &["serve"]),
+    (&["generate", "docs"], &["--out"]),
     (&["check"], &["DIR"]),
     (&["check", "/no/such/folder"], &["/no/such/folder"]),
     (&["explain", "."], &["explain"]),

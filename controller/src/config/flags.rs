@@ -38,8 +38,26 @@ pub enum Command {
     Explain(ExplainArgs),
     /// A backend for trying things out: answers with what it received, as JSON.
     Echo(EchoArgs),
+    /// Print or write what is made from the tables in the program.
+    #[command(subcommand)]
+    Generate(GenerateCommand),
     /// Print the version.
     Version,
+}
+
+/// What `generate` makes.
+#[derive(Debug, Subcommand)]
+pub enum GenerateCommand {
+    /// The reference pages: settings, annotations, metrics and diagnostics.
+    Docs(GenerateDocsArgs),
+}
+
+/// Flags of `generate docs`.
+#[derive(Debug, Args)]
+pub struct GenerateDocsArgs {
+    /// Directory to write the pages to; those that are there are replaced.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
 }
 
 /// Flags of `run`.

@@ -38,6 +38,8 @@ pub(super) enum Apply {
     Deadline(fn(&mut Draft, Duration)),
     /// Bytes.
     Size(fn(&mut Draft, u64)),
+    /// A number of seconds.
+    Seconds(fn(&mut Draft, u64)),
     /// A number, at least one.
     Count(fn(&mut Draft, u32)),
     /// Networks.
@@ -66,6 +68,7 @@ impl Setting {
                 "a time above zero such as `5s`, `500ms`, `2m` or a number of seconds"
             }
             Apply::Size(_) => "a number of bytes such as `8k`, `16m` or `0`",
+            Apply::Seconds(_) => "a number of seconds such as `31536000`",
             Apply::Count(_) => "a number above zero",
             Apply::Networks(_) => "a list of networks such as `10.0.0.0/8,fd00::/8`",
             Apply::HeaderName(_) => "the name of a header field",
@@ -84,6 +87,7 @@ impl Setting {
             Apply::Bool(set) => set(draft, values::boolean(text)?),
             Apply::Deadline(set) => set(draft, values::deadline(text)?),
             Apply::Size(set) => set(draft, values::size(text)?),
+            Apply::Seconds(set) => set(draft, text.trim().parse().ok()?),
             Apply::Count(set) => set(draft, text.trim().parse().ok().filter(|n| *n > 0)?),
             Apply::Networks(set) => set(draft, values::networks(text)?),
             Apply::HeaderName(set) => set(draft, values::header_name(text)?),
@@ -168,7 +172,7 @@ settings! {
         |d, v| d.defaults.https_redirect_exempt = v;
     "hsts" Bool "true", "Send `Strict-Transport-Security` on answers over TLS.",
         |d, v| d.hsts.on = v;
-    "hsts-max-age" Size "31536000", "How long browsers remember it, in seconds.",
+    "hsts-max-age" Seconds "31536000", "How long browsers remember it, in seconds.",
         |d, v| d.hsts.max_age = v;
     "hsts-include-subdomains" Bool "true", "Add `includeSubDomains` to it.",
         |d, v| d.hsts.subdomains = v;

@@ -1,0 +1,194 @@
+//! The reference pages, made of the tables that the program works with.
+//!
+//! Invariants: pure but for [`write()`]; the same program makes the same bytes; a test compares the
+//! pages of the repository with what comes out here.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use gatehouse_gateway::error::Reason;
+use gatehouse_gateway::metrics::{Labelled, Plain};
+
+use crate::annotations::{ANNOTATIONS, Effect, Name, Off, PREFIXES};
+use crate::config::SETTINGS;
+use crate::config::flags::GenerateDocsArgs;
+use crate::diagnostics::Code;
+use crate::run::Failure;
+
+/// Writes every page into the directory, which is made when it is missing.
+pub fn write(args: &GenerateDocsArgs) -> Result<ExitCode, Failure> {
+    let failure = |what: &std::path::Path, error: std::io::Error| {
+        Failure::System(format!(
+            "`{}` cannot be written: {error}; name another directory (--out)",
+            what.display()
+        ))
+    };
+    std::fs::create_dir_all(&args.out).map_err(|error| failure(&args.out, error))?;
+    for (name, text) in pages() {
+        let path = args.out.join(name);
+        std::fs::write(&path, text).map_err(|error| failure(&path, error))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// File name and text of every page.
+pub fn pages() -> [(&'static str, String); 4] {
+    [
+        ("settings.md", settings()),
+        ("annotations.md", annotations()),
+        ("metrics.md", metrics()),
+        ("diagnostics.md", diagnostics()),
+    ]
+}
+
+fn settings() -> String {
+    let mut page = page(
+        "Settings",
+        "Keys of the ConfigMap that `--configmap` names, and `--set NAME=VALUE`; the ConfigMap goes before the flag. \
+         Names are those of ingress-nginx where the meaning is the same. A bad value is told \
+         (`SettingInvalid`) and the others hold.",
+    );
+    table(&mut page, &["name", "value", "example", "meaning"]);
+    for setting in SETTINGS {
+        let name = format!("`{}`", setting.name);
+        let example = format!("`{}`", setting.example);
+        row(
+            &mut page,
+            &[&name, setting.expected(), &example, setting.doc],
+        );
+    }
+    page
+}
+
+fn annotations() -> String {
+    let [nginx, own] = PREFIXES;
+    let mut page = page(
+        "Annotations",
+        &format!(
+            "Read with the prefixes `{nginx}` and `{own}`. No policy can be set by annotation yet. \
+             An annotation that restricts access closes the door: everything of its Ingress answers \
+             503 and the error `AnnotationRefused` says so \
+             ([why](../decisions/0020-closed-door.md)). All others, those that are not listed \
+             included, have no effect, and the warning `AnnotationUnknown` names each."
+        ),
+    );
+    table(
+        &mut page,
+        &["name", "asks", "effect", "unless the value is"],
+    );
+    for annotation in ANNOTATIONS {
+        let name = match annotation.name {
+            Name::Is(name) => format!("`{name}`"),
+            Name::Begins(begin) => format!("`{begin}…`, others"),
+            Name::Ends(end) => format!("`…{end}`, others"),
+        };
+        let (effect, off) = match annotation.effect {
+            Effect::Refused { off, .. } => ("closes the door", off_values(off)),
+            Effect::Ignored => ("none", String::new()),
+        };
+        let asks = annotation.asks.trim_end_matches(',');
+        row(&mut page, &[&name, asks, effect, &off]);
+    }
+    page
+}
+
+fn off_values(off: Off) -> String {
+    let quoted = |words: &[&str], between| {
+        let words: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+        words.join(between)
+    };
+    match off {
+        Off::Empty => "empty".to_owned(),
+        Off::Words(words) => format!("empty or {}", quoted(words, ", ")),
+        Off::Everybody(all) => format!("empty or a list with {}", quoted(all, " and ")),
+    }
+}
+
+fn metrics() -> String {
+    let mut page = page(
+        "Metrics",
+        "`/metrics` of the admin port (`--admin-listen`), in the Prometheus text format. Values of \
+         labels come from the configuration or from a closed list, never from a request; a route \
+         has series once it had a request.",
+    );
+    table(&mut page, &["name", "kind", "labels", "meaning"]);
+    let plain = Plain::TABLE
+        .iter()
+        .map(|&(name, kind, help)| (name, kind, &[][..], help));
+    let labelled = Labelled::TABLE
+        .iter()
+        .map(|metric| (metric.name, metric.kind, metric.labels, metric.help));
+    for (name, kind, labels, help) in plain.chain(labelled) {
+        // As it is exposed: counters end so in the text format.
+        let end = if kind == "Counter" { "_total" } else { "" };
+        let name = format!("`{name}{end}`");
+        let labels = labels.join(", ");
+        row(&mut page, &[&name, &kind.to_lowercase(), &labels, help]);
+    }
+    page.push_str(
+        "\n## Reasons\n\nWhy the gateway answered by itself: the label `reason`, and the same in \
+         the access log.\n\n",
+    );
+    table(&mut page, &["reason", "status", "meaning"]);
+    for reason in Reason::ALL {
+        let code = format!("`{}`", reason.code());
+        let status = reason.status_code().to_string();
+        row(&mut page, &[&code, &status, reason.about()]);
+    }
+    page
+}
+
+fn diagnostics() -> String {
+    let mut page = page(
+        "Diagnostics",
+        "What `gatehouse check` prints, `/api/diagnostics` of the admin port lists and `gatehouse \
+         explain` shows beside a route. Each names the object, the field and the remedy. Codes are \
+         stable.",
+    );
+    table(&mut page, &["code", "meaning"]);
+    for code in Code::ALL {
+        let name = format!("`{}`", code.as_str());
+        row(&mut page, &[&name, code.about()]);
+    }
+    page
+}
+
+fn page(title: &str, about: &str) -> String {
+    format!(
+        "# {title}\n\n<!-- Made by `gatehouse generate docs`; change the table in the code instead. -->\n\n{about}\n\n"
+    )
+}
+
+fn table(page: &mut String, head: &[&str]) {
+    row(page, head);
+    row(page, &vec!["---"; head.len()]);
+}
+
+fn row(page: &mut String, cells: &[&str]) {
+    for cell in cells {
+        // Writing to a String cannot fail.
+        let _ = write!(page, "| {} ", cell.replace('|', "\\|"));
+    }
+    page.push_str("|\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_of_a_page_has_the_cells_of_its_table() {
+        for (name, text) in pages() {
+            let mut cells = None;
+            for line in text.lines() {
+                let count = line.starts_with('|').then(|| line.matches('|').count());
+                assert!(
+                    count.is_none() || cells.is_none() || count == cells,
+                    "{name}: {line}"
+                );
+                cells = count;
+            }
+            assert!(!text.contains("|  |  |"), "{name} has an empty row");
+        }
+    }
+}
