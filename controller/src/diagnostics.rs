@@ -236,6 +236,10 @@ codes! {
     SecretMissing,
     /// The Secret holds no usable certificate and key; the last good pair keeps serving.
     CertificateInvalid,
+    /// The certificate is over: it is served, and clients refuse it.
+    CertificateExpired,
+    /// The certificate is over in two weeks, or in the last sixth of a short life.
+    CertificateExpiresSoon,
     /// The certificate does not cover the host; the default certificate is served.
     CertificateNameMismatch,
     /// An older Ingress of the host decides its certificate.

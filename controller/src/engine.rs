@@ -11,7 +11,7 @@
 //! - Endpoint changes recompute clusters only, no fragment and no host. One exception, which waits
 //!   for the next ordinary round: the default backend loses its last endpoint or gets its first
 //!   (its hosts then answer 404, or no longer).
-//! - No I/O and no clock in here; [`run`] has the timer.
+//! - No I/O and no clock in here: the time is told ([`Engine::tell_time`]), and [`run`] has the timer.
 
 mod findings;
 mod graph;
@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
+use k8s_openapi::jiff::Timestamp;
 
 use gatehouse_gateway::model::{
     CertKey, CertificatePlan, ClusterKey, ClusterPlan, Delta, HostPattern, HostPlan, Settings,
@@ -29,6 +30,7 @@ use gatehouse_gateway::model::{
 
 use crate::config::{Base, Defaults, with_configmap};
 use crate::diagnostics::{Code, Diagnostic, Severity};
+use crate::expiry::{self, Judgement};
 use crate::source::{Change, Kind, ObjectKey};
 use crate::translate::merge::DefaultAnswer;
 use crate::translate::{Age, ClusterRef, Fragment, HostFragment};
@@ -128,6 +130,8 @@ pub struct Engine {
     default_certificate_sent: bool,
     dirty: Dirty,
     synced: bool,
+    /// The time that was told last.
+    now: Option<Timestamp>,
     revision: u64,
 }
 
@@ -214,6 +218,7 @@ impl Engine {
                 ..Dirty::default()
             },
             synced: false,
+            now: None,
             revision: 0,
         }
     }
@@ -276,9 +281,22 @@ impl Engine {
         let mut outcome = Outcome::default();
         if self.synced {
             self.compute(&mut outcome);
+            if let Some(now) = self.now.filter(|_| !outcome.delta.certificates.is_empty()) {
+                self.tell_time(now);
+            }
             self.revision += u64::from(!outcome.delta.is_empty());
         }
         outcome
+    }
+
+    /// Judges the certificates in use by the time. Answers when there will be something else to
+    /// say, as far as is known now.
+    pub fn tell_time(&mut self, now: Timestamp) -> Option<Timestamp> {
+        self.now = Some(now);
+        let plans = self.certificates.values().map(|plan| &**plan);
+        let Judgement { findings, next } = expiry::judge(plans, now);
+        self.note(Origin::Time, findings);
+        next
     }
 
     /// Computes only the clusters whose endpoints changed. What else is dirty stays dirty.
@@ -319,6 +337,7 @@ impl Engine {
         let mut fresh = Self::new(Arc::clone(&self.defaults), Arc::clone(&self.settings));
         fresh.world = self.world.clone();
         fresh.synced = self.synced;
+        fresh.now = self.now;
         fresh.findings.place_like(&self.findings);
         for origin in [Origin::Source, Origin::Settings] {
             let list = self.findings.of(&origin).to_vec();

@@ -10,6 +10,7 @@ pub mod config;
 pub mod diagnostics;
 pub mod echo;
 pub mod engine;
+pub mod expiry;
 pub mod reference;
 pub mod resolver;
 pub mod run;

@@ -21,6 +21,7 @@ use gatehouse_gateway::publish::Publisher;
 use gatehouse_gateway::server::wire;
 use gatehouse_gateway::table::{Action, Recorder, Route, Snapshot, Verdict};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 
 use crate::config::Base;
@@ -37,13 +38,14 @@ pub struct Simulation {
     pub report: Report,
 }
 
-/// Reads a directory once and runs the whole control plane on it.
-pub fn load(directory: &Path, base: &Base) -> Simulation {
+/// Reads a directory once and runs the whole control plane on it, as of this time.
+pub fn load(directory: &Path, base: &Base, now: Timestamp) -> Simulation {
     let mut engine = Engine::with_base(base);
     for change in directory::read(directory) {
         engine.apply(change);
     }
     let outcome = engine.reconcile();
+    engine.tell_time(now);
     let (mut publisher, snapshots) = Publisher::new(Metrics::new());
     publisher.apply(outcome.delta);
     Simulation {

@@ -99,6 +99,7 @@ proptest! {
                         universe::note_closed(&mut closed, &change);
                         engine.apply(*change);
                     }
+                    Event::Time(now) => drop(engine.tell_time(now)),
                     Event::Defaults(defaults) => engine.set_defaults(defaults, Arc::default()),
                     Event::Endpoints => {
                         let outcome = engine.reconcile_endpoints();

@@ -4,7 +4,7 @@
 //! never from a request; a route holds its resolved counters, so counting is a few atomic
 //! additions and no look-up. Counters of a route that is gone vanish with it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -19,7 +19,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::error::Reason;
-use crate::model::RouteKey;
+use crate::model::{CertKey, RouteKey};
 
 macro_rules! table {
     ($($kind:ident $field:ident = $name:literal, $help:literal;)+) => {
@@ -66,7 +66,7 @@ table! {
 pub struct Labelled {
     /// Name, without the suffix of its kind.
     pub name: &'static str,
-    /// `Counter` or `Histogram`.
+    /// `Counter`, `Gauge` or `Histogram`.
     pub kind: &'static str,
     /// Names of its labels.
     pub labels: &'static [&'static str],
@@ -76,8 +76,14 @@ pub struct Labelled {
 
 impl Labelled {
     /// Every metric with labels, for the reference page.
-    pub const TABLE: &'static [&'static Self] =
-        &[&REQUESTS, &DURATION, &RECEIVED, &SENT, &LOCAL_ANSWERS];
+    pub const TABLE: &'static [&'static Self] = &[
+        &REQUESTS,
+        &DURATION,
+        &RECEIVED,
+        &SENT,
+        &LOCAL_ANSWERS,
+        &CERTIFICATES,
+    ];
 
     fn describe<'a>(
         &self,
@@ -123,6 +129,13 @@ const LOCAL_ANSWERS: Labelled = Labelled {
     help: "Answers that the gateway made itself, by reason",
 };
 
+const CERTIFICATES: Labelled = Labelled {
+    name: "gatehouse_certificate_not_after_seconds",
+    kind: "Gauge",
+    labels: &["certificate"],
+    help: "End of validity of each certificate in use (namespace/secret), seconds since the Unix epoch",
+};
+
 const ROUTE: &[&str] = &["host", "path", "namespace", "ingress"];
 
 /// All metrics of the process.
@@ -132,6 +145,7 @@ pub struct Metrics {
     registry: Mutex<Registry>,
     routes: Arc<Routes>,
     reasons: Arc<Reasons>,
+    certificates: Arc<Certificates>,
 }
 
 impl Metrics {
@@ -140,15 +154,18 @@ impl Metrics {
         let plain = Plain::default();
         let routes = Arc::new(Routes::default());
         let reasons = Arc::new(Reasons::default());
+        let certificates = Arc::new(Certificates::default());
         let mut registry = Registry::default();
         plain.register(&mut registry);
         registry.register_collector(Box::new(Arc::clone(&routes)));
         registry.register_collector(Box::new(Arc::clone(&reasons)));
+        registry.register_collector(Box::new(Arc::clone(&certificates)));
         Arc::new(Self {
             plain,
             registry: Mutex::new(registry),
             routes,
             reasons,
+            certificates,
         })
     }
 
@@ -169,6 +186,15 @@ impl Metrics {
         if let Some(count) = self.reasons.0.get(reason as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Notes when a certificate ends; `None` when it is no longer used.
+    pub fn certificate(&self, key: &CertKey, not_after: Option<i64>) {
+        let mut certificates = lock(&self.certificates.0);
+        match not_after {
+            Some(end) => certificates.insert(key.clone(), end),
+            None => certificates.remove(key),
+        };
     }
 
     /// Adds metrics of another part of the program to the output.
@@ -336,6 +362,21 @@ impl Collector for Reasons {
     }
 }
 
+#[derive(Debug, Default)]
+struct Certificates(Mutex<BTreeMap<CertKey, i64>>);
+
+impl Collector for Certificates {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let mut family = CERTIFICATES.describe(&mut encoder, MetricType::Gauge)?;
+        for (key, end) in lock(&self.0).iter() {
+            family
+                .encode_family(&[("certificate", &*key.0)])?
+                .encode_gauge(end)?;
+        }
+        Ok(())
+    }
+}
+
 /// A poisoned lock means a panic while counting; the counts are still the best there are.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -429,6 +470,8 @@ mod tests {
         let metrics = Metrics::new();
         let route = metrics.route(&key("a.test"));
         route.count(200, Duration::from_millis(3), 10, 120);
+        let certificate = CertKey("ns/tls".into());
+        metrics.certificate(&certificate, Some(1_767_225_600));
         let text = metrics.render().unwrap();
         let mut rendered: Vec<&str> = text
             .lines()
@@ -448,5 +491,7 @@ mod tests {
                 assert!(series.is_some_and(|series| series.contains(&format!("{label}="))));
             }
         }
+        metrics.certificate(&certificate, None);
+        assert!(!metrics.render().unwrap().contains("ns/tls"));
     }
 }

@@ -238,6 +238,8 @@ impl Publisher {
             return false;
         }
         self.digest.swap(Kind::Certificate, old, plan.as_ref());
+        let end = plan.as_ref().map(|plan| plan.not_after);
+        self.metrics.certificate(&key, end);
         match &plan {
             Some(plan) => self.certificates.insert(key.clone(), Arc::clone(plan)),
             None => self.certificates.remove(&key),

@@ -77,7 +77,7 @@ pub fn parse_pair(
         return Err(CertificateError::ChainTooLong);
     }
     let leaf = chain.first().ok_or(CertificateError::ChainEmpty)?;
-    let (names, not_after) = leaf_facts(leaf)?;
+    let (names, [not_before, not_after]) = leaf_facts(leaf)?;
     let private =
         PrivateKeyDer::from_pem_slice(key_pem).map_err(|_| CertificateError::KeyMissing)?;
     let signer = aws_lc_rs::sign::any_supported_type(&private)
@@ -92,13 +92,15 @@ pub fn parse_pair(
     Ok(CertificatePlan {
         key,
         names,
+        not_before,
         not_after,
         fingerprint,
         certified: Arc::new(certified),
     })
 }
 
-fn leaf_facts(leaf: &CertificateDer<'_>) -> Result<(Vec<Box<str>>, i64), CertificateError> {
+/// Names, and begin and end of validity.
+fn leaf_facts(leaf: &CertificateDer<'_>) -> Result<(Vec<Box<str>>, [i64; 2]), CertificateError> {
     let (_, certificate) =
         X509Certificate::from_der(leaf).map_err(|_| CertificateError::ChainDamaged)?;
     let alternative = certificate.subject_alternative_name().ok().flatten();
@@ -115,7 +117,9 @@ fn leaf_facts(leaf: &CertificateDer<'_>) -> Result<(Vec<Box<str>>, i64), Certifi
         let common = common.and_then(|name| name.as_str().ok());
         names.extend(common.map(|name| name.to_ascii_lowercase().into_boxed_str()));
     }
-    Ok((names, certificate.validity().not_after.timestamp()))
+    let validity = certificate.validity();
+    let (begin, end) = (validity.not_before, validity.not_after);
+    Ok((names, [begin.timestamp(), end.timestamp()]))
 }
 
 fn fingerprint(chain: &[CertificateDer<'_>]) -> [u8; 32] {

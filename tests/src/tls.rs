@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, date_time_ymd};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -32,9 +32,15 @@ pub struct Pair {
 impl Pair {
     /// Makes one for these names; the first is its common name.
     pub fn new(names: &[&str]) -> Self {
+        Self::until(names, 4000)
+    }
+
+    /// The same, valid to the end of this year.
+    pub fn until(names: &[&str], year: i32) -> Self {
         let key = KeyPair::generate().expect("key");
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names.clone()).expect("names");
+        params.not_after = date_time_ymd(year, 12, 31);
         params.distinguished_name = DistinguishedName::new();
         params
             .distinguished_name

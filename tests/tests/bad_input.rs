@@ -323,6 +323,7 @@ fn rules_that_do_not_work() -> Vec<Broken> {
 
 fn secrets_that_do_not_work() -> Vec<Broken> {
     let (one, other) = (Pair::new(&["t.test"]), Pair::new(&["other.test"]));
+    let old = Pair::until(&["t.test"], 2020);
     let with = |secret: String| {
         secret
             + &manifests::ingress_with(
@@ -360,6 +361,11 @@ fn secrets_that_do_not_work() -> Vec<Broken> {
                 manifests::secret("bad", &one.certificate, "x")
                     .replace("  tls.key: |\n    x\n", ""),
             ),
+        ),
+        broken(
+            "CertificateExpired",
+            &["Secret/demo/bad", "t.test", "2020-12-31"],
+            with(manifests::secret("bad", &old.certificate, &old.key)),
         ),
         broken(
             "CertificateNameMismatch",

@@ -27,6 +27,8 @@ pub(super) enum Origin {
     Settings,
     /// The ConfigMap itself.
     ConfigMap,
+    /// The clock.
+    Time,
 }
 
 /// See the module.

@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use k8s_openapi::jiff::Timestamp;
+
 use gatehouse_gateway::model::Delta;
 use gatehouse_gateway::publish::Publisher;
 
@@ -27,16 +29,21 @@ pub async fn run(
         let applied = publisher.apply(delta);
         (applied.generation, applied.digest)
     };
-    drive(engine, changes, publish, reports).await;
+    drive(engine, changes, publish, reports, Timestamp::now).await;
 }
 
-/// The loop, with anything that takes deltas and answers with generation and digest.
+/// The loop, with anything that takes deltas and answers with generation and digest, and a clock.
 async fn drive(
     mut engine: Engine,
     mut changes: mpsc::Receiver<Change>,
     publish: impl FnMut(Delta) -> (u64, u64),
     reports: watch::Sender<Arc<Report>>,
+    clock: impl Fn() -> Timestamp,
 ) {
+    let mut calendar = Calendar {
+        clock,
+        due: Instant::now(),
+    };
     let mut outlet = Outlet {
         publish,
         reports,
@@ -71,14 +78,18 @@ async fn drive(
                 }
                 if hold_off.is_over() {
                     hold_off = HoldOff::default();
-                    let outcome = engine.reconcile();
+                    let outcome = calendar.reconcile(&mut engine);
                     outlet.send(&mut engine, outcome);
                 }
             }
             () = hold_off.wait() => {
                 hold_off = HoldOff::default();
-                let outcome = engine.reconcile();
+                let outcome = calendar.reconcile(&mut engine);
                 outlet.send(&mut engine, outcome);
+            }
+            () = sleep_until(calendar.due) => {
+                calendar.consult(&mut engine);
+                outlet.report(&mut engine);
             }
         }
     }
@@ -121,6 +132,30 @@ impl HoldOff {
             Some(due) => sleep_until(due).await,
             None => pending().await,
         }
+    }
+}
+
+/// When the certificates are judged by the time again.
+struct Calendar<C> {
+    clock: C,
+    due: Instant,
+}
+
+impl<C: Fn() -> Timestamp> Calendar<C> {
+    fn reconcile(&mut self, engine: &mut Engine) -> Outcome {
+        let outcome = engine.reconcile();
+        if !outcome.delta.certificates.is_empty() {
+            self.consult(engine);
+        }
+        outcome
+    }
+
+    fn consult(&mut self, engine: &mut Engine) {
+        let now = (self.clock)();
+        let left = engine
+            .tell_time(now)
+            .and_then(|next| Duration::try_from(next.duration_since(now)).ok());
+        self.due = Instant::now() + left.unwrap_or(LONGEST_LOOK).min(LONGEST_LOOK);
     }
 }
 
@@ -168,6 +203,8 @@ impl<P: FnMut(Delta) -> (u64, u64)> Outlet<P> {
 const QUIET: Duration = Duration::from_millis(20);
 /// Longest time a structural change waits.
 const LONGEST: Duration = Duration::from_millis(200);
+/// The clock of the system may be set meanwhile, so it is asked that often at least.
+const LONGEST_LOOK: Duration = Duration::from_secs(3600);
 /// Changes taken at once.
 const BATCH: usize = 1024;
 
@@ -176,7 +213,7 @@ mod tests {
     use std::cell::RefCell;
     use std::rc::Rc;
 
-    use k8s_openapi::api::core::v1::Service;
+    use k8s_openapi::api::core::v1::{Secret, Service};
     use k8s_openapi::api::discovery::v1::EndpointSlice;
     use k8s_openapi::api::networking::v1::Ingress;
     use serde::de::DeserializeOwned;
@@ -185,6 +222,7 @@ mod tests {
 
     use super::*;
     use crate::config::Defaults;
+    use crate::diagnostics::Code;
     use crate::source::{Kind, Object, ObjectKey};
 
     fn read<T: DeserializeOwned>(yaml: &str) -> Arc<T> {
@@ -252,7 +290,9 @@ mod tests {
         };
         LocalSet::new()
             .run_until(async {
-                let task = tokio::task::spawn_local(drive(engine, changes, publish, reports));
+                let clock = || Timestamp::UNIX_EPOCH;
+                let task =
+                    tokio::task::spawn_local(drive(engine, changes, publish, reports, clock));
                 play(sender, &log).await;
                 task.await.unwrap();
             })
@@ -304,5 +344,54 @@ mod tests {
         .await;
         let times: Vec<u128> = log.iter().map(|entry| entry.0).collect();
         assert_eq!(times[..3], [20, 1200, 1410]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_certificate_is_told_when_it_comes() {
+        let mut params = rcgen::CertificateParams::new(["cart.test".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2026, 4, 1);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let secret = Secret {
+            string_data: Some(
+                [
+                    ("tls.crt".into(), params.self_signed(&key).unwrap().pem()),
+                    ("tls.key".into(), key.serialize_pem()),
+                ]
+                .into(),
+            ),
+            ..Secret::default()
+        };
+        let ingress = read::<Ingress>(
+            "{metadata: {namespace: shop, name: cart}, spec: {tls: [{hosts: [cart.test], \
+             secretName: tls}], rules: [{host: cart.test}]}}",
+        );
+        let mut defaults = Defaults::default();
+        defaults.classes.without_class = true;
+        let engine = Engine::new(Arc::new(defaults), Arc::default());
+        let (sender, changes) = mpsc::channel(16);
+        let (reports, mut told) = watch::channel(Arc::default());
+        let (start, begin) = (Instant::now(), "2026-03-01T00:00:00Z");
+        let begin: Timestamp = begin.parse().unwrap();
+        let clock = move || begin + start.elapsed();
+        tokio::spawn(drive(engine, changes, |_| (1, 0), reports, clock));
+        for change in [
+            apply(Kind::Secret, "tls", Object::Secret(Arc::new(secret))),
+            apply(Kind::Ingress, "cart", Object::Ingress(ingress)),
+            Change::Synced,
+        ] {
+            sender.send(change).await.unwrap();
+        }
+        for (code, moment) in [
+            (Code::CertificateExpiresSoon, "2026-03-18T00:00:00Z"),
+            (Code::CertificateExpired, "2026-04-01T00:00:01Z"),
+        ] {
+            told.wait_for(|report: &Arc<Report>| report.diagnostics.iter().any(|d| d.code == code))
+                .await
+                .unwrap();
+            let late = clock().duration_since(moment.parse().unwrap());
+            assert!(late.as_millis() < 10, "{code:?} {late}");
+            assert!(late.as_millis() >= 0, "{code:?} {late}");
+        }
     }
 }

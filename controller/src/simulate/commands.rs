@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
+use k8s_openapi::jiff::Timestamp;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -21,7 +22,7 @@ use crate::terminal;
 pub fn check(args: &CheckArgs, output: &mut impl Write) -> Result<ExitCode, Failure> {
     let base = args.selection.base().map_err(Failure::Usage)?;
     existing(&args.dir)?;
-    let report = load(&args.dir, &base).report;
+    let report = load(&args.dir, &base, Timestamp::now()).report;
     let text = if args.json {
         serde_json::to_string_pretty(&report.diagnostics)
             .map_err(|error| Failure::System(error.to_string()))?
@@ -68,7 +69,7 @@ fn here(args: &ExplainArgs, directory: &str, method: &str, url: &str) -> Result<
     let directory = std::path::Path::new(directory);
     existing(directory)?;
     let query = query(args, method, url)?;
-    let simulation = load(directory, &base);
+    let simulation = load(directory, &base, Timestamp::now());
     let explanation = super::explain(
         &simulation.snapshot,
         &ListenerView::unbound(),

@@ -30,6 +30,8 @@ pub(crate) enum Event {
     Defaults(Arc<Defaults>),
     /// The endpoints are computed ahead of the rest.
     Endpoints,
+    /// It is that late.
+    Time(Timestamp),
 }
 
 /// A chain and a key, as PEM.
@@ -295,6 +297,12 @@ const KINDS: [&str; 3] = ["Exact", "Prefix", "ImplementationSpecific"];
 const SERVICES: [&str; 3] = ["s", "t", "u"];
 const SECRETS: [&str; 2] = ["one", "two"];
 const CLASSES: [&str; 2] = ["gatehouse", "other"];
+/// Before, shortly before and after the end of the certificates made here.
+const TIMES: [&str; 3] = [
+    "2026-01-01T00:00:00Z",
+    "4095-12-31T00:00:00Z",
+    "4100-01-01T00:00:00Z",
+];
 /// The first two close the door.
 const ANNOTATIONS: [(&str, &str); 4] = [
     ("nginx.ingress.kubernetes.io/auth-url", "http://auth.test/"),
@@ -449,5 +457,6 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
         20 => change.prop_map(|change| Event::Change(Box::new(change))),
         1 => random_defaults(),
         2 => Just(Event::Endpoints),
+        2 => one(&TIMES).prop_map(|time| Event::Time(time.parse().unwrap_or_default())),
     ]
 }

@@ -27,6 +27,8 @@ pub struct CertificatePlan {
     pub key: CertKey,
     /// DNS names of the certificate, lower case, wildcards as `*.suffix`.
     pub names: Vec<Box<str>>,
+    /// Begin of validity, seconds since the Unix epoch.
+    pub not_before: i64,
     /// End of validity, seconds since the Unix epoch.
     pub not_after: i64,
     /// SHA-256 of the chain and the public key: equal fingerprints are equal plans.
