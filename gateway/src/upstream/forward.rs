@@ -33,6 +33,7 @@ use super::body::{Outgoing, Source, Upload, UpstreamBody};
 use super::cluster::{Cluster, Endpoint, LoadGuard};
 use super::patience::{Deadline, Patience};
 use super::pool::{Http1Lease, Http2Lease, Lease, Pool, Wish};
+use super::spare::Spare;
 use super::verify::{check_head, names_only};
 use crate::error::{ProxyError, Reason, Retry};
 use crate::model::{Balance, Settings, UpstreamProtocol};
@@ -99,6 +100,15 @@ impl From<Request<Outgoing>> for Message {
         Self {
             head: Box::new(head),
             body,
+        }
+    }
+}
+
+impl From<Spare> for Message {
+    fn from(spare: Spare) -> Self {
+        Self {
+            head: Box::new(spare.into_head()),
+            body: Outgoing::empty(),
         }
     }
 }
@@ -263,13 +273,14 @@ impl Upstream {
 
 impl Failure {
     /// The request for another try, or the error when another try is not safe.
-    fn again(self, spare: Option<Message>, repeatable: bool) -> Result<Message, ProxyError> {
+    fn again(self, spare: Option<Spare>, repeatable: bool) -> Result<Message, ProxyError> {
         let allowed = match self.error.retry {
             Retry::Unsent => true,
             Retry::Idempotent => repeatable,
             Retry::Never => false,
         };
-        match self.message.or(spare) {
+        let message = self.message.or_else(|| spare.map(Message::from));
+        match message {
             Some(message) if allowed => Ok(message),
             _ => Err(self.error),
         }
@@ -285,16 +296,10 @@ impl Exchange<'_> {
         head: &request::Parts,
         repeatable: bool,
         protocol: UpstreamProtocol,
-    ) -> Option<Message> {
+    ) -> Option<Spare> {
         let refusable = matches!(protocol, UpstreamProtocol::H2c | UpstreamProtocol::H2)
             && self.upload.is_none();
-        if !(repeatable || refusable) {
-            return None;
-        }
-        Some(Message {
-            head: Box::new(head.clone()),
-            body: Outgoing::empty(),
-        })
+        (repeatable || refusable).then(|| Spare::of(head))
     }
 
     async fn send(

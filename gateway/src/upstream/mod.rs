@@ -19,6 +19,7 @@ mod http1;
 mod meter;
 mod patience;
 mod pool;
+mod spare;
 mod verify;
 
 pub use body::UpstreamBody;
