@@ -5,7 +5,7 @@
 //!   it has no body and no answer came (RFC 9110, section 9.2.2). Unknown methods are unsafe.
 //! - Tries are bounded in all, whatever fails (ingress-nginx is known to retry for ever when
 //!   pooled connections keep breaking). Kept connections that turn out stale before anything was
-//!   sent cost no try, but are bounded too.
+//!   sent, and endpoints that leave before it, cost no try, but are bounded too.
 //! - An answer leaves here only when its framing is unambiguous.
 //!
 //! Interim answers (100, 103) are consumed by hyper and not passed on; a client that sent
@@ -117,7 +117,8 @@ impl From<Spare> for Message {
 pub(crate) struct Failure {
     error: ProxyError,
     message: Option<Message>,
-    /// The connection had been kept open for reuse.
+    /// The connection had been kept open for reuse, or the endpoint left while the request waited
+    /// for one.
     stale: bool,
 }
 
@@ -134,6 +135,14 @@ impl Failure {
         Self {
             message: Some(message),
             ..Self::of(error)
+        }
+    }
+
+    /// That an endpoint is gone is no fault of the request: it costs no try.
+    fn no_connection(error: ProxyError, message: Message, endpoint: &Endpoint) -> Self {
+        Self {
+            stale: endpoint.is_gone(),
+            ..Self::before(error, message)
         }
     }
 
@@ -317,7 +326,7 @@ impl Exchange<'_> {
         };
         let lease = match pool.checkout(wish, self.settings).await {
             Ok(lease) => lease,
-            Err(error) => return Err(Failure::before(error, message)),
+            Err(error) => return Err(Failure::no_connection(error, message, endpoint)),
         };
         let (used, sent) = match lease {
             Lease::Http1(mut lease) => {
@@ -442,7 +451,7 @@ impl Exchange<'_> {
         let asked = Instant::now();
         let connection = match pool.dedicated(self.settings).await {
             Ok(connection) => connection,
-            Err(error) => return Err(Failure::before(error, message)),
+            Err(error) => return Err(Failure::no_connection(error, message, endpoint)),
         };
         self.connect_time += asked.elapsed();
         let wanted = message

@@ -8,6 +8,9 @@
 //! - A dial belongs to the pool, not to the request that caused it: when that request goes
 //!   away, the connection is kept for the next one. A client that opens and resets requests
 //!   therefore causes no more dials than it has requests open at one time.
+//! - Once the endpoint is gone its address may belong to somebody else: what is idle is closed, who
+//!   waits is sent elsewhere, a dial that still succeeds is dropped unused. Only requests under way
+//!   keep their connection, and it gets no new ones.
 //! - No borrow is held while a connection is dropped or a waiter is woken.
 
 use std::cell::{Cell, RefCell};
@@ -27,7 +30,7 @@ use super::body::Outgoing;
 use super::cluster::Endpoint;
 use super::connect::{Connector, Target, Transport};
 use super::http1::{Dedicated, Http1};
-use crate::error::{ProxyError, Reason};
+use crate::error::{ProxyError, Reason, Retry};
 use crate::metrics::Metrics;
 use crate::model::{Settings, UpstreamProtocol};
 
@@ -114,6 +117,9 @@ impl Pool {
         wish: Wish,
         settings: &Arc<Settings>,
     ) -> Result<Lease, ProxyError> {
+        if self.endpoint.is_gone() {
+            return Err(GONE);
+        }
         if let Some(lease) = self.kept(wish, settings) {
             return Ok(lease);
         }
@@ -179,9 +185,13 @@ impl Pool {
             UpstreamProtocol::Https | UpstreamProtocol::H2 => UpstreamProtocol::Https,
         };
         let transport = self.transport(protocol, settings).await?;
-        Dedicated::open(transport, &settings.limits)
+        let opened = Dedicated::open(transport, &settings.limits)
             .await
-            .map_err(|_| ProxyError::unsent(Reason::ConnectFailed))
+            .map_err(|_| ProxyError::unsent(Reason::ConnectFailed))?;
+        if self.endpoint.is_gone() {
+            return Err(GONE);
+        }
+        Ok(opened)
     }
 
     /// Drops what has been idle for too long and what the endpoint has closed.
@@ -221,15 +231,25 @@ impl Pool {
         inner.open == 0 && inner.waiters.is_empty()
     }
 
-    /// Closes what is idle and keeps nothing from now on. Requests under way finish.
+    /// Closes what is idle, sends away who waits, and keeps nothing from now on. Requests under way
+    /// finish.
     pub(crate) fn close(&self) {
         let mut inner = self.inner.borrow_mut();
         inner.closed = true;
         let idle = std::mem::take(&mut inner.idle);
         let shared = std::mem::take(&mut inner.shared);
+        let waiters = std::mem::take(&mut inner.waiters);
         inner.open = inner.open.saturating_sub(idle.len() + shared.len());
         drop(inner);
         drop((idle, shared));
+        for waiter in waiters {
+            // Who has gone away itself needs no answer.
+            drop(waiter.send(Err(GONE)));
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.inner.borrow().closed || self.endpoint.is_gone()
     }
 
     fn multiplexed(&self) -> bool {
@@ -328,13 +348,15 @@ impl Pool {
     fn dialed(self: &Rc<Self>, opened: Result<Opened, ProxyError>) {
         self.inner.borrow_mut().dialing -= 1;
         match opened {
+            Ok(opened) if self.is_closed() => {
+                drop(opened);
+                self.inner.borrow_mut().open -= 1;
+                self.close();
+            }
             Ok(Opened::Http1(connection)) => self.lease(connection).release(),
             Ok(Opened::Http2(connection)) => {
                 self.inner.borrow_mut().shared.push(Rc::new(connection));
                 self.serve_streams();
-                if self.inner.borrow().closed {
-                    self.close();
-                }
             }
             Err(error) => {
                 self.inner.borrow_mut().open -= 1;
@@ -352,6 +374,9 @@ impl Pool {
 
     /// Takes a settled connection: for the first who waits, else to be kept.
     fn put(self: &Rc<Self>, mut lease: Http1Lease) {
+        if self.is_closed() {
+            return;
+        }
         loop {
             let waiter = self.inner.borrow_mut().waiters.pop_front();
             let Some(waiter) = waiter else { break };
@@ -362,10 +387,6 @@ impl Pool {
         }
         let (mut connection, permit) = lease.into_parts();
         let mut inner = self.inner.borrow_mut();
-        if inner.closed || self.endpoint.is_gone() {
-            drop(inner);
-            return;
-        }
         connection.idle_since = Instant::now();
         inner.idle.push(connection);
         drop(inner);
@@ -560,6 +581,11 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor 
     }
 }
 
+/// Why nothing is sent to an endpoint that is gone; the request goes to another.
+const GONE: ProxyError = ProxyError {
+    reason: Reason::NoEndpoints,
+    retry: Retry::Unsent,
+};
 /// Streams per connection before another is opened: what servers commonly allow.
 const MAX_STREAMS: usize = 100;
 const STREAM_WINDOW: u32 = 256 * 1024;

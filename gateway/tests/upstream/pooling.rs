@@ -1,13 +1,14 @@
 //! How connections are kept, bounded and let go.
 
 use std::cell::RefCell;
+use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use gatehouse_gateway::error::Reason;
 use gatehouse_gateway::model::{Settings, UpstreamProtocol};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
 use crate::bench::{Bench, OK, closed, head, paused_worker, plan, read, say, settle, worker};
@@ -54,6 +55,39 @@ fn an_endpoint_that_goes_away_loses_its_idle_connections_at_once() {
             closed(&mut stream).await;
         };
         tokio::join!(client, backend);
+    });
+}
+
+#[test]
+fn who_waits_for_an_endpoint_that_goes_away_is_sent_to_another() {
+    worker(async {
+        let mut settings = Settings::default();
+        settings.limits.upstream_connections = 1;
+        settings.limits.tries = 1;
+        let bench = Rc::new(Bench::new(settings).await);
+        let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let ask = |method: &'static str| {
+            let bench = Rc::clone(&bench);
+            spawn_local(async move { bench.text(method).await })
+        };
+        let first = ask("POST");
+        let mut old = bench.accept().await;
+        head(&mut old).await;
+        let waiting = ask("POST");
+        settle().await;
+
+        let moved = plan(UpstreamProtocol::Http1, &[other.local_addr().unwrap()]);
+        bench.cluster.apply(moved);
+        let mut new = other.accept().await.unwrap().0;
+        head(&mut new).await;
+        say(&mut new, OK).await;
+        assert_eq!(waiting.await.unwrap().unwrap().1, "ok");
+
+        say(&mut old, OK).await;
+        assert_eq!(first.await.unwrap().unwrap().1, "ok");
+        closed(&mut old).await;
+        let none = tokio::time::timeout(Duration::ZERO, bench.listener.accept()).await;
+        assert!(none.is_err(), "the old address is not asked again");
     });
 }
 

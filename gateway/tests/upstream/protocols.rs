@@ -91,6 +91,51 @@ fn http2_is_multiplexed_with_bodies_and_trailers() {
 }
 
 #[test]
+fn a_shared_connection_to_an_endpoint_that_left_gets_no_new_streams() {
+    worker(async {
+        let bench = Bench::new(Settings::default()).await;
+        let address = bench.listener.local_addr().unwrap();
+        bench.cluster.apply(plan(UpstreamProtocol::H2c, &[address]));
+        let metrics = Metrics::new();
+        let upstream = Upstream::new(Arc::clone(&metrics));
+        let ask = async || {
+            let request = bench.request("GET", None);
+            let answer = upstream.forward(request).await.1.unwrap();
+            answer.response.into_body().collect().await.unwrap();
+        };
+        let client = async {
+            // One request stays under way for as long as its body does.
+            let (body, mut sender) =
+                sending("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nab").await;
+            let request = bench.request("POST", Some(Box::new(body)));
+            let running = {
+                let upstream = Rc::clone(&upstream);
+                spawn_local(async move {
+                    let answer = upstream.forward(request).await.1.unwrap();
+                    answer.response.into_body().collect().await.unwrap()
+                })
+            };
+            ask().await;
+            ask().await;
+            assert_eq!(metrics.plain.upstream_connects.get(), 1);
+            bench.cluster.apply(plan(UpstreamProtocol::H2c, &[]));
+            bench.cluster.apply(plan(UpstreamProtocol::H2c, &[address]));
+            ask().await;
+            ask().await;
+            assert_eq!(metrics.plain.upstream_connects.get(), 2);
+            sender.write_all(b"c").await.unwrap();
+            let answer = running.await.unwrap().to_bytes();
+            assert_eq!(answer, "Some(\"shop.test\") 3");
+        };
+        tokio::select! {
+            () = client => {}
+            () = serve_h2c(&bench.listener) => {}
+        }
+        assert_eq!(metrics.plain.upstream_connects.get(), 2);
+    });
+}
+
+#[test]
 fn a_refused_stream_was_not_processed_and_is_sent_again() {
     worker(async {
         let bench = Bench::new(Settings::default()).await;
