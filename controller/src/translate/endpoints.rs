@@ -4,7 +4,7 @@
 //! The list is sorted and has every address once; an address that is ready anywhere is ready.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Endpoints, Service, ServicePort};
@@ -39,13 +39,20 @@ pub fn cluster(
             }
         }
     }
-    if !found.values().any(|phase| *phase == EndpointPhase::Ready) {
+    let port = port.port;
+    if found.is_empty() {
+        remarks.warning(
+            "",
+            Code::EndpointsMissing,
+            format!("no endpoint of port {port} is ready, so its routes answer 503"),
+        );
+    } else if !found.values().any(|phase| *phase == EndpointPhase::Ready) {
         remarks.warning(
             "",
             Code::EndpointsMissing,
             format!(
-                "no endpoint of port {} is ready, so its routes answer 503",
-                port.port
+                "no endpoint of port {port} is ready: requests go to those that are terminating \
+                 and still serve"
             ),
         );
     }
@@ -100,7 +107,7 @@ pub fn external(
         if is_local(address) {
             refuse(format!(
                 "`{name}` has the address {address}, which is refused: loopback, link-local, \
-                 unspecified and multicast addresses are not for an ExternalName"
+                 metadata, unspecified and multicast addresses are not for an ExternalName"
             ));
         } else {
             found.insert(SocketAddr::new(address, port), EndpointPhase::Ready);
@@ -166,16 +173,20 @@ fn choose(port: &ServicePort, named: impl Fn(&str) -> Vec<u16>) -> Vec<u16> {
     ports
 }
 
-/// Ready (also when nothing is said), draining (terminating but still serving), or out.
+/// Ready (also when nothing is said), draining (terminating, but it still serves), or out.
+///
+/// A terminating endpoint that is called ready belongs to a Service that publishes addresses that
+/// are not ready: it serves, but who starts anew is better off elsewhere.
 fn phase(conditions: Option<&EndpointConditions>) -> Option<EndpointPhase> {
     let Some(conditions) = conditions else {
         return Some(EndpointPhase::Ready);
     };
-    let draining = conditions.serving == Some(true) && conditions.terminating == Some(true);
-    match conditions.ready {
-        None | Some(true) => Some(EndpointPhase::Ready),
-        Some(false) if draining => Some(EndpointPhase::Draining),
-        Some(false) => None,
+    let ready = conditions.ready.unwrap_or(true);
+    let serves = ready || conditions.serving == Some(true);
+    match conditions.terminating {
+        Some(true) if serves => Some(EndpointPhase::Draining),
+        Some(true) => None,
+        None | Some(false) => ready.then_some(EndpointPhase::Ready),
     }
 }
 
@@ -215,12 +226,15 @@ fn insert(
         .parse::<IpAddr>()
         .ok()
         .map(|address| address.to_canonical())
-        .filter(|address| !address.is_unspecified() && !address.is_multicast());
+        // Loopback is what a directory of manifests is about; the API server refuses it anyway.
+        .filter(|address| !is_local(*address) || address.is_loopback());
     let Some(ip) = usable else {
         remarks.warning(
             "",
             Code::EndpointInvalid,
-            format!("endpoint address `{address}` is no address of one host, so it is left out"),
+            format!(
+                "endpoint address `{address}` is none that an endpoint can have, so it is left out"
+            ),
         );
         return;
     };
@@ -241,13 +255,29 @@ fn number(port: i32) -> Option<u16> {
     u16::try_from(port).ok().filter(|port| *port != 0)
 }
 
+/// Whether only the machine, its link or its cloud answers there. The address is canonical.
 fn is_local(address: IpAddr) -> bool {
-    let link_local = match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
+    let special = match address {
+        IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
+        IpAddr::V6(address) => {
+            address.is_unicast_link_local()
+                || address == METADATA
+                || embedded(address).is_some_and(|inner| is_local(inner.into()))
+        }
     };
-    link_local || address.is_loopback() || address.is_unspecified() || address.is_multicast()
+    special || address.is_loopback() || address.is_unspecified() || address.is_multicast()
 }
+
+/// The IPv4 address that a translator (NAT64) or an old stack reads in an IPv6 one.
+fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let [a, b, c, d, e, f, g, h] = address.segments();
+    let translated = [a, b, c, d, e, f] == [0x64, 0xff9b, 0, 0, 0, 0];
+    let compatible = [a, b, c, d, e, f] == [0; 6] && g != 0;
+    (translated || compatible).then(|| Ipv4Addr::from_bits(u32::from(g) << 16 | u32::from(h)))
+}
+
+/// Where one cloud has its metadata service; with IPv4 it is link-local everywhere.
+const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
 #[cfg(test)]
 mod tests {
@@ -277,6 +307,12 @@ mod tests {
             Some(EndpointPhase::Draining)
         );
         assert_eq!(conditions(Some(false), Some(false), Some(true)), None);
+        assert_eq!(conditions(Some(false), None, Some(true)), None);
+        assert_eq!(
+            conditions(Some(true), Some(false), Some(true)),
+            Some(EndpointPhase::Draining),
+            "addresses published although they are not ready"
+        );
     }
 
     #[test]
@@ -289,10 +325,21 @@ mod tests {
             "0.0.0.0",
             "::",
             "224.0.0.1",
+            "255.255.255.255",
+            "::127.0.0.1",
+            "64:ff9b::169.254.169.254",
+            "fd00:ec2::254",
         ] {
             assert!(is_local(local.parse().unwrap()), "{local}");
         }
-        assert!(!is_local("10.0.0.1".parse().unwrap()));
+        for other in [
+            "10.0.0.1",
+            "64:ff9b::10.0.0.1",
+            "fd00:ec2::1",
+            "2001:db8::1",
+        ] {
+            assert!(!is_local(other.parse().unwrap()), "{other}");
+        }
         assert!(is_local(
             "::ffff:127.0.0.1".parse::<IpAddr>().unwrap().to_canonical()
         ));
