@@ -13,6 +13,7 @@ pub use settings::{SETTINGS, Setting};
 
 use std::sync::Arc;
 
+use clap::ValueEnum;
 use gatehouse_gateway::model::Balance;
 use http::StatusCode;
 
@@ -41,6 +42,21 @@ pub struct Defaults {
     pub balance: Balance,
     /// `Strict-Transport-Security` for answers over TLS.
     pub hsts: Option<Arc<str>>,
+    /// What it means that a host belongs to the namespace that had it first.
+    pub host_ownership: HostOwnership,
+}
+
+/// Whether several namespaces may have rules for one host. The namespace of the oldest object of a
+/// host owns it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, ValueEnum)]
+pub enum HostOwnership {
+    /// They may; the oldest object owns each path.
+    Off,
+    /// They may, and whoever does not own the host is told.
+    #[default]
+    Warn,
+    /// Only the owner is served.
+    Enforce,
 }
 
 /// Class selection.
@@ -74,6 +90,7 @@ impl Default for Defaults {
             watch_namespaces: Vec::new(),
             balance: Balance::default(),
             hsts: Some("max-age=31536000; includeSubDomains".into()),
+            host_ownership: HostOwnership::default(),
         }
     }
 }

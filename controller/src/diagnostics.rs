@@ -214,6 +214,8 @@ codes! {
     PathTypeInvalid,
     /// Host and path are already owned by an older object.
     RouteConflict,
+    /// The host belongs to another namespace, which had it first.
+    HostOwnedElsewhere,
     /// Two objects claim the default backend; the older has it.
     DefaultBackendConflict,
     /// Backends of kind Resource are not supported.

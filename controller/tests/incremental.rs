@@ -9,7 +9,7 @@ mod universe;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use gatehouse::config::Defaults;
+use gatehouse::config::{Defaults, HostOwnership};
 use gatehouse::diagnostics::Code;
 use gatehouse::engine::{Engine, Outcome, Urgency, Work};
 use gatehouse::source::Change;
@@ -89,6 +89,7 @@ proptest! {
         let mut engine = Engine::new(Arc::default(), Arc::default());
         let mut sum = Sum::default();
         let mut closed = BTreeSet::new();
+        let mut ownership = Defaults::default().host_ownership;
         for (number, events) in rounds.into_iter().enumerate() {
             if number == synced_before {
                 engine.apply(Change::Synced);
@@ -100,7 +101,10 @@ proptest! {
                         engine.apply(*change);
                     }
                     Event::Time(now) => drop(engine.tell_time(now)),
-                    Event::Defaults(defaults) => engine.set_defaults(defaults, Arc::default()),
+                    Event::Defaults(defaults) => {
+                        ownership = defaults.host_ownership;
+                        engine.set_defaults(defaults, Arc::default());
+                    }
                     Event::Endpoints => {
                         let outcome = engine.reconcile_endpoints();
                         prop_assert_eq!(outcome.work.hosts, 0);
@@ -131,6 +135,13 @@ proptest! {
                 prop_assert!(plans.certificates.contains_key(slot));
             }
             for plan in plans.hosts.values() {
+                if ownership == HostOwnership::Enforce {
+                    let namespaces: BTreeSet<&Arc<str>> = plan.routes.iter()
+                        .map(|route| &route.key.origin.namespace)
+                        .chain(plan.tls.iter().map(|tls| &tls.origin.namespace))
+                        .collect();
+                    prop_assert!(namespaces.len() <= 1, "{:?} is served for {namespaces:?}", plan.host);
+                }
                 for route in &plan.routes {
                     // Nobody gets past a restriction that cannot be applied.
                     if closed.contains(&route.key.origin) {

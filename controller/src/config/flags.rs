@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::values::{duration, listen_address, namespaced_name};
-use super::{Base, ClassRules, Defaults, SETTINGS};
+use super::{Base, ClassRules, Defaults, HostOwnership, SETTINGS};
 
 /// Ingress controller and HTTP gateway in one binary.
 #[derive(Debug, Parser)]
@@ -156,6 +156,12 @@ pub struct SelectionArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set)]
     pub disable_catch_all: bool,
 
+    /// What happens when several namespaces have rules for one host. It belongs to the namespace of
+    /// the oldest Ingress that names it; `warn` serves the others and tells them, `enforce` does not
+    /// serve them.
+    #[arg(long, value_enum, value_name = "MODE", default_value = "warn")]
+    pub host_ownership: HostOwnership,
+
     /// ConfigMap with settings, followed live; it wins over --set.
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_name)]
     pub configmap: Option<ObjectName>,
@@ -294,6 +300,7 @@ impl SelectionArgs {
             default_certificate: self.default_ssl_certificate.clone(),
             disable_catch_all: self.disable_catch_all,
             watch_namespaces: names(&self.watch_namespace),
+            host_ownership: self.host_ownership,
             ..Defaults::default()
         };
         Base::new(defaults, self.configmap.clone())

@@ -5,9 +5,14 @@
 //! host makes its implicit `/`; the oldest object with a tls section decides the certificate, and
 //! its tls section redirects every route of the host, whoever made it.
 //!
+//! A host belongs to the namespace of its oldest object (`--host-ownership`). Where that is enforced,
+//! what other namespaces have for the host counts for nothing: no route, no certificate, no `/`.
+//! Hosts own nothing of each other: `*.example.com` is another host than `www.example.com`.
+//!
 //! Differences on purpose: Prefix `/x` and Prefix `/x/` live side by side (nginx refuses its whole
 //! configuration); `ImplementationSpecific` is a Prefix also when it meets one.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
@@ -18,7 +23,7 @@ use gatehouse_gateway::model::{
 };
 
 use super::{ClusterRef, HostFragment, RouteFragment, Target};
-use crate::config::Defaults;
+use crate::config::{Defaults, HostOwnership};
 use crate::diagnostics::{Code, Diagnostic, Severity};
 
 /// What answers hosts and paths that nothing else serves.
@@ -52,6 +57,7 @@ pub fn merge(
         owners: BTreeMap::new(),
         diagnostics: Vec::new(),
     };
+    let fragments = &*merge.owned(fragments, defaults.host_ownership);
     merge.root_of_the_catch_all(fragments);
     for fragment in fragments {
         for route in &fragment.routes {
@@ -106,6 +112,51 @@ struct Merge<'a> {
 }
 
 impl<'a> Merge<'a> {
+    /// The fragments that count, oldest first.
+    fn owned<'f>(
+        &mut self,
+        fragments: &'f [&'a HostFragment],
+        mode: HostOwnership,
+    ) -> Cow<'f, [&'a HostFragment]> {
+        let (Some(oldest), false) = (fragments.first(), mode == HostOwnership::Off) else {
+            return Cow::Borrowed(fragments);
+        };
+        let owner = &oldest.origin;
+        let is_owned = |fragment: &HostFragment| fragment.origin.namespace == owner.namespace;
+        let (severity, then) = match mode {
+            HostOwnership::Enforce => (
+                Severity::Error,
+                "nothing of it is served here; use another host, or agree with the owner",
+            ),
+            HostOwnership::Off | HostOwnership::Warn => (
+                Severity::Warning,
+                "both are served; with --host-ownership=enforce this one would not be",
+            ),
+        };
+        let host = match self.host {
+            HostPattern::Any => "the catch-all host".to_owned(),
+            host => format!("host `{host}`"),
+        };
+        for fragment in fragments.iter().filter(|fragment| !is_owned(fragment)) {
+            let message = format!(
+                "{host} belongs to namespace `{}`, whose {owner} is older: {then}",
+                owner.namespace
+            );
+            self.diagnostics.push(finding(
+                severity,
+                fragment,
+                &fragment.field,
+                Code::HostOwnedElsewhere,
+                message,
+            ));
+        }
+        if mode == HostOwnership::Warn {
+            return Cow::Borrowed(fragments);
+        }
+        let owned = fragments.iter().filter(|fragment| is_owned(fragment));
+        Cow::Owned(owned.copied().collect())
+    }
+
     /// An object with a default backend and no rules takes `/` of the catch-all host, the oldest
     /// first; explicit rules for it come after.
     fn root_of_the_catch_all(&mut self, fragments: &[&'a HostFragment]) {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
-use gatehouse::config::Defaults;
+use gatehouse::config::{Defaults, HostOwnership};
 use gatehouse::source::{Change, Kind, Object, ObjectKey};
 use gatehouse::translate::object_ref;
 use gatehouse_gateway::model::ObjectRef;
@@ -421,18 +421,28 @@ fn random_delete() -> impl Strategy<Value = Change> {
 }
 
 fn random_defaults() -> impl Strategy<Value = Event> {
-    (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
-        |(backend, certificate, catch_all, without_class)| {
-            let mut defaults = Defaults {
-                default_backend: backend.then(|| ("shop".into(), "s".into())),
-                default_certificate: certificate.then(|| ("shop".into(), "one".into())),
-                disable_catch_all: catch_all,
-                ..Defaults::default()
-            };
-            defaults.classes.without_class = without_class;
-            Event::Defaults(Arc::new(defaults))
-        },
+    let ownership = prop::sample::select(vec![
+        HostOwnership::Off,
+        HostOwnership::Warn,
+        HostOwnership::Enforce,
+    ]);
+    (
+        (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()),
+        ownership,
     )
+        .prop_map(
+            |((backend, certificate, catch_all, without_class), host_ownership)| {
+                let mut defaults = Defaults {
+                    default_backend: backend.then(|| ("shop".into(), "s".into())),
+                    default_certificate: certificate.then(|| ("shop".into(), "one".into())),
+                    disable_catch_all: catch_all,
+                    host_ownership,
+                    ..Defaults::default()
+                };
+                defaults.classes.without_class = without_class;
+                Event::Defaults(Arc::new(defaults))
+            },
+        )
 }
 
 /// Any event.
@@ -455,7 +465,7 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
     ];
     prop_oneof![
         20 => change.prop_map(|change| Event::Change(Box::new(change))),
-        1 => random_defaults(),
+        2 => random_defaults(),
         2 => Just(Event::Endpoints),
         2 => one(&TIMES).prop_map(|time| Event::Time(time.parse().unwrap_or_default())),
     ]
