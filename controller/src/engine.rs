@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
+use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::jiff::Timestamp;
 
 use gatehouse_gateway::model::{
@@ -87,10 +88,12 @@ pub struct Report {
     pub objects: BTreeMap<&'static str, usize>,
     /// DNS names whose addresses the engine wants to be told, sorted.
     pub external_names: Arc<[Arc<str>]>,
+    /// The Ingresses that are ours, sorted by name; the same list as long as none of them changes.
+    pub owned: Arc<[Arc<Ingress>]>,
 }
 
 /// Everything that is served, and what it was made of: for tests, checks and explanations.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Plans {
     /// Host plans.
     pub hosts: BTreeMap<HostPattern, Arc<HostPlan>>,
@@ -100,6 +103,8 @@ pub struct Plans {
     pub certificates: BTreeMap<CertKey, Arc<CertificatePlan>>,
     /// Slot of the default certificate.
     pub default_certificate: Option<CertKey>,
+    /// The Ingresses that are ours, sorted by name.
+    pub owned: Arc<[Arc<Ingress>]>,
     /// What every computation has read.
     pub reads: BTreeMap<String, Vec<Read>>,
     /// Everything to complain about, sorted.
@@ -117,6 +122,7 @@ pub struct Engine {
     graph: Graph,
     findings: Findings,
     fragments: HashMap<ObjectKey, Fragment>,
+    owned: Owned,
     by_host: HashMap<HostPattern, BTreeMap<Age, Arc<HostFragment>>>,
     hosts: HashMap<HostPattern, Arc<HostPlan>>,
     wanted: HashMap<ClusterKey, Wanted>,
@@ -139,6 +145,39 @@ pub struct Engine {
 struct Wanted {
     cluster: ClusterRef,
     users: usize,
+}
+
+/// The Ingresses that are ours; listed only when asked for and only when something changed.
+#[derive(Default)]
+struct Owned {
+    objects: BTreeMap<ObjectKey, Arc<Ingress>>,
+    listed: Option<Arc<[Arc<Ingress>]>>,
+}
+
+impl Owned {
+    /// Notes the present version of an object that is ours, or that it is not; says whether that is
+    /// news.
+    fn set(&mut self, key: &ObjectKey, object: Option<&Arc<Ingress>>) -> bool {
+        let news = match object {
+            Some(new) => {
+                let old = self.objects.insert(key.clone(), Arc::clone(new));
+                old.is_none_or(|old| !Arc::ptr_eq(&old, new))
+            }
+            None => self.objects.remove(key).is_some(),
+        };
+        if news {
+            self.listed = None;
+        }
+        news
+    }
+
+    fn list(&mut self) -> Arc<[Arc<Ingress>]> {
+        let objects = &self.objects;
+        let list = self
+            .listed
+            .get_or_insert_with(|| objects.values().cloned().collect());
+        Arc::clone(list)
+    }
 }
 
 /// What must be computed again.
@@ -202,6 +241,7 @@ impl Engine {
             graph: Graph::default(),
             findings: Findings::default(),
             fragments: HashMap::default(),
+            owned: Owned::default(),
             by_host: HashMap::default(),
             hosts: HashMap::default(),
             wanted: HashMap::default(),
@@ -322,6 +362,7 @@ impl Engine {
             diagnostics: self.findings.list(),
             objects: self.world.counts(),
             external_names: self.graph.names(),
+            owned: self.owned.list(),
         }
     }
 
@@ -354,6 +395,7 @@ impl Engine {
             clusters: sorted(&self.clusters),
             certificates: sorted(&self.certificates),
             default_certificate: self.default_certificate.clone(),
+            owned: self.owned.list(),
             reads: self.graph.reads(),
             diagnostics: self.findings.list(),
         }

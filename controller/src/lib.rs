@@ -11,6 +11,7 @@ pub mod diagnostics;
 pub mod echo;
 pub mod engine;
 pub mod expiry;
+pub mod leader;
 pub mod reference;
 pub mod resolver;
 pub mod run;

@@ -74,7 +74,8 @@ impl Engine {
     fn translate_fragments(&mut self, work: &mut Work) {
         for key in mem::take(&mut self.dirty.fragments) {
             work.fragments += 1;
-            let (fragment, reads, list) = match self.world.ingress(&key) {
+            let ingress = self.world.ingress(&key);
+            let (fragment, reads, list) = match ingress {
                 Some(ingress) => {
                     let lookup = Lookup::new(&self.world);
                     let (fragment, list) = translate(ingress, &lookup, &self.defaults);
@@ -82,6 +83,8 @@ impl Engine {
                 }
                 None => Default::default(),
             };
+            let ours = ingress.filter(|_| fragment.ours);
+            self.revision += u64::from(self.owned.set(&key, ours));
             let node = Node::Fragment(key.clone());
             self.graph.set(&node, reads);
             self.note(Origin::Node(node), list);
@@ -113,7 +116,7 @@ impl Engine {
                 fragments.insert(host.age.clone(), Arc::clone(host));
             }
         }
-        if !new.hosts.is_empty() {
+        if new != Fragment::default() {
             self.fragments.insert(key, new);
         }
     }

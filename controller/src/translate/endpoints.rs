@@ -270,12 +270,15 @@ fn is_local(address: IpAddr) -> bool {
 
 /// The IPv4 address that a translator (NAT64) or an old stack reads in an IPv6 one.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let [a, b, c, d, e, f, g, h] = address.segments();
-    let translated = [a, b, c, d, e, f] == [0x64, 0xff9b, 0, 0, 0, 0];
-    let compatible = [a, b, c, d, e, f] == [0; 6] && g != 0;
-    (translated || compatible).then(|| Ipv4Addr::from_bits(u32::from(g) << 16 | u32::from(h)))
+    let bits = address.to_bits();
+    let [translated, compatible] = [TRANSLATED, 0].map(|prefix| bits >> 32 == prefix >> 32);
+    let low = u32::try_from(bits & u128::from(u32::MAX)).ok()?;
+    // `::` and `::1` are addresses of their own.
+    (translated || (compatible && low > 1)).then(|| Ipv4Addr::from_bits(low))
 }
 
+/// The prefix of translators, `64:ff9b::/96`.
+const TRANSLATED: u128 = 0x64_ff9b << 96;
 /// Where one cloud has its metadata service; with IPv4 it is link-local everywhere.
 const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 

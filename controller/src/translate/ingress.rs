@@ -28,9 +28,9 @@ pub fn translate(
     let key = key_of(ingress);
     let origin = object_ref(&key);
     let mut remarks = Remarks::about(&key);
-    let hosts = if is_read(&key, defaults)
-        && class::is_ours(ingress, lookup, &defaults.classes, &mut remarks)
-    {
+    let ours =
+        is_read(&key, defaults) && class::is_ours(ingress, lookup, &defaults.classes, &mut remarks);
+    let hosts = if ours {
         let draft = Draft {
             ingress,
             origin: &origin,
@@ -42,7 +42,7 @@ pub fn translate(
     } else {
         Vec::new()
     };
-    (Fragment { hosts }, remarks.into_list())
+    (Fragment { ours, hosts }, remarks.into_list())
 }
 
 fn is_read(key: &ObjectKey, defaults: &Defaults) -> bool {

@@ -65,6 +65,8 @@ impl Age {
 /// What one object contributes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Fragment {
+    /// The object is ours to serve, even if nothing of it can be.
+    pub ours: bool,
     /// One entry per host, sorted by host.
     pub hosts: Vec<Arc<HostFragment>>,
 }
