@@ -5,10 +5,10 @@ SHELL := /usr/bin/env bash
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check fmt lint deny doc bench
+.PHONY: help run test test-fast check fmt lint deny doc bench
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 run: ## build, serve examples/quickstart on 127.0.0.1:8080 and :8443, until Ctrl-C
 	$(CARGO) build --release --locked --package gatehouse
@@ -17,6 +17,10 @@ run: ## build, serve examples/quickstart on 127.0.0.1:8080 and :8443, until Ctrl
 test: ## every test, end to end included
 	@scripts/test-setup
 	$(CARGO) test --workspace --locked
+
+test-fast: ## the same without the tests on a Kubernetes API server, and without building one
+	@scripts/test-setup namespaces
+	$(CARGO) test --workspace --locked --lib --bins --test '[!k]*'
 
 check: fmt lint deny doc ## format, lints, dependencies, documentation: what CI runs beside the tests
 

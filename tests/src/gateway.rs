@@ -216,21 +216,23 @@ impl Gateway {
     /// Starts on loopback with ports chosen by the kernel, and waits for the ready line. The
     /// drain is short unless `extra` says otherwise, so that tests end soon.
     pub fn start(dir: &Path, extra: &[&str]) -> Self {
-        let mut arguments: Vec<String> = vec!["--workers".into(), "2".into()];
-        if !extra.iter().any(|flag| flag.contains("drain-delay")) {
-            arguments.push("--drain-delay=0s".into());
-        }
-        if !extra.iter().any(|flag| flag.contains("drain-timeout")) {
-            arguments.push("--drain-timeout=1s".into());
-        }
-        arguments.extend(extra.iter().map(ToString::to_string));
         let any = "127.0.0.1:0";
-        Self::start_at(dir, [any, any, any], &arguments)
+        Self::start_at(dir, [any, any, any], &short_lived(extra))
+    }
+
+    /// The same on the objects of an API server, on the given addresses.
+    pub fn start_in_cluster(kubeconfig: &Path, listen: [&str; 3], extra: &[&str]) -> Self {
+        let source = ["--kubeconfig".into(), kubeconfig.display().to_string()];
+        Self::start_with(command_line(source, listen, &short_lived(extra)))
     }
 
     /// Starts on the given plain, TLS and admin addresses.
     pub fn start_at(dir: &Path, listen: [&str; 3], extra: &[String]) -> Self {
-        let mut process = Process::start(Self::arguments(dir, listen, extra));
+        Self::start_with(Self::arguments(dir, listen, extra))
+    }
+
+    fn start_with(arguments: Vec<String>) -> Self {
+        let mut process = Process::start(arguments);
         let line = process.line("gatehouse ready:");
         let address = |name: &str| {
             let (_, rest) = line
@@ -249,18 +251,10 @@ impl Gateway {
         }
     }
 
-    /// Command line of `run`.
+    /// Command line of `run` on a folder.
     pub fn arguments(dir: &Path, listen: [&str; 3], extra: &[String]) -> Vec<String> {
-        let mut arguments = vec!["run".into(), "--dir".into(), dir.display().to_string()];
-        for (flag, value) in ["--http-listen", "--https-listen", "--admin-listen"]
-            .iter()
-            .zip(listen)
-        {
-            arguments.push((*flag).into());
-            arguments.push(value.into());
-        }
-        arguments.extend(extra.iter().cloned());
-        arguments
+        let source = ["--dir".into(), dir.display().to_string()];
+        command_line(source, listen, extra)
     }
 
     /// Body of an admin page, with its status.
@@ -325,6 +319,30 @@ impl Gateway {
             )
         })
     }
+}
+
+fn command_line(source: [String; 2], listen: [&str; 3], extra: &[String]) -> Vec<String> {
+    let mut arguments: Vec<String> = vec!["run".into()];
+    arguments.extend(source);
+    let flags = ["--http-listen", "--https-listen", "--admin-listen"];
+    for (flag, value) in flags.iter().zip(listen) {
+        arguments.push((*flag).into());
+        arguments.push(value.into());
+    }
+    arguments.extend(extra.iter().cloned());
+    arguments
+}
+
+/// Few threads and a short drain, unless these flags say otherwise.
+fn short_lived(extra: &[&str]) -> Vec<String> {
+    let mut arguments: Vec<String> = vec!["--workers".into(), "2".into()];
+    for (flag, value) in [("--drain-delay", "0s"), ("--drain-timeout", "1s")] {
+        if !extra.iter().any(|given| given.starts_with(flag)) {
+            arguments.push(format!("{flag}={value}"));
+        }
+    }
+    arguments.extend(extra.iter().map(ToString::to_string));
+    arguments
 }
 
 /// The echo backend of the binary.

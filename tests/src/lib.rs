@@ -9,6 +9,7 @@ pub mod backend;
 pub mod frames;
 pub mod gateway;
 pub mod http2;
+pub mod kubernetes;
 pub mod manifests;
 pub mod namespace;
 pub mod raw;

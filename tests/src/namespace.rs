@@ -3,13 +3,13 @@
 
 use std::process::{Command, Stdio};
 
-const MARK: &str = "GATEHOUSE_TESTS_NAMESPACE";
+pub(crate) const MARK: &str = "GATEHOUSE_TESTS_NAMESPACE";
 
 /// True inside the namespace. Outside, runs the test of this name there, prints what it printed,
 /// panics if it failed, and returns false.
 pub fn enter(test: &str) -> bool {
-    if std::env::var_os(MARK).is_some() {
-        command("ip", &["link", "set", "lo", "up"]);
+    if inside() {
+        set_up(&[]);
         return true;
     }
     let exe = std::env::current_exe().expect("path of the test");
@@ -35,6 +35,19 @@ pub fn enter(test: &str) -> bool {
     false
 }
 
+/// Whether this process was started in a namespace of the tests.
+pub fn inside() -> bool {
+    std::env::var_os(MARK).is_some()
+}
+
+/// Brings `lo` up, with these addresses and prefixes.
+pub(crate) fn set_up(addresses: &[&str]) {
+    command("ip", &["link", "set", "lo", "up"]);
+    for address in addresses {
+        command("ip", &["address", "add", address, "dev", "lo"]);
+    }
+}
+
 /// Adds addresses to `lo`.
 pub fn add_addresses(addresses: impl IntoIterator<Item = String>) {
     for address in addresses {
@@ -45,7 +58,7 @@ pub fn add_addresses(addresses: impl IntoIterator<Item = String>) {
     }
 }
 
-fn flavour() -> &'static [&'static str] {
+pub(crate) fn flavour() -> &'static [&'static str] {
     let user: &[&str] = &["--map-root-user", "--net"];
     let root: &[&str] = &["--net"];
     for flags in [user, root] {
