@@ -6,10 +6,12 @@
 mod configmap;
 pub mod flags;
 mod settings;
+mod status;
 mod values;
 
 pub use configmap::{Base, with_configmap};
 pub use settings::{SETTINGS, Setting};
+pub use status::{Replica, StatusArgs};
 
 use std::sync::Arc;
 

@@ -73,6 +73,9 @@ pub struct Work {
     pub clusters: u64,
 }
 
+/// Ingresses by their keys.
+pub type Ingresses = BTreeMap<ObjectKey, Arc<Ingress>>;
+
 /// What the engine can tell of itself.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
@@ -88,8 +91,8 @@ pub struct Report {
     pub objects: BTreeMap<&'static str, usize>,
     /// DNS names whose addresses the engine wants to be told, sorted.
     pub external_names: Arc<[Arc<str>]>,
-    /// The Ingresses that are ours, sorted by name; the same list as long as none of them changes.
-    pub owned: Arc<[Arc<Ingress>]>,
+    /// The Ingresses that are ours; the same map as long as none of them changes.
+    pub owned: Arc<Ingresses>,
 }
 
 /// Everything that is served, and what it was made of: for tests, checks and explanations.
@@ -103,8 +106,8 @@ pub struct Plans {
     pub certificates: BTreeMap<CertKey, Arc<CertificatePlan>>,
     /// Slot of the default certificate.
     pub default_certificate: Option<CertKey>,
-    /// The Ingresses that are ours, sorted by name.
-    pub owned: Arc<[Arc<Ingress>]>,
+    /// The Ingresses that are ours.
+    pub owned: Arc<Ingresses>,
     /// What every computation has read.
     pub reads: BTreeMap<String, Vec<Read>>,
     /// Everything to complain about, sorted.
@@ -122,7 +125,7 @@ pub struct Engine {
     graph: Graph,
     findings: Findings,
     fragments: HashMap<ObjectKey, Fragment>,
-    owned: Owned,
+    owned: Arc<Ingresses>,
     by_host: HashMap<HostPattern, BTreeMap<Age, Arc<HostFragment>>>,
     hosts: HashMap<HostPattern, Arc<HostPlan>>,
     wanted: HashMap<ClusterKey, Wanted>,
@@ -145,39 +148,6 @@ pub struct Engine {
 struct Wanted {
     cluster: ClusterRef,
     users: usize,
-}
-
-/// The Ingresses that are ours; listed only when asked for and only when something changed.
-#[derive(Default)]
-struct Owned {
-    objects: BTreeMap<ObjectKey, Arc<Ingress>>,
-    listed: Option<Arc<[Arc<Ingress>]>>,
-}
-
-impl Owned {
-    /// Notes the present version of an object that is ours, or that it is not; says whether that is
-    /// news.
-    fn set(&mut self, key: &ObjectKey, object: Option<&Arc<Ingress>>) -> bool {
-        let news = match object {
-            Some(new) => {
-                let old = self.objects.insert(key.clone(), Arc::clone(new));
-                old.is_none_or(|old| !Arc::ptr_eq(&old, new))
-            }
-            None => self.objects.remove(key).is_some(),
-        };
-        if news {
-            self.listed = None;
-        }
-        news
-    }
-
-    fn list(&mut self) -> Arc<[Arc<Ingress>]> {
-        let objects = &self.objects;
-        let list = self
-            .listed
-            .get_or_insert_with(|| objects.values().cloned().collect());
-        Arc::clone(list)
-    }
 }
 
 /// What must be computed again.
@@ -241,7 +211,7 @@ impl Engine {
             graph: Graph::default(),
             findings: Findings::default(),
             fragments: HashMap::default(),
-            owned: Owned::default(),
+            owned: Arc::default(),
             by_host: HashMap::default(),
             hosts: HashMap::default(),
             wanted: HashMap::default(),
@@ -362,7 +332,7 @@ impl Engine {
             diagnostics: self.findings.list(),
             objects: self.world.counts(),
             external_names: self.graph.names(),
-            owned: self.owned.list(),
+            owned: Arc::clone(&self.owned),
         }
     }
 
@@ -395,7 +365,7 @@ impl Engine {
             clusters: sorted(&self.clusters),
             certificates: sorted(&self.certificates),
             default_certificate: self.default_certificate.clone(),
-            owned: self.owned.list(),
+            owned: Arc::clone(&self.owned),
             reads: self.graph.reads(),
             diagnostics: self.findings.list(),
         }

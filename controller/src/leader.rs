@@ -21,6 +21,9 @@ use kube::{Api, Client};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+/// Gives a client with the latest credentials.
+pub type Clients = Arc<dyn Fn() -> Client + Send + Sync>;
+
 /// Who stands for election, and for what.
 #[derive(Debug, Clone)]
 pub struct Candidate {
@@ -97,13 +100,13 @@ impl Leadership {
 /// Stands for election until told to stop, then gives the Lease back so that the next replica need
 /// not wait for it to lapse. The future is to be spawned.
 pub fn stand(
-    client: &Client,
+    clients: Clients,
     candidate: Candidate,
     stop: oneshot::Receiver<()>,
 ) -> (Leadership, impl Future<Output = ()> + Send + 'static) {
     let (sender, term) = watch::channel(None);
     let mut election = Election {
-        api: Api::namespaced(client.clone(), &candidate.namespace),
+        clients,
         candidate,
         term: sender,
         seen: None,
@@ -121,7 +124,7 @@ pub fn stand(
 }
 
 struct Election {
-    api: Api<Lease>,
+    clients: Clients,
     candidate: Candidate,
     term: watch::Sender<Option<Term>>,
     seen: Option<Seen>,
@@ -163,7 +166,7 @@ impl Election {
 
     /// Takes the Lease if nobody has it.
     async fn campaign(&mut self, now: Instant) -> Answer {
-        let (api, params) = (self.api.clone(), PostParams::default());
+        let (api, params) = (self.api(), PostParams::default());
         let name = Arc::clone(&self.candidate.lease);
         let Ok(found) = self.ask(api.get_opt(&name)).await else {
             return Answer::Nothing;
@@ -250,10 +253,10 @@ impl Election {
     /// The renewed Lease and when the renewal began; `None` when it belongs to somebody else. Tries
     /// again for as long as the caller waits.
     async fn renew(&mut self, mut lease: Lease) -> Option<(Lease, Instant)> {
-        let (api, params) = (self.api.clone(), PostParams::default());
+        let params = PostParams::default();
         let name = Arc::clone(&self.candidate.lease);
         loop {
-            let asked = Instant::now();
+            let (api, asked) = (self.api(), Instant::now());
             if let Some(spec) = &mut lease.spec {
                 spec.renew_time = Some(MicroTime(Timestamp::now()));
             }
@@ -281,7 +284,8 @@ impl Election {
     async fn resign(&mut self) {
         let led = self.term.send_replace(None).is_some();
         let name = Arc::clone(&self.candidate.lease);
-        let found = timeout(GOODBYE, self.api.get_opt(&name)).await;
+        let api = self.api();
+        let found = timeout(GOODBYE, api.get_opt(&name)).await;
         let Ok(Ok(Some(mut lease))) = found else {
             return;
         };
@@ -294,12 +298,16 @@ impl Election {
             spec.renew_time = Some(MicroTime(Timestamp::now()));
         }
         let params = PostParams::default();
-        let freed = timeout(GOODBYE, self.api.replace(&name, &params, &lease)).await;
+        let freed = timeout(GOODBYE, api.replace(&name, &params, &lease)).await;
         tracing::info!(
             led,
             freed = matches!(freed, Ok(Ok(_))),
             "the lease is given back"
         );
+    }
+
+    fn api(&self) -> Api<Lease> {
+        Api::namespaced((self.clients)(), &self.candidate.namespace)
     }
 
     fn lease(&self, metadata: ObjectMeta) -> Lease {

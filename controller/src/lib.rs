@@ -17,6 +17,7 @@ pub mod resolver;
 pub mod run;
 pub mod simulate;
 pub mod source;
+pub mod status;
 mod terminal;
 pub mod translate;
 pub mod world;

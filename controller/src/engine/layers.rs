@@ -5,6 +5,7 @@ use std::mem;
 use std::sync::Arc;
 
 use foldhash::HashMap;
+use k8s_openapi::api::networking::v1::Ingress;
 
 use gatehouse_gateway::model::{
     CertKey, CertificatePlan, ClusterKey, Delta, HostKey, HostPattern, HostPlan, ServerId,
@@ -83,12 +84,27 @@ impl Engine {
                 }
                 None => Default::default(),
             };
-            let ours = ingress.filter(|_| fragment.ours);
-            self.revision += u64::from(self.owned.set(&key, ours));
+            let ours = ingress.filter(|_| fragment.ours).cloned();
+            self.own(&key, ours);
             let node = Node::Fragment(key.clone());
             self.graph.set(&node, reads);
             self.note(Origin::Node(node), list);
             self.replace_fragment(key, fragment);
+        }
+    }
+
+    /// Notes the present version of an object that is ours, or that it is not.
+    fn own(&mut self, key: &ObjectKey, object: Option<Arc<Ingress>>) {
+        let old = self.owned.get(key);
+        if old.map(Arc::as_ptr) == object.as_ref().map(Arc::as_ptr) {
+            return;
+        }
+        self.revision += 1;
+        // Copied only when somebody still reads the map that was reported last.
+        let owned = Arc::make_mut(&mut self.owned);
+        match object {
+            Some(object) => drop(owned.insert(key.clone(), object)),
+            None => drop(owned.remove(key)),
         }
     }
 

@@ -110,7 +110,7 @@ impl Replica {
         };
         let (stop, stopped) = oneshot::channel();
         let client = Client::new(service, "gatehouse");
-        let (leadership, election) = stand(&client, candidate, stopped);
+        let (leadership, election) = stand(Arc::new(move || client.clone()), candidate, stopped);
         Self {
             leadership,
             line,
@@ -167,7 +167,9 @@ async fn one_of_three_leads_and_goes_on_leading() {
         "a renewal every two seconds: {}",
         writes.len()
     );
-    replicas.map(Replica::kill);
+    for replica in replicas {
+        replica.kill();
+    }
 }
 
 #[tokio::test(start_paused = true)]

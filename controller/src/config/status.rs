@@ -1,0 +1,160 @@
+//! Flags about what is written back into a cluster: who writes, and which addresses.
+
+use std::env;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use clap::{ArgAction, Args};
+
+use super::flags::ObjectName;
+use super::values::namespaced_name;
+use crate::status::Address;
+
+/// What is written back into the cluster, and by whom. Only one replica writes, the leader.
+///
+/// Switches take `=true` and `=false` as well, as those of ingress-nginx do.
+#[expect(clippy::struct_excessive_bools, reason = "independent flags")]
+#[derive(Debug, Clone, Args)]
+pub struct StatusArgs {
+    /// Elect one of several replicas; without, every replica writes status and events.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = ArgAction::Set)]
+    pub leader_election: bool,
+
+    /// Name of the Lease that the replicas compete for.
+    #[arg(long, value_name = "NAME", default_value = "gatehouse-leader")]
+    pub election_id: String,
+
+    /// Namespace of that Lease. The default is the namespace of the pod, else that of the
+    /// kubeconfig.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub election_namespace: Option<String>,
+
+    /// Write the addresses of the gateway into the status of its Ingresses. Turn it off while
+    /// another controller serves the same Ingresses.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = ArgAction::Set)]
+    pub update_status: bool,
+
+    /// Take the addresses out again when the last replica ends.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set)]
+    pub update_status_on_shutdown: bool,
+
+    /// Service in front of the gateway, whose addresses are those of the gateway.
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_name)]
+    pub publish_service: Option<ObjectName>,
+
+    /// Address of the gateway, an IP address or a host name; may be repeated or a list with
+    /// commas. It wins over --publish-service. With neither, the addresses are those of the nodes
+    /// that the gateway runs on.
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', value_parser = address)]
+    pub publish_status_address: Vec<Address>,
+
+    /// Of a node, take the internal address.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set)]
+    pub report_node_internal_ip_address: bool,
+}
+
+/// Who this replica is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    /// Unique among all replicas and restarts.
+    pub identity: Arc<str>,
+    /// Namespace and name of its pod, when it runs in one that was told.
+    pub pod: Option<ObjectName>,
+    /// `POD_NAMESPACE`, when it is set.
+    pub namespace: Option<Arc<str>>,
+}
+
+impl Replica {
+    /// From `POD_NAME` and `POD_NAMESPACE`, which the manifest of the pod sets.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is where configuration is read"
+    )]
+    pub fn from_environment() -> Self {
+        let read = |name: &str| {
+            let value = env::var(name).ok();
+            value.filter(|value| !value.is_empty())
+        };
+        Self::new(
+            read("POD_NAME").as_deref(),
+            read("POD_NAMESPACE").as_deref(),
+        )
+    }
+
+    fn new(name: Option<&str>, namespace: Option<&str>) -> Self {
+        // The keys of the standard library's tables come from the system's generator.
+        let random = RandomState::new().hash_one(0);
+        Self {
+            identity: format!("{}-{random:016x}", name.unwrap_or("gatehouse")).into(),
+            pod: namespace
+                .zip(name)
+                .map(|(namespace, name)| (namespace.into(), name.into())),
+            namespace: namespace.map(Into::into),
+        }
+    }
+}
+
+fn object_name(text: &str) -> Result<ObjectName, String> {
+    namespaced_name(text)
+}
+
+fn address(text: &str) -> Result<Address, String> {
+    Address::parse(text).ok_or_else(|| {
+        "write an IP address or a host name, for example `203.0.113.7` or `lb.example.com`".into()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        status: StatusArgs,
+    }
+
+    fn parse(flags: &[&str]) -> Result<StatusArgs, clap::Error> {
+        Cli::try_parse_from(std::iter::once("gatehouse").chain(flags.iter().copied()))
+            .map(|cli| cli.status)
+    }
+
+    #[test]
+    fn addresses_are_repeated_or_separated_by_commas_and_checked() {
+        let args = parse(&[
+            "--publish-status-address=203.0.113.7,lb.example.com",
+            "--publish-status-address=2001:db8::1",
+        ]);
+        assert_eq!(args.unwrap().publish_status_address.len(), 3);
+        let message = parse(&["--publish-status-address=203.0.113.7:80"])
+            .unwrap_err()
+            .to_string();
+        for word in [
+            "--publish-status-address",
+            "203.0.113.7:80",
+            "lb.example.com",
+        ] {
+            assert!(message.contains(word), "{word} is missing in: {message}");
+        }
+    }
+
+    #[test]
+    fn switches_have_the_defaults_that_the_help_says() {
+        let args = parse(&[]).unwrap();
+        assert!(args.leader_election && args.update_status);
+        assert!(!args.update_status_on_shutdown && !args.report_node_internal_ip_address);
+        assert!(!parse(&["--update-status=false"]).unwrap().update_status);
+        assert!(!parse(&["--leader-election=false"]).unwrap().leader_election);
+    }
+
+    #[test]
+    fn a_restart_of_the_same_pod_is_another_replica() {
+        let pod = || Replica::new(Some("gatehouse-0"), Some("ingress"));
+        assert_ne!(pod().identity, pod().identity);
+        assert!(pod().identity.starts_with("gatehouse-0-"));
+        assert_eq!(pod().pod, Some(("ingress".into(), "gatehouse-0".into())));
+        assert_eq!(Replica::new(Some("gatehouse-0"), None).pod, None);
+    }
+}
