@@ -72,6 +72,9 @@ pub struct ClassRules {
     pub by_name: bool,
     /// Also serve Ingresses without any class.
     pub without_class: bool,
+    /// No IngressClass is read, because they belong to no namespace and only namespaces are: then
+    /// `ingressClassName` is ours when it equals `class`.
+    pub unread: bool,
 }
 
 impl Default for Defaults {
@@ -82,6 +85,7 @@ impl Default for Defaults {
                 class: "gatehouse".into(),
                 by_name: false,
                 without_class: false,
+                unread: false,
             },
             default_backend: None,
             default_certificate: None,

@@ -260,6 +260,18 @@ codes! {
     CatchAllDisabled,
     /// The last good version keeps serving because the present one is broken.
     LastGoodServed,
+    /// The API server refuses to list or watch a resource.
+    KindForbidden,
+    /// The API server does not know a resource.
+    KindNotServed,
+    /// The API server does not accept the credentials.
+    ApiUnauthorized,
+    /// The API server does not answer, or with errors only.
+    ApiUnreachable,
+    /// A list that lacks most objects is not believed before a second one says the same.
+    DeletionHeld,
+    /// More objects are asked for by name than are watched.
+    WatchLimit,
 }
 
 #[cfg(test)]

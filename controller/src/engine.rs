@@ -7,7 +7,8 @@
 //! - Incremental result = full rebuild ([`Engine::rebuild`]): plans, diagnostics and reads. The
 //!   property test in `tests/incremental.rs` holds this; extend it first.
 //! - A delta holds only what changed. Nothing is handed out before the source has said
-//!   [`Change::Synced`].
+//!   [`Change::Synced`]; from [`Change::Listed`] on it is computed and kept back, so that the source
+//!   learns what else is wanted.
 //! - Endpoint changes recompute clusters only, no fragment and no host. One exception, which waits
 //!   for the next ordinary round: the default backend loses its last endpoint or gets its first
 //!   (its hosts then answer 404, or no longer).
@@ -19,6 +20,8 @@ mod layers;
 mod run;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hash;
+use std::mem;
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
@@ -93,6 +96,10 @@ pub struct Report {
     pub external_names: Arc<[Arc<str>]>,
     /// The Ingresses that are ours; the same map as long as none of them changes.
     pub owned: Arc<Ingresses>,
+    /// Whether `wanted` is the answer to [`Change::Listed`].
+    pub surveyed: bool,
+    /// Secrets, ConfigMaps and Endpoints that are asked for, existing or not, sorted.
+    pub wanted: Arc<[ObjectKey]>,
 }
 
 /// Everything that is served, and what it was made of: for tests, checks and explanations.
@@ -138,10 +145,25 @@ pub struct Engine {
     /// The publisher has been told the default certificate once.
     default_certificate_sent: bool,
     dirty: Dirty,
-    synced: bool,
     /// The time that was told last.
     now: Option<Timestamp>,
+    /// What was computed before the first delta may go out.
+    held: Delta,
+    stage: Stage,
     revision: u64,
+}
+
+/// How much of the world is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// Not enough to compute anything.
+    Unknown,
+    /// Everything but what only computing can tell to be wanted.
+    Listed,
+    /// The same, and computed once.
+    Surveyed,
+    /// Everything.
+    Synced,
 }
 
 /// A cluster that routes point to, and how many.
@@ -227,8 +249,9 @@ impl Engine {
                 settings: true,
                 ..Dirty::default()
             },
-            synced: false,
             now: None,
+            held: Delta::default(),
+            stage: Stage::Unknown,
             revision: 0,
         }
     }
@@ -236,6 +259,7 @@ impl Engine {
     /// Takes defaults and settings from a ConfigMap, now and whenever it changes; without the
     /// ConfigMap, from an empty map.
     pub fn watch_configmap(&mut self, key: ObjectKey, reload: Box<Reload>) {
+        self.graph.pin(key.clone());
         self.configmap = Some((key, reload));
         self.reload();
     }
@@ -264,9 +288,14 @@ impl Engine {
                 let reads = self.world.resolve(&name, addresses);
                 self.mark(&reads)
             }
-            Change::Synced if self.synced => Urgency::None,
+            Change::Listed if self.stage >= Stage::Listed => Urgency::None,
+            Change::Listed => {
+                self.stage = Stage::Listed;
+                Urgency::Structural
+            }
+            Change::Synced if self.synced() => Urgency::None,
             Change::Synced => {
-                self.synced = true;
+                self.stage = Stage::Synced;
                 self.revision += 1;
                 self.configmap_present();
                 Urgency::Structural
@@ -289,12 +318,28 @@ impl Engine {
     /// Computes everything that is dirty and answers with what changed. Nothing before `Synced`.
     pub fn reconcile(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
-        if self.synced {
-            self.compute(&mut outcome);
+        if self.stage == Stage::Unknown {
+            return outcome;
+        }
+        let held = mem::take(&mut self.held);
+        let first = !held.is_empty();
+        outcome.delta = held;
+        self.compute(&mut outcome);
+        if first {
+            // Nothing of it has gone out, so only what is there in the end is news.
+            latest(&mut outcome.delta.clusters);
+            latest(&mut outcome.delta.certificates);
+            latest(&mut outcome.delta.hosts);
+        }
+        if self.synced() {
             if let Some(now) = self.now.filter(|_| !outcome.delta.certificates.is_empty()) {
                 self.tell_time(now);
             }
             self.revision += u64::from(!outcome.delta.is_empty());
+        } else {
+            self.stage = Stage::Surveyed;
+            self.revision += 1;
+            self.held = mem::take(&mut outcome.delta);
         }
         outcome
     }
@@ -312,7 +357,7 @@ impl Engine {
     /// Computes only the clusters whose endpoints changed. What else is dirty stays dirty.
     pub fn reconcile_endpoints(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
-        if self.synced {
+        if self.synced() {
             self.compute_endpoints(&mut outcome);
         }
         outcome
@@ -320,7 +365,7 @@ impl Engine {
 
     /// Whether [`Engine::reconcile`] has something to do.
     pub fn is_dirty(&self) -> bool {
-        self.synced && self.dirty.structural()
+        self.stage > Stage::Unknown && self.dirty.structural()
     }
 
     /// What the engine can tell of itself. Cheap when nothing has changed since the last call.
@@ -328,11 +373,18 @@ impl Engine {
         Report {
             generation: 0,
             digest: 0,
-            synced: self.synced,
-            diagnostics: self.findings.list(),
+            synced: self.synced(),
+            // Before that, what is missing may only not have been sent yet.
+            diagnostics: if self.synced() {
+                self.findings.list()
+            } else {
+                self.findings.of(&Origin::Source).into()
+            },
             objects: self.world.counts(),
             external_names: self.graph.names(),
             owned: Arc::clone(&self.owned),
+            surveyed: self.stage >= Stage::Surveyed,
+            wanted: self.graph.wanted(),
         }
     }
 
@@ -347,8 +399,8 @@ impl Engine {
     pub fn rebuild(&self) -> Self {
         let mut fresh = Self::new(Arc::clone(&self.defaults), Arc::clone(&self.settings));
         fresh.world = self.world.clone();
-        fresh.synced = self.synced;
         fresh.now = self.now;
+        fresh.stage = self.stage;
         fresh.findings.place_like(&self.findings);
         for origin in [Origin::Source, Origin::Settings] {
             let list = self.findings.of(&origin).to_vec();
@@ -369,6 +421,10 @@ impl Engine {
             reads: self.graph.reads(),
             diagnostics: self.findings.list(),
         }
+    }
+
+    fn synced(&self) -> bool {
+        self.stage == Stage::Synced
     }
 
     fn touch(&mut self, key: &ObjectKey, reads: &[Read]) -> Urgency {
@@ -442,7 +498,7 @@ impl Engine {
             return;
         };
         let mut list = Vec::new();
-        if self.synced && self.world.config_map(key).is_none() {
+        if self.synced() && self.world.config_map(key).is_none() {
             list.push(Diagnostic::new(
                 Severity::Warning,
                 &key.to_string().into(),
@@ -463,4 +519,16 @@ fn sorted<K: Ord + Clone, V: Clone>(map: &HashMap<K, V>) -> BTreeMap<K, V> {
     map.iter()
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect()
+}
+
+/// Of several plans for a key the last, and nothing for a key without a plan.
+fn latest<K: Clone + Eq + Hash, V>(list: &mut Vec<(K, Option<V>)>) {
+    let mut seen = HashSet::default();
+    let mut kept: Vec<_> = mem::take(list)
+        .into_iter()
+        .rev()
+        .filter(|(key, plan)| seen.insert(key.clone()) && plan.is_some())
+        .collect();
+    kept.reverse();
+    *list = kept;
 }

@@ -6,6 +6,7 @@
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -24,6 +25,9 @@ use crate::config::flags::{AccessLogFormat, RunArgs};
 use crate::engine::{self, Engine, Report};
 use crate::simulate::ListenerView;
 use crate::source::directory;
+use crate::source::kubernetes::access::{Access, Origin};
+use crate::source::kubernetes::contact::Contacts;
+use crate::source::kubernetes::{self, Scope};
 use crate::{resolver, terminal};
 
 /// Why the gateway cannot start, as a sentence for the operator.
@@ -49,12 +53,16 @@ impl Failure {
 
 /// Serves until a signal ends it.
 pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
-    let base = args.selection.base().map_err(Failure::Usage)?;
-    if !args.dir.is_dir() {
-        return Err(Failure::Usage(format!(
-            "invalid value '{}' for '--dir <DIR>': there is no such directory; create it or name another one",
-            args.dir.display()
-        )));
+    let mut base = args.selection.base().map_err(Failure::Usage)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::System(format!("no runtime for the engine: {error}")))?;
+    let feed = runtime.block_on(Feed::new(args))?;
+    if let Feed::Cluster(_, scope) = &feed
+        && !scope.namespaces.is_empty()
+    {
+        base = base.without_classes();
     }
     terminal::log_to_stderr(args.log_format, args.log_level);
 
@@ -77,14 +85,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         readiness: readiness.clone(),
         health: health.clone(),
         listeners: views(&gateway, args),
+        contacts: feed.contacts(&metrics),
     };
+    let contacts = state.contacts.clone().unwrap_or_default();
     admin::start(admin_listener, state)
         .map_err(|error| Failure::System(format!("the admin server cannot start: {error}")))?;
 
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::System(format!("no runtime for the engine: {error}")))?;
     let code = runtime.block_on(async {
         let (change, changes) = mpsc::channel(QUEUE);
         let engine = tokio::spawn(engine::run(engine, changes, publisher, report));
@@ -95,7 +101,13 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
             }
         });
         tokio::spawn(resolver::run(reports.clone(), change.clone()));
-        tokio::spawn(directory::watch(args.dir.clone(), change));
+        match feed {
+            Feed::Directory(dir) => drop(tokio::spawn(directory::watch(dir, change))),
+            Feed::Cluster(access, scope) => {
+                let reports = reports.clone();
+                tokio::spawn(kubernetes::watch(access, scope, contacts, reports, change));
+            }
+        }
         tokio::spawn(terminal::follow(reports.clone(), args.log_format));
         let life = Life {
             gateway,
@@ -112,6 +124,48 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     // The last lines of the access log are still on their way.
     written.recv_timeout(LAST_LINES).ok();
     code
+}
+
+/// Where objects come from.
+enum Feed {
+    Directory(PathBuf),
+    Cluster(Access, Scope),
+}
+
+impl Feed {
+    async fn new(args: &RunArgs) -> Result<Self, Failure> {
+        let Some(dir) = &args.dir else {
+            let origin = match &args.kubeconfig {
+                Some(file) => Origin::File(file.clone(), args.context.clone()),
+                None => Origin::Cluster,
+            };
+            let access = Access::new(origin)
+                .await
+                .map_err(|error| Failure::Usage(error.to_string()))?;
+            let namespaces = args.selection.watch_namespace.iter();
+            let scope = Scope {
+                namespaces: namespaces.map(|name| name.as_str().into()).collect(),
+                ingress_labels: args.watch_ingress_selector.clone(),
+            };
+            return Ok(Self::Cluster(access, scope));
+        };
+        if !dir.is_dir() {
+            return Err(Failure::Usage(format!(
+                "invalid value '{}' for '--dir <DIR>': there is no such directory; create it or name another one",
+                dir.display()
+            )));
+        }
+        Ok(Self::Directory(dir.clone()))
+    }
+
+    /// What the conversation with a cluster is written down in, and shown by the metrics.
+    fn contacts(&self, metrics: &Metrics) -> Option<Contacts> {
+        matches!(self, Self::Cluster(..)).then(|| {
+            let contacts = Contacts::default();
+            metrics.register(Box::new(contacts.clone()));
+            contacts
+        })
+    }
 }
 
 /// Everything that is needed from the first snapshot to the end.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
 
 use crate::config::flags::{LogFormat, LogLevel};
 use crate::diagnostics::{Diagnostic, Severity};
@@ -18,10 +19,13 @@ use crate::engine::Report;
 
 /// Sets the log up for the whole process.
 pub(crate) fn log_to_stderr(format: LogFormat, level: LogLevel) {
+    // The client of Kubernetes logs each failed attempt, and answers that do not decode with all
+    // that is in them, Secrets included. The source says what matters, once.
+    let filter = EnvFilter::new(format!("{},kube_client=off", level.level()));
     let builder = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(false)
-        .with_max_level(level.level());
+        .with_env_filter(filter);
     // A second call, in tests, keeps the first.
     match format {
         LogFormat::Text => builder.with_target(false).try_init(),

@@ -85,12 +85,16 @@ proptest! {
     fn incremental_work_equals_a_full_rebuild(
         rounds in prop::collection::vec(prop::collection::vec(event(), 1..8), 1..16),
         synced_before in 0_usize..3,
+        listed_before in 0_usize..4,
     ) {
         let mut engine = Engine::new(Arc::default(), Arc::default());
         let mut sum = Sum::default();
         let mut closed = BTreeSet::new();
         let mut ownership = Defaults::default().host_ownership;
         for (number, events) in rounds.into_iter().enumerate() {
+            if number == listed_before {
+                engine.apply(Change::Listed);
+            }
             if number == synced_before {
                 engine.apply(Change::Synced);
             }

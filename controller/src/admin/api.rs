@@ -9,6 +9,7 @@ use http::{Method, StatusCode};
 
 use super::State;
 use crate::simulate::{self, Query};
+use crate::source::kubernetes::contact::{Contacts, KindView};
 
 /// An answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,6 +61,7 @@ pub(super) fn page(state: &State, method: &Method, path: &str, query: Option<&st
         "/metrics" => metrics(state),
         "/api/snapshot" => Page::json(&*state.published.load()),
         "/api/diagnostics" => Page::json(&state.reports.borrow().diagnostics),
+        "/api/convergence" => convergence(state),
         "/api/explain" => explain(state, query.unwrap_or_default()),
         _ => Page::text(
             StatusCode::NOT_FOUND,
@@ -108,6 +110,29 @@ fn metrics(state: &State) -> Page {
             "metrics cannot be rendered\n",
         ),
     }
+}
+
+/// What this replica serves and how much it has heard: equal digests mean that replicas serve the
+/// same.
+fn convergence(state: &State) -> Page {
+    #[derive(serde::Serialize)]
+    struct Convergence {
+        digest: String,
+        generation: u64,
+        synced: bool,
+        /// Served by every worker.
+        ready: bool,
+        kinds: Vec<KindView>,
+    }
+    let contacts = state.contacts.as_ref();
+    let snapshot = state.published.load();
+    Page::json(&Convergence {
+        digest: format!("{:016x}", state.published.digest()),
+        generation: snapshot.generation,
+        synced: state.reports.borrow().synced,
+        ready: state.readiness.reasons().is_empty(),
+        kinds: contacts.map(Contacts::view).unwrap_or_default(),
+    })
 }
 
 fn explain(state: &State, query: &str) -> Page {
@@ -210,6 +235,7 @@ const INDEX: &str = "\
 /readyz           whether it takes traffic
 /metrics          metrics in the Prometheus text format
 /api/snapshot     what is served
+/api/convergence  digest of what is served, and when the API server was last heard
 /api/diagnostics  what is wrong with the configuration
 /api/explain      which way a request goes: ?method=GET&url=http://host/path&header=Name:value
 ";

@@ -29,6 +29,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::engine::Report;
 use crate::simulate::ListenerView;
+use crate::source::kubernetes::contact::Contacts;
 
 pub(crate) use api::encode;
 pub use health::Readiness;
@@ -48,6 +49,8 @@ pub struct State {
     pub health: Readiness,
     /// The listeners of the gateway.
     pub listeners: Arc<[ListenerView]>,
+    /// The conversation with the API server, when there is one.
+    pub contacts: Option<Contacts>,
 }
 
 /// Serves on a thread of its own until the process ends.

@@ -29,6 +29,7 @@ impl Admin {
             readiness: readiness.clone(),
             health: Readiness::default(),
             listeners: ListenerView::unbound().into(),
+            contacts: None,
         };
         start(listener, state).unwrap();
         Self {

@@ -71,6 +71,13 @@ impl Base {
         }
     }
 
+    /// Classes are not read, so only their names count.
+    #[must_use]
+    pub fn without_classes(mut self) -> Self {
+        self.draft.defaults.classes.unread = true;
+        self
+    }
+
     /// The values without a ConfigMap.
     pub fn values(&self) -> (Defaults, Settings) {
         let (defaults, settings, _) = settle(self.draft.clone());

@@ -25,7 +25,9 @@ pub struct Cli {
 /// Subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve the manifests of a directory, and follow their changes.
+    /// Serve the objects of a cluster, or the manifests of a directory, and follow their changes.
+    ///
+    /// Without --dir and --kubeconfig, those of the cluster in whose pod this runs.
     Run(Box<RunArgs>),
     /// Read the manifests of a directory and print everything that is wrong with them.
     ///
@@ -65,8 +67,20 @@ pub struct GenerateDocsArgs {
 #[command(after_long_help = settings_help(), args_override_self = true)]
 pub struct RunArgs {
     /// Directory with manifests (*.yaml, *.yml, *.json, read recursively); changes are followed.
-    #[arg(long, value_name = "DIR")]
-    pub dir: PathBuf,
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "watch_ingress_selector"])]
+    pub dir: Option<PathBuf>,
+
+    /// File that says how to reach the cluster, as kubectl reads it.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Context of that file; the default is its current one.
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    pub context: Option<String>,
+
+    /// Labels that an Ingress must have to be read, in the form of `kubectl get -l`.
+    #[arg(long, value_name = "SELECTOR", value_parser = selector)]
+    pub watch_ingress_selector: Option<String>,
 
     /// Where to listen for HTTP.
     #[arg(long, value_name = "HOST:PORT", default_value = "0.0.0.0:8080", value_parser = listen_address)]
@@ -140,7 +154,9 @@ pub struct SelectionArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set)]
     pub watch_ingress_without_class: bool,
 
-    /// Namespace to read; may be repeated. The default is all.
+    /// Namespace to read; may be repeated. The default is all. In a cluster, no right beyond these
+    /// namespaces is used then: IngressClasses, which belong to none, are not read, and
+    /// spec.ingressClassName is compared with --ingress-class.
     #[arg(long, value_name = "NAMESPACE")]
     pub watch_namespace: Vec<String>,
 
@@ -295,6 +311,7 @@ impl SelectionArgs {
                 class: self.ingress_class.as_str().into(),
                 by_name: self.ingress_class_by_name,
                 without_class: self.watch_ingress_without_class,
+                unread: false,
             },
             default_backend: self.default_backend_service.clone(),
             default_certificate: self.default_ssl_certificate.clone(),
@@ -311,6 +328,14 @@ impl SelectionArgs {
             )
             .map_err(|message| format!("invalid value for '--set <NAME=VALUE>': {message}"))
     }
+}
+
+fn selector(text: &str) -> Result<String, String> {
+    let known = |c: char| c.is_ascii_alphanumeric() || "-_./=!,() ".contains(c);
+    if text.trim().is_empty() || !text.chars().all(known) {
+        return Err("write it as kubectl takes it, for example `team=shop,tier!=test`".into());
+    }
+    Ok(text.trim().to_owned())
 }
 
 fn object_name(text: &str) -> Result<ObjectName, String> {
@@ -387,6 +412,14 @@ mod tests {
                 ["--default-ssl-certificate", "'tls'", "namespace/name"],
             ),
             (&["--set", "hsts"], ["--set", "'hsts'", "NAME=VALUE"]),
+            (
+                &["--kubeconfig", "config"],
+                ["--dir", "--kubeconfig", "cannot be used with"],
+            ),
+            (
+                &["--context", "blue"],
+                ["--context", "--kubeconfig", "required"],
+            ),
             (&["--access-log", "xml"], ["--access-log", "'xml'", "nginx"]),
         ];
         for (flags, words) in cases {

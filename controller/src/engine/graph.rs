@@ -9,7 +9,7 @@ use foldhash::{HashMap, HashSet};
 
 use gatehouse_gateway::model::ClusterKey;
 
-use crate::source::ObjectKey;
+use crate::source::{Kind, ObjectKey};
 use crate::world::Read;
 
 /// A computation whose result is kept.
@@ -33,6 +33,9 @@ pub(super) struct Graph {
     /// DNS names that somebody reads.
     names: BTreeSet<Arc<str>>,
     listed: Option<Arc<[Arc<str>]>>,
+    /// Objects that a source sends only on demand, and that somebody reads.
+    wanted: BTreeSet<ObjectKey>,
+    wanted_listed: Option<Arc<[ObjectKey]>>,
 }
 
 impl Graph {
@@ -70,6 +73,21 @@ impl Graph {
         Arc::clone(list)
     }
 
+    /// Objects that a source sends only on demand, and that somebody reads, sorted.
+    pub(super) fn wanted(&mut self) -> Arc<[ObjectKey]> {
+        let wanted = &self.wanted;
+        let list = self
+            .wanted_listed
+            .get_or_insert_with(|| wanted.iter().cloned().collect());
+        Arc::clone(list)
+    }
+
+    /// Wants an object that no computation reads, for good.
+    pub(super) fn pin(&mut self, key: ObjectKey) {
+        self.wanted.insert(key);
+        self.wanted_listed = None;
+    }
+
     /// All reads, for comparison.
     pub(super) fn reads(&self) -> BTreeMap<String, Vec<Read>> {
         self.reads
@@ -83,10 +101,12 @@ impl Graph {
             .entry(read.clone())
             .or_default()
             .insert(node.clone());
-        if let Read::Resolved(name) = read
-            && self.names.insert(Arc::clone(name))
-        {
-            self.listed = None;
+        match read {
+            Read::Resolved(name) if self.names.insert(Arc::clone(name)) => self.listed = None,
+            Read::Object(key) if on_demand(key.kind) && self.wanted.insert(key.clone()) => {
+                self.wanted_listed = None;
+            }
+            _ => {}
         }
     }
 
@@ -97,10 +117,22 @@ impl Graph {
         readers.remove(node);
         if readers.is_empty() {
             self.readers.remove(read);
-            if let Read::Resolved(name) = read {
-                self.names.remove(name);
-                self.listed = None;
+            match read {
+                Read::Resolved(name) => {
+                    self.names.remove(name);
+                    self.listed = None;
+                }
+                Read::Object(key) if on_demand(key.kind) => {
+                    self.wanted.remove(key);
+                    self.wanted_listed = None;
+                }
+                _ => {}
             }
         }
     }
+}
+
+/// Kinds of which a source need not send more than what is asked for.
+fn on_demand(kind: Kind) -> bool {
+    matches!(kind, Kind::Secret | Kind::ConfigMap | Kind::Endpoints)
 }

@@ -5,6 +5,7 @@ mod convert;
 mod decode;
 pub mod directory;
 mod follow;
+pub mod kubernetes;
 mod walk;
 
 use std::fmt;
@@ -114,6 +115,10 @@ pub enum Change {
         /// Its addresses; empty when it does not resolve.
         addresses: Arc<[std::net::IpAddr]>,
     },
+    /// Everything has been sent once but what only the engine can tell to be wanted: it computes
+    /// and reports that, and publishes nothing yet. A source that sends everything anyway need not
+    /// say it.
+    Listed,
     /// Everything that exists has been sent once; nothing is published before.
     Synced,
 }

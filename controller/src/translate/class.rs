@@ -4,7 +4,8 @@
 //! controller; else the annotation must equal our class name; else the flag decides. One addition:
 //! an Ingress without any class is ours when a class of ours is marked as the default. In a cluster
 //! the API server writes the default class into the object at creation; nobody admits the objects
-//! of a directory, so the mark is read here, with the same result.
+//! of a directory, so the mark is read here, with the same result. Where only namespaces are
+//! watched, no class is read and its name decides.
 
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 
@@ -24,6 +25,9 @@ pub fn is_ours(
         .as_ref()
         .and_then(|spec| spec.ingress_class_name.as_deref());
     if let Some(name) = named {
+        if rules.unread {
+            return name_is_ours(name, rules, remarks);
+        }
         if let Some(class) = lookup.ingress_class(name) {
             return class_is_ours(name, class, rules);
         }
@@ -48,7 +52,7 @@ pub fn is_ours(
     if let Some(class) = annotations.and_then(|all| all.get(ANNOTATION)) {
         return **class == *rules.class;
     }
-    if rules.without_class || has_default(lookup, rules) {
+    if rules.without_class || (!rules.unread && has_default(lookup, rules)) {
         return true;
     }
     remarks.info(
@@ -57,6 +61,26 @@ pub fn is_ours(
         "the Ingress names no class and no class of ours is the default, so it is not served: set \
          spec.ingressClassName or start with --watch-ingress-without-class",
     );
+    false
+}
+
+/// Somebody else's class looks like a wrong name, so only what looks like ours is remarked on.
+fn name_is_ours(name: &str, rules: &ClassRules, remarks: &mut Remarks) -> bool {
+    if *name == *rules.class {
+        return true;
+    }
+    if suggest(name, [&*rules.class]).is_some() {
+        remarks.info(
+            "spec.ingressClassName",
+            Code::ClassUnknown,
+            format!(
+                "the class `{name}` is not ours, so this Ingress is not served: with \
+                 --watch-namespace no IngressClass is read, and only the name `{}` of \
+                 --ingress-class counts",
+                rules.class
+            ),
+        );
+    }
     false
 }
 

@@ -1,0 +1,173 @@
+//! The way to the API server: configuration of a cluster's pod or of a kubeconfig file.
+//!
+//! Invariants: every request has a deadline, none is repeated behind the back of its caller;
+//! credentials are read again when the server refuses them, so nobody restarts for a new token.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tokio::time::Instant;
+
+/// Where the configuration comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The environment and the service account of a pod.
+    Cluster,
+    /// A kubeconfig file, and which of its contexts; without one, the current.
+    File(PathBuf, Option<String>),
+}
+
+/// Why there is no way, as a sentence for the operator.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NoAccess(String);
+
+/// See the module. Clones are the same.
+#[derive(Clone)]
+pub struct Access(Arc<Inner>);
+
+struct Inner {
+    origin: Origin,
+    /// The namespace of the pod, or of the context.
+    namespace: Arc<str>,
+    current: Mutex<Current>,
+}
+
+struct Current {
+    client: Client,
+    made: Instant,
+}
+
+impl Access {
+    /// Reads the configuration. Does not ask the server anything yet.
+    pub async fn new(origin: Origin) -> Result<Self, NoAccess> {
+        let client = connect(&origin).await?;
+        Ok(Self::with_client(client, origin))
+    }
+
+    pub(super) fn with_client(client: Client, origin: Origin) -> Self {
+        Self(Arc::new(Inner {
+            origin,
+            namespace: client.default_namespace().into(),
+            current: Mutex::new(Current {
+                client,
+                made: Instant::now(),
+            }),
+        }))
+    }
+
+    /// A client with the latest credentials.
+    pub fn client(&self) -> Client {
+        let current = self.0.current.lock();
+        let current = current.unwrap_or_else(PoisonError::into_inner);
+        current.client.clone()
+    }
+
+    /// The namespace that Gatehouse itself lives in.
+    pub fn namespace(&self) -> &Arc<str> {
+        &self.0.namespace
+    }
+
+    /// The server has refused the credentials: reads them again, unless that has just been done.
+    pub async fn renew(&self) {
+        {
+            let current = self.0.current.lock();
+            let mut current = current.unwrap_or_else(PoisonError::into_inner);
+            if current.made.elapsed() < RENEW_AFTER {
+                return;
+            }
+            current.made = Instant::now();
+        }
+        // What cannot be read now is tried again at the next refusal.
+        if let Ok(client) = connect(&self.0.origin).await {
+            let current = self.0.current.lock();
+            current.unwrap_or_else(PoisonError::into_inner).client = client;
+        }
+    }
+}
+
+async fn connect(origin: &Origin) -> Result<Client, NoAccess> {
+    let mut config = match origin {
+        Origin::Cluster => Config::incluster_env().map_err(|_| NoAccess(OUTSIDE.to_owned()))?,
+        Origin::File(path, context) => from_file(path, context.clone()).await?,
+    };
+    config.connect_timeout = Some(CONNECT);
+    config.write_timeout = Some(WRITE);
+    config.default_retry = false;
+    Client::try_from(config)
+        .map_err(|error| NoAccess(format!("no client for the Kubernetes API: {error}")))
+}
+
+async fn from_file(path: &Path, context: Option<String>) -> Result<Config, NoAccess> {
+    let place = path.display();
+    let file = Kubeconfig::read_from(path).map_err(|error| {
+        NoAccess(format!(
+            "invalid value '{place}' for '--kubeconfig <FILE>': {error}; name a file that kubectl can use"
+        ))
+    })?;
+    let contexts: Vec<String> = file.contexts.iter().map(|c| c.name.clone()).collect();
+    if let Some(name) = &context
+        && !contexts.contains(name)
+    {
+        return Err(NoAccess(format!(
+            "invalid value '{name}' for '--context <NAME>': {place} has the contexts {}",
+            contexts.join(", ")
+        )));
+    }
+    let options = KubeConfigOptions {
+        context,
+        ..KubeConfigOptions::default()
+    };
+    Config::from_custom_kubeconfig(file, &options)
+        .await
+        .map_err(|error| {
+            NoAccess(format!(
+                "{place} (--kubeconfig) cannot be used: {error}; choose one of its contexts with --context"
+            ))
+        })
+}
+
+const OUTSIDE: &str = "nothing says where the objects are: this process does not run in a pod with \
+                       a service account, so name a directory with --dir or a cluster with --kubeconfig";
+
+/// Longest time to connect.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Longest time without progress while sending a request.
+const WRITE: Duration = Duration::from_secs(10);
+
+/// Credentials are read at most this often.
+const RENEW_AFTER: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_cannot_be_used_is_answered_with_its_flag_and_the_remedy() {
+        let file = |path: &str, context: Option<&str>| {
+            Origin::File(path.into(), context.map(str::to_owned))
+        };
+        let message = |origin| async { Access::new(origin).await.err().unwrap().to_string() };
+        let missing = message(file("no-such-file", None)).await;
+        assert!(missing.contains("--kubeconfig"), "{missing}");
+
+        let folder = std::env::temp_dir().join(format!("gatehouse-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("kubeconfig");
+        std::fs::write(
+            &path,
+            "{apiVersion: v1, kind: Config, contexts: [{name: blue, context: {cluster: a, user: b}}]}",
+        )
+        .unwrap();
+        let wrong = message(file(path.to_str().unwrap(), Some("green"))).await;
+        assert!(
+            wrong.contains("--context") && wrong.contains("blue"),
+            "{wrong}"
+        );
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+}

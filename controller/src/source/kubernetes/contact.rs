@@ -1,0 +1,341 @@
+//! How the conversation with the API server goes, watch by watch: shared by the watches, which
+//! write it down, and by whoever shows it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use serde::Serialize;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::super::Kind;
+use super::target::Target;
+use crate::diagnostics::{Code, Diagnostic, Severity};
+
+/// See the module. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Contacts(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    watches: Mutex<BTreeMap<Target, State>>,
+    /// One waiter: the source.
+    changed: Notify,
+    /// Every watch that waits for the server to come back.
+    revived: Notify,
+}
+
+/// What is known about one watch.
+#[derive(Debug, Clone)]
+struct State {
+    /// Last word from the server about it.
+    heard: Option<Instant>,
+    since: Instant,
+    version: Arc<str>,
+    listed: bool,
+    /// Refused so often that nobody waits for it any longer.
+    given_up: bool,
+    /// What goes wrong, and since when.
+    trouble: Option<(Trouble, Instant)>,
+}
+
+/// What goes wrong with a watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// 403.
+    Forbidden(String),
+    /// 404.
+    NotServed,
+    /// 401.
+    Unauthorized,
+    /// Any other refusal.
+    Refused(String),
+    /// No answer.
+    Unreachable(String),
+    /// A list without most of what was known is not believed yet: how many are missing of how
+    /// many.
+    Held(usize, usize),
+}
+
+/// All watches of one kind, for `/api/convergence`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct KindView {
+    /// The kind.
+    pub kind: &'static str,
+    /// Number of watches.
+    pub watches: usize,
+    /// Whether each has listed everything once.
+    pub synced: bool,
+    /// Version of the newest list, event or bookmark.
+    #[serde(rename = "resourceVersion")]
+    pub resource_version: Arc<str>,
+    /// Time since the server was last heard, of the watch for which it is longest. An idle watch is
+    /// renewed every 45 seconds.
+    #[serde(rename = "lastContactSeconds")]
+    pub last_contact: f64,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub trouble: Vec<String>,
+}
+
+impl Contacts {
+    /// The handle of one watch.
+    pub(super) fn open(&self, target: &Target) -> Contact {
+        let state = State {
+            heard: None,
+            since: Instant::now(),
+            version: "".into(),
+            listed: false,
+            given_up: false,
+            trouble: None,
+        };
+        self.watches().insert(target.clone(), state);
+        Contact {
+            target: target.clone(),
+            contacts: self.clone(),
+        }
+    }
+
+    /// A watch has ended for good.
+    pub(super) fn close(&self, target: &Target) {
+        self.watches().remove(target);
+    }
+
+    /// Whether the watch has listed everything once, or is not needed and has been refused.
+    pub(super) fn settled(&self, target: &Target, needed: bool) -> bool {
+        let watches = self.watches();
+        let state = watches.get(target);
+        state.is_some_and(|state| state.listed || (state.given_up && !needed))
+    }
+
+    /// Until a watch has something to tell.
+    pub(super) async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+
+    /// Everything to complain about, sorted. Silence is complained about after a while.
+    pub(super) fn complaints(&self) -> Vec<Diagnostic> {
+        let watches = self.watches();
+        let mut list: Vec<Diagnostic> = Vec::new();
+        for (target, state) in watches.iter() {
+            if let Some((trouble, since)) = &state.trouble
+                && let Some(complaint) = trouble.complaint(target, since.elapsed())
+                // One sentence for all that is out of reach.
+                && list.iter().all(|known| known.object != complaint.object)
+            {
+                list.push(complaint);
+            }
+        }
+        list.sort();
+        list
+    }
+
+    /// All watches by kind.
+    pub fn view(&self) -> Vec<KindView> {
+        let watches = self.watches();
+        let mut kinds: BTreeMap<Kind, KindView> = BTreeMap::new();
+        for (target, state) in watches.iter() {
+            let silent = state.heard.unwrap_or(state.since).elapsed().as_secs_f64();
+            let view = kinds.entry(target.kind).or_insert_with(|| KindView {
+                kind: target.kind.as_str(),
+                watches: 0,
+                synced: true,
+                resource_version: "".into(),
+                last_contact: 0.0,
+                trouble: Vec::new(),
+            });
+            view.watches += 1;
+            view.synced &= state.listed;
+            view.last_contact = view.last_contact.max(silent);
+            // Versions are numbers in practice.
+            let newest = |version: &Arc<str>| (version.len(), Arc::clone(version));
+            if newest(&state.version) > newest(&view.resource_version) {
+                view.resource_version = Arc::clone(&state.version);
+            }
+            if let Some((trouble, _)) = &state.trouble
+                && view.trouble.len() < SHOWN
+            {
+                view.trouble.push(format!("{target}: {trouble}"));
+            }
+        }
+        kinds.into_values().collect()
+    }
+
+    fn watches(&self) -> MutexGuard<'_, BTreeMap<Target, State>> {
+        let watches = self.0.watches.lock();
+        watches.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How a watch writes down what happens to it.
+#[derive(Debug, Clone)]
+pub(super) struct Contact {
+    target: Target,
+    contacts: Contacts,
+}
+
+impl Contact {
+    /// The server has said something about this watch: all is well, up to this version.
+    pub(super) fn heard(&self, version: Option<&str>) {
+        let mut recovered = false;
+        self.update(|state| {
+            state.heard = Some(Instant::now());
+            if let Some(version) = version
+                && *state.version != *version
+            {
+                state.version = version.into();
+            }
+            recovered = state.trouble.take().is_some();
+            recovered
+        });
+        if recovered {
+            self.contacts.0.revived.notify_waiters();
+        }
+    }
+
+    /// Everything has been listed and sent.
+    pub(super) fn listed(&self) {
+        self.update(|state| !std::mem::replace(&mut state.listed, true));
+    }
+
+    /// Nobody needs to wait for the first list.
+    pub(super) fn give_up(&self) {
+        self.update(|state| !std::mem::replace(&mut state.given_up, true));
+    }
+
+    /// Something went wrong.
+    pub(super) fn trouble(&self, trouble: Trouble) {
+        self.update(|state| {
+            // Wording may vary from attempt to attempt; the first stays.
+            let kind = std::mem::discriminant::<Trouble>;
+            let known = state.trouble.as_ref();
+            if known.is_some_and(|(known, _)| kind(known) == kind(&trouble)) {
+                return false;
+            }
+            state.trouble = Some((trouble, Instant::now()));
+            true
+        });
+    }
+
+    /// Until another watch has got through again.
+    pub(super) async fn revived(&self) {
+        self.contacts.0.revived.notified().await;
+    }
+
+    fn update(&self, change: impl FnOnce(&mut State) -> bool) {
+        let told = {
+            let mut watches = self.contacts.watches();
+            watches.get_mut(&self.target).is_some_and(change)
+        };
+        if told {
+            self.contacts.0.changed.notify_one();
+        }
+    }
+}
+
+impl Trouble {
+    /// For whoever can do something about it. What may pass by itself is given some time.
+    fn complaint(&self, target: &Target, lasting: Duration) -> Option<Diagnostic> {
+        let about = |object: String, severity, code, message: String| {
+            Some(Diagnostic::new(severity, &object.into(), "", code, message))
+        };
+        match self {
+            Self::Forbidden(why) => about(
+                target.to_string(),
+                Severity::Error,
+                Code::KindForbidden,
+                format!(
+                    "the API server refuses to list or watch it ({why}), so changes of it are not \
+                     seen; grant what `gatehouse generate rbac` prints"
+                ),
+            ),
+            Self::NotServed => about(
+                target.to_string(),
+                Severity::Error,
+                Code::KindNotServed,
+                "the API server does not know this resource, so its objects are not read; it is \
+                 asked again until it does"
+                    .into(),
+            ),
+            Self::Unauthorized => about(
+                API.to_owned(),
+                Severity::Error,
+                Code::ApiUnauthorized,
+                "the API server does not accept the credentials; what is known keeps serving and \
+                 they are read again every few seconds"
+                    .into(),
+            ),
+            Self::Refused(why) | Self::Unreachable(why) if lasting >= PATIENCE => about(
+                API.to_owned(),
+                Severity::Error,
+                Code::ApiUnreachable,
+                format!("no answer that could be used ({why}); what is known keeps serving"),
+            ),
+            Self::Refused(_) | Self::Unreachable(_) => None,
+            Self::Held(gone, of) => about(
+                target.to_string(),
+                Severity::Error,
+                Code::DeletionHeld,
+                format!(
+                    "a new list lacks {gone} of {of} objects; they keep serving until a second list \
+                     says the same"
+                ),
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forbidden(why) => write!(f, "forbidden: {why}"),
+            Self::NotServed => f.write_str("not served"),
+            Self::Unauthorized => f.write_str("credentials not accepted"),
+            Self::Refused(why) => write!(f, "refused: {why}"),
+            Self::Unreachable(why) => write!(f, "no answer: {why}"),
+            Self::Held(gone, of) => write!(f, "a list lacks {gone} of {of} objects"),
+        }
+    }
+}
+
+impl Collector for Contacts {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let kinds = self.view();
+        let mut family = encoder.encode_descriptor(
+            "gatehouse_source_last_contact_seconds",
+            "Time since the API server was last heard, by kind",
+            None,
+            MetricType::Gauge,
+        )?;
+        for kind in &kinds {
+            let gauge = ConstGauge::new(kind.last_contact);
+            gauge.encode(family.encode_family(&[("kind", kind.kind)])?)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "gatehouse_source_trouble",
+            "Watches of a kind that do not work, such as for lack of rights",
+            None,
+            MetricType::Gauge,
+        )?;
+        for kind in &kinds {
+            let gauge = ConstGauge::new(i64::try_from(kind.trouble.len()).unwrap_or(i64::MAX));
+            gauge.encode(family.encode_family(&[("kind", kind.kind)])?)?;
+        }
+        Ok(())
+    }
+}
+
+/// What complaints about the server as a whole are about.
+const API: &str = "Kubernetes API";
+
+/// Trouble with the server that may pass by itself.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Troubles listed by kind.
+const SHOWN: usize = 8;

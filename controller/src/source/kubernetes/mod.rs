@@ -1,0 +1,314 @@
+//! Objects from an API server, followed live.
+//!
+//! Invariants:
+//! - What is read is what [`resource::GRANTS`] names; Secrets, ConfigMaps and Endpoints only when
+//!   the engine asks for them.
+//! - [`Change::Synced`] is said once, when everything has been listed, what was wanted at the first
+//!   translation included. Ingresses, Services and EndpointSlices are always waited for: without
+//!   them a gateway would be ready to answer 404.
+//! - A resource that may not be read, or is not there, harms only itself.
+//! - At most one line a second is said about the conversation with the server.
+//!
+//! One task per watch ([`reflect`]), and this one, which starts and stops them.
+
+pub mod access;
+mod backoff;
+pub mod contact;
+mod failure;
+mod holdings;
+mod prune;
+mod reflect;
+pub mod resource;
+mod target;
+mod wanted;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use self::access::Access;
+use self::contact::Contacts;
+use self::holdings::Holdings;
+use self::reflect::{Known, Reflector};
+use self::target::Target;
+use self::wanted::{Pairs, Wanted, wanted};
+use super::{Change, Kind, ObjectKey};
+use crate::diagnostics::{Code, Diagnostic, Severity};
+use crate::engine::Report;
+
+/// Which part of the cluster is read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Namespaces; empty means all. With namespaces, no IngressClass is read: it belongs to none.
+    pub namespaces: Vec<Arc<str>>,
+    /// Labels that Ingresses must have.
+    pub ingress_labels: Option<String>,
+}
+
+/// Follows the cluster until the engine is gone.
+pub async fn watch(
+    access: Access,
+    scope: Scope,
+    contacts: Contacts,
+    mut reports: watch::Receiver<Arc<Report>>,
+    changes: mpsc::Sender<Change>,
+) {
+    let mut source = Source {
+        base: base(&scope.namespaces),
+        access,
+        scope,
+        contacts,
+        changes,
+        holdings: Holdings::default(),
+        running: BTreeMap::new(),
+        stage: Stage::Listing,
+        left_out: 0,
+        complaints: Vec::new(),
+    };
+    for target in source.base.clone() {
+        source.start(target);
+    }
+    let contacts = source.contacts.clone();
+    let mut rounds = interval(ROUND);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let complain = tokio::select! {
+            _ = rounds.tick() => true,
+            () = contacts.changed() => false,
+            news = reports.changed() => {
+                if news.is_err() {
+                    return;
+                }
+                false
+            }
+        };
+        let report = Arc::clone(&reports.borrow_and_update());
+        if source.advance(&report).await.is_err() {
+            return;
+        }
+        if complain && source.complain().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// How far the start is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The kinds that are always read are being listed.
+    Listing,
+    /// The engine has been asked what else is wanted, and that is being listed.
+    Asking,
+    /// Everything has been sent.
+    Synced,
+}
+
+struct Source {
+    access: Access,
+    scope: Scope,
+    contacts: Contacts,
+    changes: mpsc::Sender<Change>,
+    base: Vec<Target>,
+    holdings: Holdings,
+    running: BTreeMap<Target, Running>,
+    stage: Stage,
+    left_out: usize,
+    complaints: Vec<Diagnostic>,
+}
+
+/// One watch and what it has sent.
+struct Running {
+    task: JoinHandle<()>,
+    known: Known,
+    /// Since when nobody wants it.
+    idle: Option<Instant>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The engine is gone.
+struct Over;
+
+impl Source {
+    /// Does what the news call for.
+    async fn advance(&mut self, report: &Report) -> Result<(), Over> {
+        if self.stage == Stage::Listing {
+            if !self.base.iter().all(|target| self.settled(target)) {
+                return Ok(());
+            }
+            self.send(Change::Listed).await?;
+            self.stage = Stage::Asking;
+        }
+        if !report.surveyed {
+            return Ok(());
+        }
+        let Wanted { targets, left_out } = wanted(&report.wanted, &self.scope.namespaces, self);
+        self.left_out = left_out;
+        for target in &targets {
+            match self.running.get_mut(target) {
+                Some(running) => running.idle = None,
+                None => self.start(target.clone()),
+            }
+        }
+        self.retire(|target| targets.contains(target)).await?;
+        if self.stage == Stage::Asking && targets.iter().all(|target| self.settled(target)) {
+            // By now what lists of key pairs lack may be known: that is waited for, too.
+            let again = wanted(&report.wanted, &self.scope.namespaces, self);
+            if again.targets == targets {
+                self.send(Change::Synced).await?;
+                self.stage = Stage::Synced;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is no need to wait for the first list. Without the objects that every route
+    /// is made of, there is.
+    fn settled(&self, target: &Target) -> bool {
+        let needed = matches!(
+            target.kind,
+            Kind::Ingress | Kind::Service | Kind::EndpointSlice
+        );
+        self.contacts.settled(target, needed)
+    }
+
+    fn start(&mut self, target: Target) {
+        let known = Known::default();
+        let labels = (target.kind == Kind::Ingress)
+            .then(|| self.scope.ingress_labels.clone())
+            .flatten();
+        let reflector = Reflector {
+            labels,
+            access: self.access.clone(),
+            contact: self.contacts.open(&target),
+            changes: self.changes.clone(),
+            known: Arc::clone(&known),
+            holdings: self.holdings.clone(),
+            target: target.clone(),
+        };
+        let running = Running {
+            task: tokio::spawn(follow(reflector)),
+            known,
+            idle: None,
+        };
+        self.running.insert(target, running);
+    }
+
+    /// Stops watches that nobody has wanted for a while, and takes back what only they have sent.
+    async fn retire(&mut self, wanted: impl Fn(&Target) -> bool) -> Result<(), Over> {
+        let mut over = Vec::new();
+        for (target, running) in &mut self.running {
+            if wanted(target) || self.base.contains(target) {
+                continue;
+            }
+            let idle = *running.idle.get_or_insert_with(Instant::now);
+            if idle.elapsed() >= LINGER {
+                over.push(target.clone());
+            }
+        }
+        for target in over {
+            let Some(mut running) = self.running.remove(&target) else {
+                continue;
+            };
+            running.task.abort();
+            // It sends nothing more after this.
+            (&mut running.task).await.ok();
+            self.contacts.close(&target);
+            let known = running.known.lock();
+            let known = std::mem::take(&mut *known.unwrap_or_else(PoisonError::into_inner));
+            for key in known {
+                if self.holdings.release(&key) {
+                    self.send(Change::Delete(key)).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the complaints if they are others than before.
+    async fn complain(&mut self) -> Result<(), Over> {
+        let mut complaints = self.contacts.complaints();
+        if self.left_out > 0 {
+            complaints.push(Diagnostic::new(
+                Severity::Error,
+                &"Kubernetes API".into(),
+                "",
+                Code::WatchLimit,
+                format!(
+                    "{} objects that are asked for by name are not read, there are too many: Secrets \
+                     that do not exist or are not of type kubernetes.io/tls, services without an \
+                     EndpointSlice; remove what refers to them",
+                    self.left_out
+                ),
+            ));
+        }
+        if complaints != self.complaints {
+            self.complaints.clone_from(&complaints);
+            self.send(Change::Complaints(complaints)).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&self, change: Change) -> Result<(), Over> {
+        self.changes.send(change).await.map_err(|_| Over)
+    }
+}
+
+impl Pairs for Source {
+    fn lacks(&self, watch: &Target, secret: &ObjectKey) -> bool {
+        self.settled(watch)
+            && self.running.get(watch).is_some_and(|running| {
+                let known = running.known.lock();
+                !known
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .contains(secret)
+            })
+    }
+}
+
+fn base(namespaces: &[Arc<str>]) -> Vec<Target> {
+    let kinds = [Kind::Ingress, Kind::Service, Kind::EndpointSlice];
+    if namespaces.is_empty() {
+        let kinds = kinds.into_iter().chain([Kind::IngressClass]);
+        return kinds.map(Target::all).collect();
+    }
+    let each = |kind| {
+        namespaces
+            .iter()
+            .map(move |namespace| Target::within(kind, namespace))
+    };
+    kinds.into_iter().flat_map(each).collect()
+}
+
+fn follow(reflector: Reflector) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    match reflector.target.kind {
+        Kind::Ingress => Box::pin(reflector.run::<Ingress>()),
+        Kind::IngressClass => Box::pin(reflector.run::<IngressClass>()),
+        Kind::Service => Box::pin(reflector.run::<Service>()),
+        Kind::EndpointSlice => Box::pin(reflector.run::<EndpointSlice>()),
+        Kind::Endpoints => Box::pin(reflector.run::<Endpoints>()),
+        Kind::Secret => Box::pin(reflector.run::<Secret>()),
+        Kind::ConfigMap => Box::pin(reflector.run::<ConfigMap>()),
+        // Nothing reads them, so nothing starts such a watch.
+        Kind::Namespace => Box::pin(std::future::ready(())),
+    }
+}
+
+/// How often complaints are said and what is wanted is looked at.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// How long a watch goes on that nobody wants: an Ingress that is made anew finds its Secret.
+const LINGER: Duration = Duration::from_secs(60);

@@ -1,0 +1,308 @@
+//! One watch: lists its objects, then follows their changes, for as long as it is wanted.
+//!
+//! Invariants:
+//! - A list is sent as a difference: what is there, then what is gone. The world recognises what
+//!   has not changed.
+//! - What was sent stays until the server says that it is gone: no failure takes anything away.
+//! - A list that lacks most of what was known is not believed until a second one says the same.
+//! - A connection that is dead is noticed: every answer has a deadline, and no watch lives longer
+//!   than [`LIFE`].
+//! - Every attempt after a failure waits; the pauses grow and are cut short when another watch gets
+//!   through.
+
+use std::collections::HashSet;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use kube::api::{ListParams, WatchParams};
+use kube::core::{Request, WatchEvent};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::super::{Change, ObjectKey};
+use super::access::Access;
+use super::backoff::Backoff;
+use super::contact::{Contact, Trouble};
+use super::failure::Failure;
+use super::holdings::Holdings;
+use super::prune::Pruned;
+use super::target::Target;
+
+/// Keys of the objects that a watch has sent.
+pub(super) type Known = Arc<Mutex<HashSet<ObjectKey>>>;
+
+/// See the module.
+pub(super) struct Reflector {
+    pub(super) target: Target,
+    /// Labels that objects must have.
+    pub(super) labels: Option<String>,
+    pub(super) access: Access,
+    pub(super) contact: Contact,
+    pub(super) changes: mpsc::Sender<Change>,
+    pub(super) known: Known,
+    pub(super) holdings: Holdings,
+}
+
+/// A page of a list. Go writes an empty list as null.
+#[derive(Deserialize)]
+struct Page<K> {
+    metadata: PageMetadata,
+    items: Option<Vec<K>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct PageMetadata {
+    resource_version: Option<String>,
+    #[serde(rename = "continue")]
+    rest: Option<String>,
+}
+
+impl Reflector {
+    /// Runs until the engine is gone.
+    pub(super) async fn run<K: Pruned>(self) {
+        let mut backoff = Backoff::new();
+        let mut refusals = 0;
+        loop {
+            let failure = match self.relist::<K>().await {
+                Ok(version) => {
+                    refusals = 0;
+                    self.follow::<K>(version, &mut backoff).await
+                }
+                Err(failure) => failure,
+            };
+            if matches!(failure, Failure::EngineGone) {
+                return;
+            }
+            refusals += u32::from(failure.is_refusal());
+            if refusals >= ENOUGH {
+                self.contact.give_up();
+            }
+            self.recover(&failure, &mut backoff).await;
+        }
+    }
+
+    /// Writes down what went wrong and waits.
+    async fn recover(&self, failure: &Failure, backoff: &mut Backoff) {
+        if let Some(trouble) = failure.trouble() {
+            self.contact.trouble(trouble);
+        }
+        if matches!(failure, Failure::Unauthorized) {
+            self.access.renew().await;
+        }
+        let pause = backoff.after(failure);
+        if failure.may_pass() {
+            // The first that gets through tells the others.
+            timeout(pause, self.contact.revived()).await.ok();
+        } else {
+            sleep(pause).await;
+        }
+    }
+
+    /// Lists everything, twice if need be; the answer is the version to go on from.
+    async fn relist<K: Pruned>(&self) -> Result<String, Failure> {
+        let (mut version, mut listed) = self.list::<K>().await?;
+        let (gone, of) = self.missing(&listed);
+        if self.target.name.is_none() && is_doubtful(gone, of) {
+            self.contact.trouble(Trouble::Held(gone, of));
+            sleep(CONFIRM).await;
+            (version, listed) = self.list::<K>().await?;
+        }
+        let gone: Vec<ObjectKey> = self.known().difference(&listed).cloned().collect();
+        for key in gone {
+            self.delete(key).await?;
+        }
+        self.contact.heard(Some(&version));
+        self.contact.listed();
+        Ok(version)
+    }
+
+    /// Sends what is listed page by page; the answer is the version, and the keys of all pages.
+    async fn list<K: Pruned>(&self) -> Result<(String, HashSet<ObjectKey>), Failure> {
+        let mut listed = HashSet::new();
+        let mut parameters = ListParams {
+            label_selector: self.labels.clone(),
+            field_selector: self.target.fields(),
+            limit: Some(self.target.page()),
+            ..ListParams::default()
+        };
+        loop {
+            let request = self.collection()?.list(&parameters);
+            let request = request.map_err(|error| Failure::Refused(error.to_string(), None))?;
+            let client = self.access.client();
+            let answer = timeout(ANSWER, client.request::<Page<K>>(request)).await;
+            let page = answer.map_err(|_| Failure::Stalled)??;
+            for object in page.items.into_iter().flatten() {
+                if let Some(key) = self.apply(object).await? {
+                    listed.insert(key);
+                }
+            }
+            match page.metadata.rest.filter(|rest| !rest.is_empty()) {
+                Some(rest) => parameters.continue_token = Some(rest),
+                None => {
+                    return Ok((page.metadata.resource_version.unwrap_or_default(), listed));
+                }
+            }
+        }
+    }
+
+    /// Watches from a version on, again and again, until only a new list helps.
+    async fn follow<K: Pruned>(&self, mut version: String, backoff: &mut Backoff) -> Failure {
+        let mut refusals = 0;
+        loop {
+            let begun = Instant::now();
+            match self.watch::<K>(&mut version).await {
+                Ok(()) if begun.elapsed() >= SHORT => {
+                    refusals = 0;
+                    backoff.reset();
+                }
+                // A server that hangs up at once is not asked again at once.
+                Ok(()) => sleep(backoff.next(LONG_PAUSE)).await,
+                Err(failure @ (Failure::Gone | Failure::EngineGone)) => return failure,
+                Err(failure) => {
+                    if begun.elapsed() >= SHORT {
+                        backoff.reset();
+                    }
+                    refusals += u32::from(failure.is_answer());
+                    if refusals >= ENOUGH {
+                        return failure;
+                    }
+                    self.recover(&failure, backoff).await;
+                }
+            }
+        }
+    }
+
+    /// One watch, until the server ends it as it was asked to.
+    async fn watch<K: Pruned>(&self, version: &mut String) -> Result<(), Failure> {
+        let end = Instant::now() + LIFE;
+        let parameters = WatchParams {
+            label_selector: self.labels.clone(),
+            field_selector: self.target.fields(),
+            timeout: Some(WATCH_SECONDS),
+            ..WatchParams::default()
+        };
+        let request = self.collection()?.watch(&parameters, version);
+        let request = request.map_err(|error| Failure::Refused(error.to_string(), None))?;
+        let client = self.access.client();
+        let answer = timeout(ANSWER, client.request_events::<K>(request)).await;
+        let mut events = pin!(answer.map_err(|_| Failure::Stalled)??);
+        self.contact.heard(None);
+        loop {
+            let event = timeout_at(end, events.next()).await;
+            let Some(event) = event.map_err(|_| Failure::Stalled)? else {
+                return Ok(());
+            };
+            match event? {
+                WatchEvent::Added(mut object) | WatchEvent::Modified(mut object) => {
+                    self.note(&mut object, version);
+                    self.apply(object).await?;
+                }
+                WatchEvent::Deleted(mut object) => {
+                    self.note(&mut object, version);
+                    if let Some(key) = key_of(&mut object) {
+                        self.delete(key).await?;
+                    }
+                }
+                WatchEvent::Bookmark(bookmark) => {
+                    *version = bookmark.metadata.resource_version;
+                    self.contact.heard(Some(version));
+                }
+                WatchEvent::Error(status) => return Err(Failure::from(*status)),
+            }
+        }
+    }
+
+    /// How far the world is.
+    fn note<K: Pruned>(&self, object: &mut K, version: &mut String) {
+        if let Some(new) = object.metadata().resource_version.take() {
+            *version = new;
+        }
+        self.contact.heard(Some(version));
+    }
+
+    async fn apply<K: Pruned>(&self, mut object: K) -> Result<Option<ObjectKey>, Failure> {
+        object.prune();
+        let Some(key) = key_of(&mut object) else {
+            return Ok(None);
+        };
+        if self.known().insert(key.clone()) {
+            self.holdings.take(&key);
+        }
+        self.send(Change::Apply(key.clone(), object.object()))
+            .await?;
+        Ok(Some(key))
+    }
+
+    async fn delete(&self, key: ObjectKey) -> Result<(), Failure> {
+        let known = self.known().remove(&key);
+        if known && self.holdings.release(&key) {
+            self.send(Change::Delete(key)).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&self, change: Change) -> Result<(), Failure> {
+        let sent = self.changes.send(change).await;
+        sent.map_err(|_| Failure::EngineGone)
+    }
+
+    fn collection(&self) -> Result<Request, Failure> {
+        self.target
+            .path()
+            .map(Request::new)
+            .ok_or(Failure::NotServed)
+    }
+
+    /// How many of the known objects a list lacks, of how many.
+    fn missing(&self, listed: &HashSet<ObjectKey>) -> (usize, usize) {
+        let known = self.known();
+        (known.difference(listed).count(), known.len())
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashSet<ObjectKey>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A list that would take everything away, or the greater part of much, is rather a fault of the
+/// server than what somebody wanted.
+fn is_doubtful(gone: usize, of: usize) -> bool {
+    gone > 0 && (gone == of || (gone > 50 && gone * 2 > of))
+}
+
+fn key_of<K: Pruned>(object: &mut K) -> Option<ObjectKey> {
+    let metadata = object.metadata();
+    Some(ObjectKey {
+        kind: K::KIND,
+        namespace: metadata.namespace.as_deref().unwrap_or_default().into(),
+        name: metadata.name.as_deref()?.into(),
+    })
+}
+
+/// How long the server shall keep a watch open.
+const WATCH_SECONDS: u32 = 45;
+
+/// When a watch that the server has not ended is taken for dead.
+const LIFE: Duration = Duration::from_secs(55);
+
+/// For the head of an answer, and for a page of a list.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// A watch that ends sooner has failed.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// Between a doubtful list and the one that confirms it.
+const CONFIRM: Duration = Duration::from_secs(10);
+
+/// Longest pause after an answer that is no good.
+const LONG_PAUSE: Duration = Duration::from_secs(30);
+
+/// Refusals in a row after which nobody waits any longer.
+const ENOUGH: u32 = 3;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,303 @@
+//! A watch against a scripted API server, on paused time.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::{Response, StatusCode};
+use http_body::Frame;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{Full, StreamBody};
+use k8s_openapi::api::core::v1::Service;
+use kube::Client;
+use kube::client::Body;
+use serde_json::{Value, json};
+
+use super::super::access::Origin;
+use super::super::contact::Contacts;
+use super::*;
+use crate::source::Kind;
+
+/// What the server does with a request.
+#[derive(Debug, Clone)]
+enum Answer {
+    /// A list, complete or with more to come.
+    List(Vec<&'static str>, Option<&'static str>),
+    /// Events, then the end.
+    Events(Vec<Value>),
+    /// Events, then silence.
+    Hanging(Vec<Value>),
+    /// A refusal.
+    Status(u16),
+    /// No connection.
+    Refused,
+}
+
+type Asked = Arc<Mutex<Vec<(Duration, String)>>>;
+
+/// A watch, its changes, and what it asked when.
+struct Play {
+    changes: mpsc::Receiver<Change>,
+    contacts: Contacts,
+    target: Target,
+    asked: Asked,
+    start: Instant,
+}
+
+impl Play {
+    /// Runs a watch over Services; after the script, the server keeps to its last answer.
+    fn start(script: &[Answer]) -> Self {
+        let (asked, start) = (Asked::default(), Instant::now());
+        let script = Mutex::new(VecDeque::from(script.to_vec()));
+        let log = Arc::clone(&asked);
+        let server = tower::service_fn(move |request: http::Request<Body>| {
+            let line = request.uri().to_string();
+            log.lock().unwrap().push((start.elapsed(), line));
+            let mut script = script.lock().unwrap();
+            let answer = script.pop_front().unwrap();
+            if script.is_empty() {
+                script.push_back(answer.clone());
+            }
+            async move { respond(answer) }
+        });
+        let target = Target::all(Kind::Service);
+        let contacts = Contacts::default();
+        let (sender, changes) = mpsc::channel(64);
+        let reflector = Reflector {
+            target: target.clone(),
+            labels: None,
+            access: Access::with_client(Client::new(server, "default"), Origin::Cluster),
+            contact: contacts.open(&target),
+            changes: sender,
+            known: Known::default(),
+            holdings: Holdings::default(),
+        };
+        tokio::spawn(reflector.run::<Service>());
+        Self {
+            changes,
+            contacts,
+            target,
+            asked,
+            start,
+        }
+    }
+
+    /// The next changes, as `+name` and `-name`.
+    async fn next(&mut self, count: usize) -> Vec<String> {
+        let mut list = Vec::new();
+        for _ in 0..count {
+            list.push(match self.changes.recv().await.unwrap() {
+                Change::Apply(key, _) => format!("+{}", key.name),
+                Change::Delete(key) => format!("-{}", key.name),
+                other => panic!("not expected: {other:?}"),
+            });
+        }
+        list
+    }
+
+    /// When each request was made, and the request.
+    fn asked(&self) -> Vec<(Duration, String)> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+fn service(name: &str) -> Value {
+    json!({"metadata": {"name": name, "namespace": "shop", "resourceVersion": "7"}})
+}
+
+fn respond(answer: Answer) -> std::io::Result<Response<BoxBody<Bytes, Infallible>>> {
+    let full = |value: Value| BoxBody::new(Full::new(Bytes::from(value.to_string())));
+    let lines = |events: Vec<Value>| {
+        let frames = events
+            .into_iter()
+            .map(|event| Ok(Frame::data(Bytes::from(format!("{event}\n")))));
+        stream::iter(frames.collect::<Vec<_>>())
+    };
+    let mut response = Response::new(match answer {
+        Answer::List(names, rest) => {
+            let items: Vec<Value> = names.into_iter().map(service).collect();
+            full(json!({"metadata": {"resourceVersion": "5", "continue": rest}, "items": items}))
+        }
+        Answer::Events(events) => BoxBody::new(StreamBody::new(lines(events))),
+        Answer::Hanging(events) => {
+            BoxBody::new(StreamBody::new(lines(events).chain(stream::pending())))
+        }
+        Answer::Status(code) => {
+            let mut response = Response::new(full(json!({
+                "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+                "message": "the reason\nand more",
+            })));
+            *response.status_mut() = StatusCode::from_u16(code).unwrap();
+            return Ok(response);
+        }
+        Answer::Refused => return Err(std::io::ErrorKind::ConnectionRefused.into()),
+    });
+    *response.status_mut() = StatusCode::OK;
+    Ok(response)
+}
+
+fn all(names: &[&'static str]) -> Answer {
+    Answer::List(names.to_vec(), None)
+}
+
+fn hanging() -> Answer {
+    Answer::Hanging(Vec::new())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_comes_in_pages_and_its_changes_follow() {
+    let mut play = Play::start(&[
+        Answer::List(vec!["a"], Some("next page")),
+        all(&["b"]),
+        Answer::Hanging(vec![
+            json!({"type": "ADDED", "object": service("c")}),
+            json!({"type": "DELETED", "object": service("a")}),
+            json!({"type": "DELETED", "object": service("never-seen")}),
+            json!({"type": "BOOKMARK", "object": {
+                "kind": "Service", "apiVersion": "v1", "metadata": {"resourceVersion": "9"},
+            }}),
+        ]),
+        hanging(),
+    ]);
+    assert_eq!(play.next(4).await, ["+a", "+b", "+c", "-a"]);
+    sleep(Duration::from_secs(60)).await;
+    let asked = play.asked();
+    assert!(asked[0].1.contains("limit=500"), "{asked:?}");
+    assert!(asked[1].1.contains("continue=next+page"), "{asked:?}");
+    assert!(asked[2].1.contains("resourceVersion=5"), "{asked:?}");
+    assert!(asked[2].1.contains("allowWatchBookmarks=true"), "{asked:?}");
+    assert!(
+        asked[3].1.contains("resourceVersion=9"),
+        "the bookmark counts: {asked:?}"
+    );
+    assert!(play.contacts.settled(&play.target, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_is_too_old_costs_a_list_and_only_what_is_missing_goes() {
+    let gone = json!({"type": "ERROR", "object": {"code": 410, "message": "too old"}});
+    let mut play = Play::start(&[
+        all(&["a", "b", "c"]),
+        Answer::Events(vec![gone]),
+        all(&["b", "c", "d"]),
+        hanging(),
+    ]);
+    assert_eq!(play.next(3).await, ["+a", "+b", "+c"]);
+    assert_eq!(play.next(4).await, ["+b", "+c", "+d", "-a"]);
+    assert!(play.start.elapsed() < Duration::from_secs(1));
+    assert!(play.contacts.complaints().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_list_is_believed_only_the_second_time() {
+    let mut play = Play::start(&[all(&["a", "b"]), Answer::Status(410), all(&[]), hanging()]);
+    play.next(2).await;
+    sleep(Duration::from_secs(5)).await;
+    let complaints = play.contacts.complaints();
+    assert_eq!(complaints.len(), 1);
+    assert!(complaints[0].message.contains("lacks 2 of 2"));
+    assert!(
+        play.changes.try_recv().is_err(),
+        "nothing is taken away yet"
+    );
+
+    // The second list is empty, too: the script ends with silence, so it is this one.
+    let mut play = Play::start(&[
+        all(&["a", "b"]),
+        Answer::Status(410),
+        all(&[]),
+        all(&[]),
+        hanging(),
+    ]);
+    play.next(2).await;
+    let mut gone = play.next(2).await;
+    gone.sort();
+    assert_eq!(gone, ["-a", "-b"]);
+    assert!(play.start.elapsed() >= CONFIRM);
+
+    // The second list has everything again.
+    let mut play = Play::start(&[
+        all(&["a", "b"]),
+        Answer::Status(410),
+        all(&[]),
+        all(&["a", "b"]),
+        Answer::Hanging(vec![json!({"type": "ADDED", "object": service("c")})]),
+    ]);
+    play.next(2).await;
+    assert_eq!(play.next(3).await, ["+a", "+b", "+c"]);
+    assert!(play.contacts.complaints().is_empty());
+}
+
+#[test]
+fn doubtful_is_everything_or_the_greater_part_of_much() {
+    assert!(is_doubtful(1, 1));
+    assert!(is_doubtful(10_000, 10_000));
+    assert!(is_doubtful(51, 100));
+    assert!(!is_doubtful(0, 0));
+    assert!(!is_doubtful(40, 60));
+    assert!(!is_doubtful(51, 10_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_falls_silent_is_made_anew() {
+    let play = Play::start(&[all(&["a"]), hanging()]);
+    sleep(Duration::from_secs(300)).await;
+    let asked = play.asked();
+    for pair in asked[1..].windows(2) {
+        let pause = pair[1].0.checked_sub(pair[0].0).unwrap();
+        assert!(pause <= Duration::from_secs(65), "{asked:?}");
+    }
+    assert!((5..=7).contains(&asked.len()), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_away_is_asked_every_two_seconds_and_takes_nothing_away() {
+    let mut play = Play::start(&[all(&["a"]), Answer::Refused]);
+    assert_eq!(play.next(1).await, ["+a"]);
+    sleep(Duration::from_secs(600)).await;
+    assert!(play.changes.try_recv().is_err());
+    let asked = play.asked();
+    assert!((300..=620).contains(&asked.len()), "{}", asked.len());
+    assert!(
+        asked
+            .iter()
+            .skip(1)
+            .all(|(_, line)| line.contains("watch=true")),
+        "no list is needed as long as the version may be good"
+    );
+    let complaints = play.contacts.complaints();
+    assert_eq!(complaints.len(), 1, "{complaints:?}");
+    assert_eq!(&*complaints[0].object, "Kubernetes API");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_refuses_is_pressed_less_and_less() {
+    let play = Play::start(&[Answer::Status(429)]);
+    sleep(Duration::from_secs(600)).await;
+    let asked = play.asked();
+    assert!((25..=60).contains(&asked.len()), "{}", asked.len());
+    assert!(!play.contacts.settled(&play.target, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_is_forbidden_is_not_waited_for_unless_it_is_needed() {
+    let play = Play::start(&[
+        Answer::Status(403),
+        Answer::Status(403),
+        Answer::Status(403),
+        all(&["a"]),
+        hanging(),
+    ]);
+    sleep(Duration::from_millis(310)).await;
+    assert!(play.contacts.settled(&play.target, false));
+    assert!(!play.contacts.settled(&play.target, true));
+    let complaints = play.contacts.complaints();
+    assert_eq!(&*complaints[0].object, "services");
+    assert!(complaints[0].message.contains("generate rbac"));
+    assert!(!complaints[0].message.contains('\n'));
+    // It is asked again, and all is well.
+    sleep(Duration::from_secs(2)).await;
+    assert!(play.contacts.settled(&play.target, true));
+    assert!(play.contacts.complaints().is_empty());
+}

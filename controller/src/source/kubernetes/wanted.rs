@@ -1,0 +1,133 @@
+//! Which watches the objects that are asked for need.
+//!
+//! Pure. Of Secrets the key pairs are watched by their type, only in namespaces where something
+//! refers to one; what is no key pair, or lies where no namespace is watched, by its name.
+//! ConfigMaps and the Endpoints of services without a slice are watched by name. Both numbers are
+//! bounded: above [`NAMESPACES`] one watch over all key pairs of the cluster takes the place of
+//! many, and names above [`NAMES`] are left out and said to be.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::super::{Kind, ObjectKey};
+use super::target::Target;
+
+/// The watches, and how many names are left out.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) targets: BTreeSet<Target>,
+    pub(super) left_out: usize,
+}
+
+/// What a watch over key pairs has found.
+pub(super) trait Pairs {
+    /// Whether the watch has listed everything and this Secret was not among it.
+    fn lacks(&self, watch: &Target, secret: &ObjectKey) -> bool;
+}
+
+/// The watches for these objects. `namespaces` are those that are watched; empty means all.
+pub(super) fn wanted(keys: &[ObjectKey], namespaces: &[Arc<str>], pairs: &impl Pairs) -> Wanted {
+    let is_watched =
+        |key: &&ObjectKey| namespaces.is_empty() || namespaces.contains(&key.namespace);
+    let secrets = || keys.iter().filter(|key| key.kind == Kind::Secret);
+    let within: BTreeSet<&Arc<str>> = secrets()
+        .filter(is_watched)
+        .map(|key| &key.namespace)
+        .collect();
+    let everywhere = namespaces.is_empty() && within.len() > NAMESPACES;
+    let by_type = |namespace: &Arc<str>| {
+        if everywhere {
+            Target::all(Kind::Secret)
+        } else {
+            Target::within(Kind::Secret, namespace)
+        }
+    };
+    let mut targets: BTreeSet<Target> = within.into_iter().map(by_type).collect();
+
+    let named = |key: &ObjectKey| Target::one(key.kind, &key.namespace, &key.name);
+    let settings = keys.iter().filter(|key| key.kind == Kind::ConfigMap);
+    let others =
+        secrets().filter(|key| !is_watched(key) || pairs.lacks(&by_type(&key.namespace), key));
+    let endpoints = keys
+        .iter()
+        .filter(|key| key.kind == Kind::Endpoints && is_watched(key));
+    let names: Vec<Target> = settings.chain(others).chain(endpoints).map(named).collect();
+    let left_out = names.len().saturating_sub(NAMES);
+    targets.extend(names.into_iter().take(NAMES));
+    Wanted { targets, left_out }
+}
+
+/// Namespaces whose key pairs are watched one by one. Each is a connection.
+const NAMESPACES: usize = 64;
+
+/// Objects that are watched one by one.
+const NAMES: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The Secrets found, and whether anything was listed.
+    struct Found(Vec<ObjectKey>, bool);
+
+    impl Pairs for Found {
+        fn lacks(&self, _: &Target, secret: &ObjectKey) -> bool {
+            self.1 && !self.0.contains(secret)
+        }
+    }
+
+    fn key(kind: Kind, namespace: &str, name: &str) -> ObjectKey {
+        ObjectKey {
+            kind,
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    fn names(wanted: &Wanted) -> Vec<String> {
+        wanted.targets.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn secrets_are_watched_by_type_and_by_name_what_is_no_pair() {
+        let keys = [
+            key(Kind::ConfigMap, "own", "settings"),
+            key(Kind::Endpoints, "shop", "old"),
+            key(Kind::Secret, "shop", "tls"),
+            key(Kind::Secret, "shop", "users"),
+        ];
+        let first = wanted(&keys, &[], &Found(Vec::new(), false));
+        let common = ["endpoints shop/old", "secrets in shop"];
+        assert_eq!(names(&first)[..2], common);
+        assert_eq!(names(&first)[2], "configmaps own/settings");
+        let found = Found(vec![key(Kind::Secret, "shop", "tls")], true);
+        let then = wanted(&keys, &[], &found);
+        assert!(names(&then).contains(&"secrets shop/users".to_owned()));
+        assert_eq!(then.targets.len(), 4);
+    }
+
+    #[test]
+    fn what_lies_outside_the_watched_namespaces_is_watched_by_name_only() {
+        let keys = [
+            key(Kind::Secret, "own", "default"),
+            key(Kind::Secret, "shop", "tls"),
+        ];
+        let watches = wanted(&keys, &["shop".into()], &Found(Vec::new(), false));
+        assert_eq!(names(&watches), ["secrets own/default", "secrets in shop"]);
+    }
+
+    #[test]
+    fn many_namespaces_become_one_watch_and_too_many_names_are_counted() {
+        let keys: Vec<ObjectKey> = (0..200)
+            .map(|number| key(Kind::Secret, &format!("n{number:03}"), "tls"))
+            .collect();
+        let found = Found(keys.clone(), true);
+        assert_eq!(names(&wanted(&keys, &[], &found)), ["secrets"]);
+        let none = wanted(&keys, &[], &Found(Vec::new(), true));
+        assert_eq!(none.left_out, 200 - NAMES);
+        assert_eq!(none.targets.len(), 1 + NAMES);
+        // Whoever names the namespaces gets no watch over the cluster.
+        let named: Vec<Arc<str>> = keys.iter().map(|key| Arc::clone(&key.namespace)).collect();
+        assert_eq!(wanted(&keys, &named, &found).targets.len(), 200);
+    }
+}
