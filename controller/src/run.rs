@@ -21,13 +21,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, Readiness};
+use crate::config::Replica;
 use crate::config::flags::{AccessLogFormat, RunArgs};
 use crate::engine::{self, Engine, Report};
+use crate::leader::Clients;
 use crate::simulate::ListenerView;
-use crate::source::directory;
 use crate::source::kubernetes::access::{Access, Origin};
 use crate::source::kubernetes::contact::Contacts;
 use crate::source::kubernetes::{self, Scope};
+use crate::source::{Change, directory};
+use crate::status::{self, Writers};
 use crate::{resolver, terminal};
 
 /// Why the gateway cannot start, as a sentence for the operator.
@@ -101,13 +104,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
             }
         });
         tokio::spawn(resolver::run(reports.clone(), change.clone()));
-        match feed {
-            Feed::Directory(dir) => drop(tokio::spawn(directory::watch(dir, change))),
-            Feed::Cluster(access, scope) => {
-                let reports = reports.clone();
-                tokio::spawn(kubernetes::watch(access, scope, contacts, reports, change));
-            }
-        }
+        let writers = feed.start(args, contacts, &reports, change);
         tokio::spawn(terminal::follow(reports.clone(), args.log_format));
         let life = Life {
             gateway,
@@ -116,6 +113,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
             reports,
             metrics,
             admin: admin_address,
+            writers,
         };
         life.live(args).await
     });
@@ -158,6 +156,33 @@ impl Feed {
         Ok(Self::Directory(dir.clone()))
     }
 
+    /// Begins to send changes; in a cluster, also to write back what is to be seen there.
+    fn start(
+        self,
+        args: &RunArgs,
+        contacts: Contacts,
+        reports: &watch::Receiver<Arc<Report>>,
+        change: mpsc::Sender<Change>,
+    ) -> Option<Writers> {
+        let (access, scope) = match self {
+            Self::Directory(dir) => {
+                tokio::spawn(directory::watch(dir, change));
+                return None;
+            }
+            Self::Cluster(access, scope) => (access, scope),
+        };
+        let source = kubernetes::watch(access.clone(), scope, contacts, reports.clone(), change);
+        tokio::spawn(source);
+        let clients: Clients = Arc::new(move || access.client());
+        let replica = Replica::from_environment();
+        Some(status::start(
+            &clients,
+            &args.status,
+            &replica,
+            reports.clone(),
+        ))
+    }
+
     /// What the conversation with a cluster is written down in, and shown by the metrics.
     fn contacts(&self, metrics: &Metrics) -> Option<Contacts> {
         matches!(self, Self::Cluster(..)).then(|| {
@@ -176,6 +201,8 @@ struct Life {
     reports: watch::Receiver<Arc<Report>>,
     metrics: Arc<Metrics>,
     admin: SocketAddr,
+    /// What this replica writes into a cluster when it leads.
+    writers: Option<Writers>,
 }
 
 impl Life {
@@ -187,9 +214,18 @@ impl Life {
         };
         tracing::info!(signal = first.name(), "draining");
         self.readiness.hold(DRAINING);
+        // At once: while this replica drains another one leads.
+        let farewell = self
+            .writers
+            .take()
+            .map(|writers| tokio::spawn(writers.stop()));
         let code = tokio::select! {
             outcome = self.gateway.drain(args.drain_delay, args.drain_timeout) => {
                 tracing::info!(?outcome, "drained");
+                if let Some(farewell) = farewell {
+                    // Bounded by itself.
+                    farewell.await.ok();
+                }
                 ExitCode::SUCCESS
             }
             second = signals.next() => {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::values::{duration, listen_address, namespaced_name};
-use super::{Base, ClassRules, Defaults, HostOwnership, SETTINGS};
+use super::{Base, ClassRules, Defaults, HostOwnership, SETTINGS, StatusArgs};
 
 /// Ingress controller and HTTP gateway in one binary.
 #[derive(Debug, Parser)]
@@ -101,6 +101,13 @@ pub struct RunArgs {
         reason = "a doc comment here would become the help of the flag group"
     )]
     pub selection: SelectionArgs,
+
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "a doc comment here would become the help of the flag group"
+    )]
+    pub status: StatusArgs,
 
     /// Worker threads; the default is one for each core.
     #[arg(long, value_name = "N", value_parser = workers)]
