@@ -174,7 +174,7 @@ impl Feed {
         let source = kubernetes::watch(access.clone(), scope, contacts, reports.clone(), change);
         tokio::spawn(source);
         let clients: Clients = Arc::new(move || access.client());
-        let replica = Replica::from_environment();
+        let replica = Replica::new(&args.status);
         Some(status::start(
             &clients,
             &args.status,

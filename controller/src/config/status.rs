@@ -1,6 +1,5 @@
 //! Flags about what is written back into a cluster: who writes, and which addresses.
 
-use std::env;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -24,10 +23,14 @@ pub struct StatusArgs {
     #[arg(long, value_name = "NAME", default_value = "gatehouse-leader")]
     pub election_id: String,
 
-    /// Namespace of that Lease. The default is the namespace of the pod, else that of the
-    /// kubeconfig.
-    #[arg(long, value_name = "NAMESPACE")]
-    pub election_namespace: Option<String>,
+    /// Name of the pod that this replica runs in; the manifest of the pod sets the variable.
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub pod_name: Option<String>,
+
+    /// Namespace of that pod, and of the Lease. The default is that of the service account, or of
+    /// the kubeconfig.
+    #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE")]
+    pub pod_namespace: Option<String>,
 
     /// Write the addresses of the gateway into the status of its Ingresses. Turn it off while
     /// another controller serves the same Ingresses.
@@ -60,36 +63,25 @@ pub struct Replica {
     pub identity: Arc<str>,
     /// Namespace and name of its pod, when it runs in one that was told.
     pub pod: Option<ObjectName>,
-    /// `POD_NAMESPACE`, when it is set.
+    /// Namespace of its pod, when that was told.
     pub namespace: Option<Arc<str>>,
 }
 
 impl Replica {
-    /// From `POD_NAME` and `POD_NAMESPACE`, which the manifest of the pod sets.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is where configuration is read"
-    )]
-    pub fn from_environment() -> Self {
-        let read = |name: &str| {
-            let value = env::var(name).ok();
-            value.filter(|value| !value.is_empty())
+    /// A replica of its own at every call.
+    pub fn new(args: &StatusArgs) -> Self {
+        let given = |text: &Option<String>| {
+            let text = text.as_deref().filter(|text| !text.is_empty());
+            text.map(Arc::<str>::from)
         };
-        Self::new(
-            read("POD_NAME").as_deref(),
-            read("POD_NAMESPACE").as_deref(),
-        )
-    }
-
-    fn new(name: Option<&str>, namespace: Option<&str>) -> Self {
+        let (name, namespace) = (given(&args.pod_name), given(&args.pod_namespace));
         // The keys of the standard library's tables come from the system's generator.
         let random = RandomState::new().hash_one(0);
+        let prefix = name.as_deref().unwrap_or("gatehouse");
         Self {
-            identity: format!("{}-{random:016x}", name.unwrap_or("gatehouse")).into(),
-            pod: namespace
-                .zip(name)
-                .map(|(namespace, name)| (namespace.into(), name.into())),
-            namespace: namespace.map(Into::into),
+            identity: format!("{prefix}-{random:016x}").into(),
+            pod: namespace.clone().zip(name),
+            namespace,
         }
     }
 }
@@ -151,10 +143,14 @@ mod tests {
 
     #[test]
     fn a_restart_of_the_same_pod_is_another_replica() {
-        let pod = || Replica::new(Some("gatehouse-0"), Some("ingress"));
+        let args = parse(&["--pod-name=gatehouse-0", "--pod-namespace=ingress"]).unwrap();
+        let pod = || Replica::new(&args);
         assert_ne!(pod().identity, pod().identity);
         assert!(pod().identity.starts_with("gatehouse-0-"));
         assert_eq!(pod().pod, Some(("ingress".into(), "gatehouse-0".into())));
-        assert_eq!(Replica::new(Some("gatehouse-0"), None).pod, None);
+        let nameless = parse(&["--pod-name=", "--pod-namespace=ingress"]).unwrap();
+        let nameless = Replica::new(&nameless);
+        assert_eq!(nameless.pod, None);
+        assert_eq!(nameless.namespace.as_deref(), Some("ingress"));
     }
 }

@@ -171,12 +171,8 @@ fn stand(clients: &Clients, args: &StatusArgs, replica: &Replica) -> (Leadership
     if !args.leader_election {
         return (Leadership::unquestioned(), None);
     }
-    let namespace = args
-        .election_namespace
-        .as_deref()
-        .map(Into::into)
-        .or_else(|| replica.namespace.clone())
-        .unwrap_or_else(|| clients().default_namespace().into());
+    let namespace = replica.namespace.clone();
+    let namespace = namespace.unwrap_or_else(|| clients().default_namespace().into());
     let candidate = Candidate {
         identity: Arc::clone(&replica.identity),
         namespace,
