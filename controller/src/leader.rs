@@ -10,6 +10,7 @@
 //!   process that was stopped for a minute does not act on what it believed before.
 //! - Traffic depends on no leader.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
@@ -41,6 +46,16 @@ pub struct Leadership {
     term: watch::Receiver<Option<Term>>,
 }
 
+impl Collector for Leadership {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let gauge = ConstGauge::new(i64::from(self.epoch().is_some()));
+        let name = "gatehouse_leader";
+        let help = "Whether this replica leads, so that it writes status and events";
+        let descriptor = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        gauge.encode(descriptor)
+    }
+}
+
 /// One time of leading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Term {
@@ -57,6 +72,19 @@ impl Leadership {
             until: None,
         }));
         Self { term }
+    }
+
+    /// One that ends when told, for the tests of those who obey it.
+    #[cfg(test)]
+    pub(crate) fn ending() -> (Self, impl FnOnce()) {
+        let (sender, term) = watch::channel(Some(Term {
+            epoch: 0,
+            until: None,
+        }));
+        let end = move || {
+            sender.send_replace(None);
+        };
+        (Self { term }, end)
     }
 
     /// The number of this term while this replica leads for certain. It grows with every change of

@@ -105,6 +105,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         });
         tokio::spawn(resolver::run(reports.clone(), change.clone()));
         let writers = feed.start(args, contacts, &reports, change);
+        if let Some(writers) = &writers {
+            metrics.register(Box::new(writers.leadership()));
+        }
         tokio::spawn(terminal::follow(reports.clone(), args.log_format));
         let life = Life {
             gateway,
@@ -174,7 +177,7 @@ impl Feed {
         let source = kubernetes::watch(access.clone(), scope, contacts, reports.clone(), change);
         tokio::spawn(source);
         let clients: Clients = Arc::new(move || access.client());
-        let replica = Replica::new(&args.status);
+        let replica = Replica::new(&args.status, args.selection.watch_namespace.is_empty());
         Some(status::start(
             &clients,
             &args.status,

@@ -47,7 +47,7 @@ pub struct StatusArgs {
 
     /// Address of the gateway, an IP address or a host name; may be repeated or a list with
     /// commas. It wins over --publish-service. With neither, the addresses are those of the nodes
-    /// that the gateway runs on.
+    /// that the gateway runs on, unless --watch-namespace limits what it may see.
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',', value_parser = address)]
     pub publish_status_address: Vec<Address>,
 
@@ -65,11 +65,14 @@ pub struct Replica {
     pub pod: Option<ObjectName>,
     /// Namespace of its pod, when that was told.
     pub namespace: Option<Arc<str>>,
+    /// Nodes belong to no namespace: a replica with rights in some namespaces only does not ask
+    /// for them.
+    pub sees_nodes: bool,
 }
 
 impl Replica {
     /// A replica of its own at every call.
-    pub fn new(args: &StatusArgs) -> Self {
+    pub fn new(args: &StatusArgs, sees_nodes: bool) -> Self {
         let given = |text: &Option<String>| {
             let text = text.as_deref().filter(|text| !text.is_empty());
             text.map(Arc::<str>::from)
@@ -82,6 +85,7 @@ impl Replica {
             identity: format!("{prefix}-{random:016x}").into(),
             pod: namespace.clone().zip(name),
             namespace,
+            sees_nodes,
         }
     }
 }
@@ -144,12 +148,12 @@ mod tests {
     #[test]
     fn a_restart_of_the_same_pod_is_another_replica() {
         let args = parse(&["--pod-name=gatehouse-0", "--pod-namespace=ingress"]).unwrap();
-        let pod = || Replica::new(&args);
+        let pod = || Replica::new(&args, true);
         assert_ne!(pod().identity, pod().identity);
         assert!(pod().identity.starts_with("gatehouse-0-"));
         assert_eq!(pod().pod, Some(("ingress".into(), "gatehouse-0".into())));
         let nameless = parse(&["--pod-name=", "--pod-namespace=ingress"]).unwrap();
-        let nameless = Replica::new(&nameless);
+        let nameless = Replica::new(&nameless, true);
         assert_eq!(nameless.pod, None);
         assert_eq!(nameless.namespace.as_deref(), Some("ingress"));
     }

@@ -54,7 +54,8 @@ pub fn start(
     if args.update_status && origin == Origin::Nowhere {
         tracing::warn!(
             "the addresses of the gateway are not known, so no Ingress gets a status: name them with \
-             --publish-service or --publish-status-address, or set POD_NAME and POD_NAMESPACE"
+             --publish-service or --publish-status-address (those of the nodes are taken with \
+             POD_NAME and POD_NAMESPACE, and without --watch-namespace)"
         );
     }
     let (sender, addresses) = watch::channel(None);
@@ -192,11 +193,11 @@ fn origin(args: &StatusArgs, replica: &Replica) -> Origin {
         return Origin::Service(service.clone());
     }
     match &replica.pod {
-        Some(pod) => Origin::Nodes {
+        Some(pod) if replica.sees_nodes => Origin::Nodes {
             pod: pod.clone(),
             internal: args.report_node_internal_ip_address,
         },
-        None => Origin::Nowhere,
+        _ => Origin::Nowhere,
     }
 }
 

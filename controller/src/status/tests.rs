@@ -1,13 +1,15 @@
 //! What the tests of the duties share, and the loop around them.
 
-use http::{Request, Response};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use http::{Request, Response, StatusCode};
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::Client;
 use kube::client::Body;
 
 use super::*;
 use crate::diagnostics::Diagnostic;
-use crate::source::ObjectKey;
+use crate::source::{Kind, ObjectKey};
 
 /// Clients of a server that is never asked.
 pub(super) fn offline() -> Clients {
@@ -30,4 +32,139 @@ pub(super) fn scene<const N: usize>(
         diagnostics: diagnostics.into(),
         ..Report::default()
     }
+}
+
+/// An API server that counts what is written, takes its time and can be told to refuse.
+#[derive(Default)]
+struct Counting {
+    written: AtomicUsize,
+    refused: AtomicUsize,
+    under_way: AtomicUsize,
+    most: AtomicUsize,
+    refuses: AtomicBool,
+}
+
+impl Counting {
+    fn clients(self: &Arc<Self>) -> Clients {
+        let server = Arc::clone(self);
+        let service = tower::service_fn(move |_: Request<Body>| {
+            let server = Arc::clone(&server);
+            async move {
+                let now = server.under_way.fetch_add(1, Ordering::Relaxed) + 1;
+                server.most.fetch_max(now, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                server.under_way.fetch_sub(1, Ordering::Relaxed);
+                let (counter, status) = if server.refuses.load(Ordering::Relaxed) {
+                    (&server.refused, StatusCode::SERVICE_UNAVAILABLE)
+                } else {
+                    (&server.written, StatusCode::OK)
+                };
+                counter.fetch_add(1, Ordering::Relaxed);
+                let body = Body::from(br#"{"metadata": {}}"#.to_vec());
+                let response = Response::builder().status(status).body(body).unwrap();
+                Ok::<_, kube::Error>(response)
+            }
+        });
+        let client = Client::new(service, "default");
+        Arc::new(move || client.clone())
+    }
+
+    fn written(&self) -> usize {
+        self.written.load(Ordering::Relaxed)
+    }
+}
+
+fn many(count: usize) -> Arc<Report> {
+    let owned = (0..count).map(|number| {
+        let key = ObjectKey {
+            kind: Kind::Ingress,
+            namespace: "shop".into(),
+            name: number.to_string().into(),
+        };
+        (key, Arc::new(Ingress::default()))
+    });
+    Arc::new(Report {
+        generation: 1,
+        owned: Arc::new(owned.collect()),
+        ..Report::default()
+    })
+}
+
+fn told() -> Addresses {
+    Address::parse("203.0.113.7").map(|address| [address].into())
+}
+
+/// A desk whose addresses are known; the senders keep it going.
+fn desk(
+    report: Arc<Report>,
+    leadership: Leadership,
+) -> (Desk, watch::Sender<Arc<Report>>, watch::Sender<Addresses>) {
+    let (reports, addresses) = (watch::channel(report), watch::channel(told()));
+    let desk = Desk {
+        what: "the status",
+        reports: reports.1,
+        addresses: addresses.1,
+        leadership,
+        pace: Pace::new(STATUS_INTERVAL, STATUS_BURST),
+    };
+    (desk, reports.0, addresses.0)
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_are_written_once_each_a_few_at_a_time() {
+    let server = Arc::<Counting>::default();
+    let clients = server.clients();
+    let (desk, reports, _addresses) = desk(many(10_000), Leadership::unquestioned());
+    tokio::spawn(desk.serve(move || Balancer::new(Arc::clone(&clients))));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(
+        (20..=60).contains(&server.written()),
+        "{}",
+        server.written()
+    );
+    // Endpoints change fifty times a second meanwhile: nothing of it is about status.
+    for generation in 2..20_000 {
+        reports.send_modify(|report| Arc::make_mut(report).generation = generation);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(server.written(), 10_000);
+    assert_eq!(server.most.load(Ordering::Relaxed), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_refuses_is_asked_ever_less_and_everything_is_written_in_the_end() {
+    let server = Arc::<Counting>::default();
+    server.refuses.store(true, Ordering::Relaxed);
+    let clients = server.clients();
+    let (desk, _reports, _addresses) = desk(many(10), Leadership::unquestioned());
+    tokio::spawn(desk.serve(move || Balancer::new(Arc::clone(&clients))));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let refused = server.refused.load(Ordering::Relaxed);
+    assert!(
+        (10 * 10..=10 * 17).contains(&refused),
+        "{refused} in ten minutes"
+    );
+    server.refuses.store(false, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(server.written(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_after_the_end_of_leading() {
+    let server = Arc::<Counting>::default();
+    let clients = server.clients();
+    let (leadership, end) = Leadership::ending();
+    let (desk, _reports, _addresses) = desk(many(1_000), leadership);
+    tokio::spawn(desk.serve(move || Balancer::new(Arc::clone(&clients))));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    end();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let written = server.written();
+    assert!((100..1_000).contains(&written), "{written}");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(
+        server.written(),
+        written,
+        "what was under way is cut off, too"
+    );
 }

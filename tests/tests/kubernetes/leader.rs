@@ -1,10 +1,11 @@
 //! Several replicas at once: one of them leads.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gatehouse_tests::gateway::Gateway;
 use gatehouse_tests::kubernetes::{Audited, Space, cluster};
 use gatehouse_tests::{manifests, wait};
+use tokio::time::Instant;
 
 /// A replica that writes an address of its own, so that it shows who has written.
 fn replica(space: &Space<'_>, number: usize, extra: &[&str]) -> Gateway {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gatehouse_tests::gateway::Gateway;
 use gatehouse_tests::kubernetes::{ApiServer, Space, cluster};
-use gatehouse_tests::{manifests, wait};
+use gatehouse_tests::{manifests, raw, wait};
 use serde_json::{Value, json};
 
 /// The entries in the status of an Ingress.
@@ -201,24 +201,41 @@ fn status_can_be_left_alone() {
 
 #[test]
 fn an_etcd_that_is_away_delays_the_status_and_nothing_else() {
+    const COUNT: usize = 300;
     cluster::alone(|| {
-        let mut server = ApiServer::start();
+        let server = ApiServer::start();
         let space = Space::new(&server, "away");
         let _backend = space.backend("app");
-        space.apply(&ingress("a"));
-        let gateway = gateway(&space, &["--publish-status-address=203.0.113.7"]);
-        wait_entries(&space, "a", &json!([{"ip": "203.0.113.7"}]));
-        space.apply(&ingress("b"));
-        gateway.wait_status("b.test", "/", 200);
+        let all: String = (0..COUNT)
+            .map(|number| ingress(&format!("i{number}")))
+            .collect();
+        space.apply(&all);
+        let mut gateway = gateway(&space, &["--publish-status-address=203.0.113.7"]);
+        let written = || {
+            let log = server.audit();
+            let good = log.iter().filter(|line| {
+                line.resource == "ingresses/status" && line.verb == "patch" && line.status == 200
+            });
+            good.count()
+        };
+        wait::until("the first is written", || (written() > 0).then_some(()));
         server.pause_etcd();
-        assert!(wait::holds(Duration::from_secs(12), || {
-            gatehouse_tests::raw::get(gateway.http, "b.test", "/")
-                .is_ok_and(|answer| answer.status == 200)
+        gateway.process.line("cannot be written now");
+        assert!(written() < COUNT, "nothing was left to write");
+        assert!(wait::holds(Duration::from_secs(2), || {
+            raw::get(gateway.http, "i7.test", "/").is_ok_and(|answer| answer.status == 200)
         }));
         server.resume_etcd();
-        let space = Space::new(&server, "away");
-        space.apply(&ingress("c"));
-        wait_entries(&space, "c", &json!([{"ip": "203.0.113.7"}]));
-        server.kill();
+        let limit = Duration::from_secs(90);
+        let all = wait::within(limit, || {
+            let list = space.kubectl().get("away", "ingress");
+            let items = list["items"].as_array()?;
+            let done = items.iter().all(|item| {
+                item["status"]["loadBalancer"]["ingress"] == json!([{"ip": "203.0.113.7"}])
+            });
+            done.then_some(items.len())
+        });
+        assert_eq!(all, Some(COUNT));
+        assert_eq!(gateway.process.ended(), None);
     });
 }
