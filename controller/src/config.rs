@@ -5,6 +5,7 @@
 
 mod configmap;
 pub mod flags;
+pub mod generate;
 mod settings;
 mod status;
 mod values;

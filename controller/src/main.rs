@@ -4,8 +4,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use gatehouse::config::flags::{Cli, Command, EchoArgs, GenerateCommand};
+use gatehouse::config::flags::{Cli, Command, EchoArgs};
+use gatehouse::config::generate::GenerateCommand;
 use gatehouse::echo::{self, EchoOptions};
+use gatehouse::rbac;
 use gatehouse::reference;
 use gatehouse::run::{self, Failure};
 use gatehouse::simulate::commands;
@@ -20,8 +22,9 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => commands::check(&args, &mut std::io::stdout().lock()),
         Command::Explain(args) => commands::explain(&args, &mut std::io::stdout().lock()),
-        Command::Echo(args) => echo_until_stopped(args),
         Command::Generate(GenerateCommand::Docs(args)) => reference::write(&args),
+        Command::Generate(GenerateCommand::Rbac(args)) => Ok(print(&rbac::manifests(&args))),
+        Command::Echo(args) => echo_until_stopped(args),
         Command::Version => Ok(version()),
     };
     result.unwrap_or_else(|failure| {
@@ -39,6 +42,13 @@ fn echo_until_stopped(args: EchoArgs) -> Result<ExitCode, Failure> {
     echo::until_stopped(options)
         .map(|()| ExitCode::SUCCESS)
         .map_err(|error| Failure::System(format!("{error} (--listen)")))
+}
+
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 fn version() -> ExitCode {

@@ -11,12 +11,12 @@ use gatehouse_gateway::metrics::{Labelled, Plain};
 
 use crate::annotations::{ANNOTATIONS, Effect, Name, Off, PREFIXES};
 use crate::config::SETTINGS;
-use crate::config::flags::GenerateDocsArgs;
+use crate::config::generate::DocsArgs;
 use crate::diagnostics::Code;
 use crate::run::Failure;
 
 /// Writes every page into the directory, which is made when it is missing.
-pub fn write(args: &GenerateDocsArgs) -> Result<ExitCode, Failure> {
+pub fn write(args: &DocsArgs) -> Result<ExitCode, Failure> {
     let failure = |what: &std::path::Path, error: std::io::Error| {
         Failure::System(format!(
             "`{}` cannot be written: {error}; name another directory (--out)",

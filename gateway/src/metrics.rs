@@ -53,6 +53,7 @@ table! {
     Counter upstream_retries = "gatehouse_upstream_retries", "Requests sent again after a failure that made it safe";
     Counter upstream_reused = "gatehouse_upstream_reused", "Requests sent on a pooled connection";
     Gauge generation = "gatehouse_generation", "Generation of the published snapshot";
+    Gauge digest = "gatehouse_digest", "Low 48 bits of the digest of what is served; replicas with equal values serve the same";
     Gauge hosts = "gatehouse_hosts", "Hosts in the published snapshot";
     Gauge clusters = "gatehouse_clusters", "Clusters that routes may forward to";
     Counter publishes = "gatehouse_publishes", "Snapshots published";

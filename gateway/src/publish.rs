@@ -365,8 +365,13 @@ impl Publisher {
         plain.hosts.set(gauge(hosts));
         let generation = i64::try_from(*self.generation.borrow()).unwrap_or(i64::MAX);
         plain.generation.set(generation);
+        let digest = i64::try_from(self.digest.0 & EXACT).unwrap_or_default();
+        plain.digest.set(digest);
     }
 }
+
+/// What of a digest a metric can tell: scrapers keep values as floating point numbers.
+const EXACT: u64 = (1 << 48) - 1;
 
 impl Users {
     fn of(&self, key: &ClusterKey) -> impl Iterator<Item = HostKey> {

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use super::values::{duration, listen_address, namespaced_name};
+use super::generate::GenerateCommand;
+use super::values::{duration, label, listen_address, namespaced_name, selector};
 use super::{Base, ClassRules, Defaults, HostOwnership, SETTINGS, StatusArgs};
 
 /// Ingress controller and HTTP gateway in one binary.
@@ -47,27 +48,12 @@ pub enum Command {
     Version,
 }
 
-/// What `generate` makes.
-#[derive(Debug, Subcommand)]
-pub enum GenerateCommand {
-    /// The reference pages: settings, annotations, metrics and diagnostics.
-    Docs(GenerateDocsArgs),
-}
-
-/// Flags of `generate docs`.
-#[derive(Debug, Args)]
-pub struct GenerateDocsArgs {
-    /// Directory to write the pages to; those that are there are replaced.
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-}
-
 /// Flags of `run`.
 #[derive(Debug, Args)]
 #[command(after_long_help = settings_help(), args_override_self = true)]
 pub struct RunArgs {
     /// Directory with manifests (*.yaml, *.yml, *.json, read recursively); changes are followed.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "watch_ingress_selector"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "context", "watch_ingress_selector"])]
     pub dir: Option<PathBuf>,
 
     /// File that says how to reach the cluster, as kubectl reads it.
@@ -164,7 +150,7 @@ pub struct SelectionArgs {
     /// Namespace to read; may be repeated. The default is all. In a cluster, no right beyond these
     /// namespaces is used then: IngressClasses, which belong to none, are not read, and
     /// spec.ingressClassName is compared with --ingress-class.
-    #[arg(long, value_name = "NAMESPACE")]
+    #[arg(long, value_name = "NAMESPACE", value_parser = label)]
     pub watch_namespace: Vec<String>,
 
     /// Service that answers hosts and paths that nothing else serves.
@@ -337,15 +323,7 @@ impl SelectionArgs {
     }
 }
 
-fn selector(text: &str) -> Result<String, String> {
-    let known = |c: char| c.is_ascii_alphanumeric() || "-_./=!,() ".contains(c);
-    if text.trim().is_empty() || !text.chars().all(known) {
-        return Err("write it as kubectl takes it, for example `team=shop,tier!=test`".into());
-    }
-    Ok(text.trim().to_owned())
-}
-
-fn object_name(text: &str) -> Result<ObjectName, String> {
+pub(super) fn object_name(text: &str) -> Result<ObjectName, String> {
     namespaced_name(text)
 }
 
@@ -425,7 +403,7 @@ mod tests {
             ),
             (
                 &["--context", "blue"],
-                ["--context", "--kubeconfig", "required"],
+                ["--context", "--dir", "cannot be used with"],
             ),
             (&["--access-log", "xml"], ["--access-log", "'xml'", "nginx"]),
         ];

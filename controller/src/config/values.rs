@@ -125,6 +125,25 @@ pub(super) fn namespaced_name(text: &str) -> Result<(Arc<str>, Arc<str>), String
     }
 }
 
+/// A DNS label, as names of namespaces and most others are.
+pub(super) fn label(text: &str) -> Result<String, String> {
+    let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let ends = text.starts_with('-') || text.ends_with('-');
+    if text.is_empty() || text.len() > 63 || ends || !text.chars().all(known) {
+        return Err("use lower-case letters, digits and `-`, at most 63 of them".into());
+    }
+    Ok(text.to_owned())
+}
+
+/// A label selector; the server reads it in full.
+pub(super) fn selector(text: &str) -> Result<String, String> {
+    let known = |c: char| c.is_ascii_alphanumeric() || "-_./=!,() ".contains(c);
+    if text.trim().is_empty() || !text.chars().all(known) {
+        return Err("write it as kubectl takes it, for example `team=shop,tier!=test`".into());
+    }
+    Ok(text.trim().to_owned())
+}
+
 /// `HOST:PORT`, with an address or a name such as `localhost`; port 0 takes a free one.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     const REMEDY: &str =

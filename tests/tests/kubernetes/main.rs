@@ -4,6 +4,9 @@
 //! an `IngressClass` and a controller name of its own. Those that break the server have their own.
 
 mod events;
+mod faults;
+mod following;
 mod leader;
+mod rights;
 mod server;
 mod status;

@@ -1,0 +1,65 @@
+//! The command line of `generate`.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Subcommand};
+
+use super::flags::{ObjectName, object_name};
+use super::values::label;
+
+/// What `generate` makes.
+#[derive(Debug, Subcommand)]
+pub enum GenerateCommand {
+    /// The reference pages: settings, annotations, metrics and diagnostics.
+    Docs(DocsArgs),
+    /// The rights that `run` needs in a cluster, with the account that has them.
+    ///
+    /// Give it the flags that `run` is started with: what is not used is not asked for. Apply it
+    /// with `gatehouse generate rbac | kubectl apply -f -`.
+    Rbac(RbacArgs),
+}
+
+/// Flags of `generate docs`.
+#[derive(Debug, Args)]
+pub struct DocsArgs {
+    /// Directory to write the pages to; those that are there are replaced.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// Flags of `generate rbac`.
+#[derive(Debug, Args)]
+pub struct RbacArgs {
+    /// Namespace that Gatehouse itself lives in.
+    #[arg(long, value_name = "NAMESPACE", default_value = "gatehouse", value_parser = label)]
+    pub namespace: String,
+
+    /// Account that it runs under.
+    #[arg(long, value_name = "NAME", default_value = "gatehouse", value_parser = label)]
+    pub service_account: String,
+
+    /// Namespace to read, as for `run`; may be repeated. Then there are Roles only, and no right
+    /// beyond these namespaces.
+    #[arg(long, value_name = "NAMESPACE", value_parser = label)]
+    pub watch_namespace: Vec<String>,
+
+    /// Secret with the certificate for hosts that have none, as for `run`.
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_name)]
+    pub default_ssl_certificate: Option<ObjectName>,
+
+    /// ConfigMap with settings, as for `run`.
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_name)]
+    pub configmap: Option<ObjectName>,
+
+    /// Whether the status of Ingresses is written.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = ArgAction::Set)]
+    pub update_status: bool,
+
+    /// Service whose addresses are written into the status.
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_name)]
+    pub publish_service: Option<ObjectName>,
+
+    /// Addresses of nodes are written into the status.
+    #[arg(long)]
+    pub node_addresses: bool,
+}

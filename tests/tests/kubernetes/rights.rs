@@ -1,0 +1,162 @@
+//! The rights that `gatehouse generate rbac` prints are enough, and none beyond them is used: the
+//! audit log of the API server tells.
+
+use std::collections::BTreeSet;
+
+use gatehouse_tests::gateway::{self, Gateway};
+use gatehouse_tests::kubernetes::{ApiServer, Space, cluster};
+use gatehouse_tests::manifests;
+use gatehouse_tests::tls::{Handshake, Pair};
+
+/// Applies what is printed with these flags; the kubeconfig of the account.
+fn account(server: &ApiServer, name: &str, flags: &[&str]) -> std::path::PathBuf {
+    let namespace = format!("--namespace={name}");
+    let arguments = [&["generate", "rbac", &namespace], flags].concat();
+    let printed = gateway::run(arguments);
+    assert!(printed.status.success());
+    let printed = String::from_utf8(printed.stdout).expect("text");
+    server.kubectl().apply(&printed);
+    server.service_account(name, "gatehouse")
+}
+
+/// What the account asked for: verb, resource, where; each once. Nothing may have been refused.
+fn asked(server: &ApiServer, name: &str) -> BTreeSet<String> {
+    let user = format!("system:serviceaccount:{name}:gatehouse");
+    server
+        .audit()
+        .into_iter()
+        .filter(|line| line.user == user)
+        .map(|line| {
+            assert!(line.status < 400, "{line:?}");
+            let place = match line.namespace.as_str() {
+                "" => "the cluster",
+                namespace => namespace,
+            };
+            format!("{} {} in {place} {}", line.verb, line.resource, line.name)
+        })
+        .collect()
+}
+
+fn start(kubeconfig: &std::path::Path, space: &Space<'_>, flags: &[&str]) -> Gateway {
+    let any = "127.0.0.1:0";
+    let controller = format!("--controller-class={}", space.controller);
+    let class = format!("--ingress-class={}", space.name);
+    let flags = [&[controller.as_str(), class.as_str()], flags].concat();
+    Gateway::start_in_cluster(kubeconfig, [any, any, any], &flags)
+}
+
+fn deploy(space: &Space<'_>, host: &str) -> gatehouse_tests::backend::Backend {
+    let pair = Pair::new(&[host]);
+    let backend = space.backend("app");
+    let tls = manifests::tls(host, "pair");
+    space.apply(&manifests::secret("pair", &pair.certificate, &pair.key));
+    space.apply(&manifests::ingress_with(
+        "x",
+        host,
+        &tls,
+        &[("/", "Prefix", "app")],
+    ));
+    backend
+}
+
+#[test]
+fn the_cluster_is_read_with_the_printed_rights_and_no_others() {
+    cluster::alone(|| {
+        let server = ApiServer::start();
+        let space = Space::new(&server, "shop");
+        let _backend = deploy(&space, "shop.test");
+        // A Secret that nobody refers to, in a namespace without any Ingress.
+        server
+            .kubectl()
+            .apply("{apiVersion: v1, kind: Namespace, metadata: {name: vault}}");
+        let kubeconfig = account(&server, "own", &["--configmap=own/settings"]);
+        let gateway = start(&kubeconfig, &space, &["--configmap=own/settings"]);
+        let secured = Handshake::new("shop.test")
+            .connect(gateway.https)
+            .expect("a handshake");
+        assert_eq!(secured.common_name(), "shop.test");
+        gateway.wait_diagnostic(&["ConfigMap/own/settings"]);
+        assert!(!gateway.diagnostics().contains("Forbidden"));
+
+        let mut expected: BTreeSet<String> =
+            ["ingresses", "ingressclasses", "services", "endpointslices"]
+                .iter()
+                .flat_map(|resource| {
+                    ["list", "watch"].map(|verb| format!("{verb} {resource} in the cluster "))
+                })
+                .collect();
+        for verb in ["list", "watch"] {
+            expected.insert(format!("{verb} secrets in shop "));
+            expected.insert(format!("{verb} configmaps in own settings"));
+        }
+        let asked = asked(&server, "own");
+        let reads = asked
+            .iter()
+            .filter(|line| line.starts_with("list") || line.starts_with("watch"));
+        let reads: BTreeSet<String> = reads.cloned().collect();
+        assert_eq!(reads, expected);
+        let types = server.audit();
+        let secrets = types
+            .iter()
+            .filter(|line| line.resource == "secrets" && line.user.contains("own:gatehouse"));
+        for line in secrets {
+            assert!(
+                line.uri.contains("type%3Dkubernetes.io%2Ftls"),
+                "{}",
+                line.uri
+            );
+        }
+    });
+}
+
+#[test]
+fn with_namespaces_roles_are_enough() {
+    cluster::shared(|server| {
+        let space = Space::new(server, "roles");
+        let _backend = deploy(&space, "roles.test");
+        let pair = Pair::new(&["default.test"]);
+        let certificate = manifests::secret("default", &pair.certificate, &pair.key);
+        let flags = [
+            "--watch-namespace=roles",
+            "--default-ssl-certificate=roles-own/default",
+        ];
+        let kubeconfig = account(server, "roles-own", &flags);
+        server
+            .kubectl()
+            .apply_in("roles-own", &certificate.replace(", namespace: demo", ""));
+        let gateway = start(&kubeconfig, &space, &flags);
+        gateway.wait_status("roles.test", "/", 308);
+        for (host, name) in [
+            ("roles.test", "roles.test"),
+            ("unknown.test", "default.test"),
+        ] {
+            let secured = Handshake::new(host)
+                .connect(gateway.https)
+                .expect("a handshake");
+            assert_eq!(secured.common_name(), name);
+        }
+        assert!(!gateway.diagnostics().contains("Forbidden"));
+        for line in asked(server, "roles-own") {
+            assert!(!line.contains("the cluster"), "{line}");
+        }
+
+        // What the account may not do.
+        let account = server.kubectl().with(kubeconfig);
+        for (verb, resource) in [
+            ("get", "secrets"),
+            ("list", "pods"),
+            ("delete", "ingresses"),
+            ("update", "services"),
+            ("list", "ingressclasses"),
+        ] {
+            let flags = ["auth", "can-i", verb, resource, "-n", "roles"];
+            assert_eq!(
+                account.run(&flags).stdout().trim(),
+                "no",
+                "{verb} {resource}"
+            );
+        }
+        let may = ["auth", "can-i", "watch", "secrets", "-n", "roles"];
+        assert_eq!(account.run(&may).stdout().trim(), "yes");
+    });
+}
