@@ -71,6 +71,7 @@ pub async fn watch(
         holdings: Holdings::default(),
         running: BTreeMap::new(),
         stage: Stage::Listing,
+        asked: Arc::default(),
         left_out: 0,
         complaints: Vec::new(),
     };
@@ -81,18 +82,20 @@ pub async fn watch(
     let mut rounds = interval(ROUND);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let complain = tokio::select! {
-            _ = rounds.tick() => true,
-            () = contacts.changed() => false,
+        let (looked, complain) = tokio::select! {
+            _ = rounds.tick() => (true, true),
+            () = contacts.changed() => (true, false),
             news = reports.changed() => {
                 if news.is_err() {
                     return;
                 }
-                false
+                (source.stage != Stage::Synced, false)
             }
         };
         let report = Arc::clone(&reports.borrow_and_update());
-        if source.advance(&report).await.is_err() {
+        // Most reports are about endpoints and concern nobody here.
+        let news = looked || !Arc::ptr_eq(&report.wanted, &source.asked);
+        if news && source.advance(&report).await.is_err() {
             return;
         }
         if complain && source.complain().await.is_err() {
@@ -121,6 +124,8 @@ struct Source {
     holdings: Holdings,
     running: BTreeMap<Target, Running>,
     stage: Stage,
+    /// What the engine has asked for.
+    asked: Arc<[ObjectKey]>,
     left_out: usize,
     complaints: Vec<Diagnostic>,
 }
@@ -157,6 +162,7 @@ impl Source {
         }
         let Wanted { targets, left_out } = wanted(&report.wanted, &self.scope.namespaces, self);
         self.left_out = left_out;
+        self.asked = Arc::clone(&report.wanted);
         for target in &targets {
             match self.running.get_mut(target) {
                 Some(running) => running.idle = None,
@@ -209,9 +215,13 @@ impl Source {
 
     /// Stops watches that nobody has wanted for a while, and takes back what only they have sent.
     async fn retire(&mut self, wanted: impl Fn(&Target) -> bool) -> Result<(), Over> {
+        // Secrets stay until the watch that takes the place of theirs has them, too.
+        let cluster = Target::all(Kind::Secret);
+        let replacing = wanted(&cluster) && !self.contacts.settled(&cluster, true);
         let mut over = Vec::new();
         for (target, running) in &mut self.running {
-            if wanted(target) || self.base.contains(target) {
+            let replaced = replacing && target.kind == Kind::Secret;
+            if wanted(target) || replaced || self.base.contains(target) {
                 continue;
             }
             let idle = *running.idle.get_or_insert_with(Instant::now);
@@ -276,6 +286,10 @@ impl Pairs for Source {
                     .unwrap_or_else(PoisonError::into_inner)
                     .contains(secret)
             })
+    }
+
+    fn refused(&self, watch: &Target) -> bool {
+        self.contacts.settled(watch, false) && !self.contacts.settled(watch, true)
     }
 }
 

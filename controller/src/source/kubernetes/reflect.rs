@@ -65,6 +65,7 @@ impl Reflector {
     /// Runs until the engine is gone.
     pub(super) async fn run<K: Pruned>(self) {
         let mut backoff = Backoff::new();
+        let begun = Instant::now();
         let mut refusals = 0;
         loop {
             let failure = match self.relist::<K>().await {
@@ -78,7 +79,7 @@ impl Reflector {
                 return;
             }
             refusals += u32::from(failure.is_refusal());
-            if refusals >= ENOUGH {
+            if refusals >= ENOUGH && begun.elapsed() >= GRACE {
                 self.contact.give_up();
             }
             self.recover(&failure, &mut backoff).await;
@@ -301,8 +302,12 @@ const CONFIRM: Duration = Duration::from_secs(10);
 /// Longest pause after an answer that is no good.
 const LONG_PAUSE: Duration = Duration::from_secs(30);
 
-/// Refusals in a row after which nobody waits any longer.
+/// Refusals in a row that mean it.
 const ENOUGH: u32 = 3;
+
+/// How long a refusal may be a matter of time: a server that has just started refuses everybody
+/// until it has read the roles, and roles may be applied after the gateway.
+const GRACE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 //! refers to one; what is no key pair, or lies where no namespace is watched, by its name.
 //! ConfigMaps and the Endpoints of services without a slice are watched by name. Both numbers are
 //! bounded: above [`NAMESPACES`] one watch over all key pairs of the cluster takes the place of
-//! many, and names above [`NAMES`] are left out and said to be.
+//! many, if the rights allow it, and names above [`NAMES`] are left out and said to be.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,6 +23,8 @@ pub(super) struct Wanted {
 pub(super) trait Pairs {
     /// Whether the watch has listed everything and this Secret was not among it.
     fn lacks(&self, watch: &Target, secret: &ObjectKey) -> bool;
+    /// Whether the server refuses this watch.
+    fn refused(&self, watch: &Target) -> bool;
 }
 
 /// The watches for these objects. `namespaces` are those that are watched; empty means all.
@@ -34,10 +36,11 @@ pub(super) fn wanted(keys: &[ObjectKey], namespaces: &[Arc<str>], pairs: &impl P
         .filter(is_watched)
         .map(|key| &key.namespace)
         .collect();
-    let everywhere = namespaces.is_empty() && within.len() > NAMESPACES;
+    let cluster = Target::all(Kind::Secret);
+    let everywhere = namespaces.is_empty() && within.len() > NAMESPACES && !pairs.refused(&cluster);
     let by_type = |namespace: &Arc<str>| {
         if everywhere {
-            Target::all(Kind::Secret)
+            cluster.clone()
         } else {
             Target::within(Kind::Secret, namespace)
         }
@@ -73,6 +76,10 @@ mod tests {
     impl Pairs for Found {
         fn lacks(&self, _: &Target, secret: &ObjectKey) -> bool {
             self.1 && !self.0.contains(secret)
+        }
+
+        fn refused(&self, _: &Target) -> bool {
+            false
         }
     }
 
