@@ -1,14 +1,14 @@
 //! `gatehouse generate rbac`: the rights that the program needs, as manifests.
 //!
 //! Pure. The rows come from the table that requests are built from
-//! ([`GRANTS`](crate::source::kubernetes::resource::GRANTS)), so what is printed is what is used.
+//! ([`GRANTS`]), so what is printed is what is used.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::config::flags::ObjectName;
 use crate::config::generate::RbacArgs;
-use crate::source::kubernetes::resource::{GRANTS, Grant, LEASE, Purpose, Reach};
+use crate::source::kubernetes::resource::{GRANTS, Grant, Purpose, Reach};
 
 /// A rule of a role: a row, and the objects that it is bound to.
 struct Rule {
@@ -27,8 +27,9 @@ pub fn manifests(args: &RbacArgs) -> String {
     );
     if !args.watch_namespace.is_empty() {
         text.push_str(
-            "# IngressClasses belong to no namespace, so they are not read: spec.ingressClassName is \
-             compared\n# with --ingress-class.\n",
+            "# IngressClasses and nodes belong to no namespace, so they are not read: \
+             spec.ingressClassName is compared\n# with --ingress-class, and the status of Ingresses \
+             needs --publish-service or --publish-status-address.\n",
         );
     }
     object(&mut text, "v1", "Namespace", &args.namespace, "");
@@ -75,7 +76,8 @@ fn rules(args: &RbacArgs) -> Rules {
 
 fn is_needed(grant: &Grant, args: &RbacArgs) -> bool {
     match grant.purpose {
-        Purpose::Serve | Purpose::Events | Purpose::Election => true,
+        Purpose::Serve | Purpose::Events => true,
+        Purpose::Election => args.leader_election,
         Purpose::Classes => args.watch_namespace.is_empty(),
         // Where every key pair may be read, this one may, too.
         Purpose::DefaultCertificate => {
@@ -88,8 +90,12 @@ fn is_needed(grant: &Grant, args: &RbacArgs) -> bool {
         }
         Purpose::Settings => args.configmap.is_some(),
         Purpose::Status => args.update_status,
-        Purpose::PublishService => args.update_status && args.publish_service.is_some(),
-        Purpose::NodeAddresses => args.update_status && args.node_addresses,
+        // Addresses that are told win.
+        Purpose::PublishService => args.update_status && args.publish_status_address.is_empty(),
+        Purpose::NodeAddresses => args.asks_nodes(),
+        Purpose::OtherPods => {
+            args.asks_nodes() || (args.update_status && args.update_status_on_shutdown)
+        }
     }
 }
 
@@ -99,7 +105,10 @@ fn named(purpose: Purpose, args: &RbacArgs) -> Option<ObjectName> {
         Purpose::DefaultCertificate => args.default_ssl_certificate.clone(),
         Purpose::Settings => args.configmap.clone(),
         Purpose::PublishService => args.publish_service.clone(),
-        Purpose::Election => Some((args.namespace.as_str().into(), LEASE.into())),
+        Purpose::Election => Some((
+            args.namespace.as_str().into(),
+            args.election_id.as_str().into(),
+        )),
         _ => None,
     }
 }
@@ -176,15 +185,22 @@ mod tests {
 
     #[test]
     fn every_row_of_the_table_is_printed_when_everything_is_asked_for() {
-        let text = printed(&[
+        let common = [
             "--default-ssl-certificate=certs/default",
             "--configmap=own/settings",
-            "--publish-service=own/gatehouse",
-            "--node-addresses",
-        ]);
+        ];
+        let text = printed(&common);
+        let service = printed(&["--publish-service=own/gatehouse"]);
         for grant in GRANTS {
-            assert!(text.contains(&format!("resources: [{}]", grant.resource)));
+            let line = format!(
+                "resources: [{}]\n  verbs: [{}]",
+                grant.resource,
+                grant.verbs.join(", ")
+            );
+            let found = text.contains(&line) || service.contains(&line);
+            assert!(found, "{line} is missing in {text}");
         }
+        assert!(text.contains("[nodes]") && !service.contains("[nodes]"));
         assert!(text.contains("kind: ClusterRole\n"));
         assert!(text.contains("resourceNames: [\"gatehouse-leader\"]"));
         assert!(

@@ -16,7 +16,7 @@ pub enum GenerateCommand {
     ///
     /// Give it the flags that `run` is started with: what is not used is not asked for. Apply it
     /// with `gatehouse generate rbac | kubectl apply -f -`.
-    Rbac(RbacArgs),
+    Rbac(Box<RbacArgs>),
 }
 
 /// Flags of `generate docs`.
@@ -51,15 +51,35 @@ pub struct RbacArgs {
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_name)]
     pub configmap: Option<ObjectName>,
 
-    /// Whether the status of Ingresses is written.
+    /// Whether one of several replicas is elected, as for `run`.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = ArgAction::Set)]
+    pub leader_election: bool,
+
+    /// Name of the Lease that the replicas compete for, as for `run`.
+    #[arg(long, value_name = "NAME", default_value = "gatehouse-leader", value_parser = label)]
+    pub election_id: String,
+
+    /// Whether the status of Ingresses is written, as for `run`.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = ArgAction::Set)]
     pub update_status: bool,
 
-    /// Service whose addresses are written into the status.
+    /// Whether it is taken back in the end, as for `run`.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set)]
+    pub update_status_on_shutdown: bool,
+
+    /// Service whose addresses are written, as for `run`.
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_name)]
     pub publish_service: Option<ObjectName>,
 
-    /// Addresses of nodes are written into the status.
-    #[arg(long)]
-    pub node_addresses: bool,
+    /// Address that is written, as for `run`. With neither, nodes are asked for theirs.
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    pub publish_status_address: Vec<String>,
+}
+
+impl RbacArgs {
+    /// Whether the addresses in the status are those of nodes. They belong to no namespace.
+    pub fn asks_nodes(&self) -> bool {
+        let told = self.publish_service.is_some() || !self.publish_status_address.is_empty();
+        self.update_status && !told && self.watch_namespace.is_empty()
+    }
 }

@@ -17,17 +17,18 @@ fn status(gateway: &Gateway, host: &str) -> u16 {
     raw::get(gateway.http, host, "/").map_or(0, |answer| answer.status)
 }
 
-/// Asks for a host without a pause while `meanwhile` runs; every answer must be 200.
+/// Asks for a host again and again while `meanwhile` runs; every answer must be 200.
 fn without_a_miss<T>(gateway: &Gateway, host: &str, meanwhile: impl FnOnce() -> T) -> T {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let probe = scope.spawn(|| {
             let mut asked = 0;
-            while !over.load(Ordering::Relaxed) {
+            let ended = wait::within(Duration::from_secs(300), || {
                 assert_eq!(status(gateway, host), 200, "after {asked} good answers");
                 asked += 1;
-            }
-            asked
+                over.load(Ordering::Relaxed).then_some(asked)
+            });
+            ended.expect("the end of it")
         });
         let result = meanwhile();
         over.store(true, Ordering::Relaxed);

@@ -9,7 +9,7 @@
 //! - A resource that may not be read, or is not there, harms only itself.
 //! - At most one line a second is said about the conversation with the server.
 //!
-//! One task per watch ([`reflect`]), and this one, which starts and stops them.
+//! One task per watch (`reflect`), and this one, which starts and stops them.
 
 pub mod access;
 mod backoff;

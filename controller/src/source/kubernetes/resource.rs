@@ -49,16 +49,15 @@ pub enum Purpose {
     Status,
     /// The Service of `--publish-service`.
     PublishService,
-    /// The addresses of nodes.
+    /// The addresses of the nodes that Gatehouse runs on.
     NodeAddresses,
+    /// Finding those nodes, and whether this is the last replica.
+    OtherPods,
     /// Events on Ingresses.
     Events,
     /// Electing the replica that writes.
     Election,
 }
-
-/// The Lease that replicas elect their leader with.
-pub const LEASE: &str = "gatehouse-leader";
 
 const READ: &[&str] = &["list", "watch"];
 
@@ -87,7 +86,8 @@ grants! {
     "" "v1" "configmaps" READ, Named, Settings;
     "networking.k8s.io" "v1" "ingresses/status" &["patch"], Watched, Status;
     "" "v1" "services" &["get"], Named, PublishService;
-    "" "v1" "nodes" &["list"], Cluster, NodeAddresses;
+    "" "v1" "nodes" &["get"], Cluster, NodeAddresses;
+    "" "v1" "pods" &["get", "list"], Own, OtherPods;
     "" "v1" "events" &["create", "patch"], Watched, Events;
     "coordination.k8s.io" "v1" "leases" &["create"], Own, Election;
     "coordination.k8s.io" "v1" "leases" &["get", "update"], Named, Election;
