@@ -103,6 +103,7 @@ pub struct Backend {
     pub address: SocketAddr,
     log: Arc<Mutex<Vec<Request>>>,
     connections: Arc<AtomicU64>,
+    open: Arc<AtomicU64>,
 }
 
 impl Backend {
@@ -125,8 +126,13 @@ impl Backend {
         let address = listener.local_addr().expect("address of a backend");
         let log = Arc::new(Mutex::new(Vec::new()));
         let connections = Arc::new(AtomicU64::new(0));
+        let open = Arc::new(AtomicU64::new(0));
         let script: Arc<Script> = Arc::new(script);
-        let (sink, count) = (Arc::clone(&log), Arc::clone(&connections));
+        let (sink, count, now) = (
+            Arc::clone(&log),
+            Arc::clone(&connections),
+            Arc::clone(&open),
+        );
         std::thread::spawn(move || {
             for socket in listener.incoming() {
                 let Ok(socket) = socket else { continue };
@@ -137,13 +143,19 @@ impl Backend {
                     buffer: Vec::new(),
                 };
                 let (script, sink) = (Arc::clone(&script), Arc::clone(&sink));
-                std::thread::spawn(move || peer.serve(&*script, &sink));
+                now.fetch_add(1, Ordering::SeqCst);
+                let now = Arc::clone(&now);
+                std::thread::spawn(move || {
+                    peer.serve(&*script, &sink);
+                    now.fetch_sub(1, Ordering::SeqCst);
+                });
             }
         });
         Self {
             address,
             log,
             connections,
+            open,
         }
     }
 
@@ -160,6 +172,11 @@ impl Backend {
     /// How many connections were ever accepted.
     pub fn connections(&self) -> u64 {
         self.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many connections are open now.
+    pub fn open(&self) -> u64 {
+        self.open.load(Ordering::SeqCst)
     }
 }
 

@@ -10,6 +10,7 @@ pub mod cluster;
 mod daemon;
 mod kubectl;
 mod pki;
+mod proxy;
 mod space;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -25,6 +26,7 @@ use crate::tls::Handshake;
 pub use audit::Audited;
 pub use daemon::tool;
 pub use kubectl::{Finished, Kubectl};
+pub use proxy::Proxy;
 pub use space::{Space, endpoint};
 
 use daemon::Daemon;
@@ -80,12 +82,7 @@ impl ApiServer {
             scratch,
         };
         server.wait_ready();
-        let credentials = format!(
-            "client-certificate: {}, client-key: {}",
-            server.scratch.file("admin.crt").display(),
-            server.scratch.file("admin.key").display()
-        );
-        server.write_kubeconfig("admin.kubeconfig", address, &credentials);
+        server.admin_at(address);
         server
     }
 
@@ -101,7 +98,18 @@ impl ApiServer {
 
     /// Kubeconfig of a client that may do everything.
     pub fn admin(&self) -> PathBuf {
-        self.scratch.file("admin.kubeconfig")
+        self.scratch.file(&admin_file(self.address))
+    }
+
+    /// The same for an API that is reached at another address, such as a [`Proxy`].
+    pub fn admin_at(&self, at: SocketAddr) -> PathBuf {
+        let credentials = format!(
+            "client-certificate: {}, client-key: {}",
+            self.scratch.file("admin.crt").display(),
+            self.scratch.file("admin.key").display()
+        );
+        self.write_kubeconfig(&admin_file(at), at, &credentials);
+        self.scratch.file(&admin_file(at))
     }
 
     /// `kubectl` as that client.
@@ -115,7 +123,7 @@ impl ApiServer {
         self.service_account_at(self.address, namespace, name)
     }
 
-    /// The same for an API that is reached at another address, such as a proxy of the test.
+    /// The same for an API that is reached at another address.
     pub fn service_account_at(&self, at: SocketAddr, namespace: &str, name: &str) -> PathBuf {
         self.renew_token(namespace, name);
         let token = self.token_file(namespace, name);
@@ -195,6 +203,16 @@ impl ApiServer {
         self.wait_ready();
     }
 
+    /// Starts both again without any data, as after a restore gone wrong.
+    pub fn lose_everything(&mut self) {
+        self.api.kill();
+        self.etcd.kill();
+        std::fs::remove_dir_all(self.scratch.file("etcd")).expect("data of etcd");
+        self.etcd.restart();
+        self.api.restart();
+        self.wait_ready();
+    }
+
     /// Throws away all history before now: older resource versions and the tokens of lists that
     /// are under way are answered with 410 from here on, as far as etcd is asked.
     pub fn compact(&self) {
@@ -239,6 +257,10 @@ impl ApiServer {
             client.answer().is_ok_and(|answer| answer.status == 200)
         });
     }
+}
+
+fn admin_file(at: SocketAddr) -> String {
+    format!("admin-{}.kubeconfig", at.port())
 }
 
 /// A port nobody else has: the namespace is ours, and the kernel's own choice begins at 32768.

@@ -2,6 +2,7 @@
 //! controller name that no other gateway obeys.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use super::{ApiServer, Kubectl, cluster};
 use crate::backend::{self, Backend, Request, Step};
@@ -44,6 +45,13 @@ impl<'a> Space<'a> {
         self.kubectl().apply_in(&self.name, &self.own(manifests));
     }
 
+    /// Creates objects that are too large, or too many, for a server-side apply.
+    pub fn create(&self, manifests: &str) {
+        let flags = ["-n", &self.name, "create", "-f", "-"];
+        let finished = self.kubectl().run_with(&flags, &self.own(manifests));
+        assert!(finished.ok(), "{}", finished.text());
+    }
+
     /// Manifests with this namespace and this class in them.
     pub fn own(&self, manifests: &str) -> String {
         manifests
@@ -78,16 +86,25 @@ impl<'a> Space<'a> {
 
     /// A gateway that obeys this class, as a client that may do everything, on loopback.
     pub fn gateway(&self, extra: &[&str]) -> Gateway {
+        self.gateway_with(&self.server.admin(), extra)
+    }
+
+    /// The same with a kubeconfig of its own.
+    pub fn gateway_with(&self, kubeconfig: &Path, extra: &[&str]) -> Gateway {
         let any = "127.0.0.1:0";
-        self.gateway_at([any, any, any], extra)
+        self.start(kubeconfig, [any, any, any], extra)
     }
 
     /// The same on the given plain, TLS and admin addresses.
     pub fn gateway_at(&self, listen: [&str; 3], extra: &[&str]) -> Gateway {
+        self.start(&self.server.admin(), listen, extra)
+    }
+
+    fn start(&self, kubeconfig: &Path, listen: [&str; 3], extra: &[&str]) -> Gateway {
         let controller = format!("--controller-class={}", self.controller);
         let class = format!("--ingress-class={}", self.name);
         let flags = [&[controller.as_str(), class.as_str()], extra].concat();
-        Gateway::start_in_cluster(&self.server.admin(), listen, &flags)
+        Gateway::start_in_cluster(kubeconfig, listen, &flags)
     }
 }
 

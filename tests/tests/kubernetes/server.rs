@@ -1,6 +1,10 @@
 //! The API server itself, so that a test that fails elsewhere does not fail because of it.
 
-use gatehouse_tests::kubernetes::{ApiServer, cluster};
+use std::time::Duration;
+
+use gatehouse_tests::kubernetes::{ApiServer, Proxy, cluster};
+use gatehouse_tests::raw::{Client, Failure};
+use gatehouse_tests::tls::Handshake;
 use gatehouse_tests::{manifests, wait};
 
 const ACCOUNT: &str = "
@@ -95,6 +99,35 @@ fn it_comes_back_from_every_outage_with_its_data() {
         server.restart_etcd();
         assert!(exists("one") && exists("two"));
         make("three");
+
+        server.lose_everything();
+        assert!(!exists("one"));
+        make("one");
+    });
+}
+
+#[test]
+fn a_connection_through_the_proxy_falls_silent_and_a_new_one_works() {
+    cluster::shared(|server| {
+        let proxy = Proxy::start(server.address());
+        let ask = |client: &mut Client| {
+            client.patience = Duration::from_millis(500);
+            client.send("GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            client.answer().map(|answer| answer.status)
+        };
+        let connect = || {
+            let secured = Handshake::new("localhost").connect(proxy.address);
+            Client::over(Box::new(secured.expect("a handshake")))
+        };
+        let mut old = connect();
+        assert_eq!(ask(&mut old), Ok(200));
+        proxy.silence();
+        assert!(matches!(ask(&mut old), Err(Failure::Timeout(_))));
+        let mut new = connect();
+        assert_eq!(ask(&mut new), Ok(200));
+        assert_eq!(proxy.connections(), 2);
+        proxy.cut();
+        assert!(new.closes_within(wait::PATIENCE));
     });
 }
 
