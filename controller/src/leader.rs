@@ -5,7 +5,7 @@
 //!   holds it at the API server.
 //! - Foreign clocks are never compared: a Lease has lapsed when this replica has seen no change of
 //!   it for as long as it is good for, by its own monotonic clock.
-//! - A leader believes in itself for [`RENEW_WITHIN`] after the *start* of its last good renewal,
+//! - A leader believes in itself for `RENEW_WITHIN` after the *start* of its last good renewal,
 //!   which ends before anybody else may take over. [`Leadership::epoch`] reads the clock, so a
 //!   process that was stopped for a minute does not act on what it believed before.
 //! - Traffic depends on no leader.

@@ -3,6 +3,10 @@
 //! Invariants: only names that the engine asks for are resolved, a bounded number at a time; a
 //! name that resolved once keeps its addresses while the resolver fails, for `FORGIVEN` rounds;
 //! a change is sent only when the set of addresses differs.
+//!
+//! The resolver of the system does not tell the TTL of a record. Every name is asked for again
+//! every `ROUND`, which is shorter than TTLs are; the cluster's DNS server, which knows them,
+//! answers from its cache until they have passed.
 
 use std::collections::HashMap;
 use std::future::Future;

@@ -7,6 +7,8 @@ use gatehouse_tests::kubernetes::{ApiServer, Space, cluster};
 use gatehouse_tests::{manifests, raw, wait};
 use serde_json::{Value, json};
 
+use crate::rights;
+
 /// The entries in the status of an Ingress.
 fn entries(space: &Space<'_>, ingress: &str) -> Value {
     let object = space
@@ -154,7 +156,13 @@ fn without_flags_the_nodes_of_the_pods_are_published_and_taken_out_by_the_last_r
         nodes_and_pods(&space);
         space.apply(&ingress("a"));
         let clearing = "--update-status-on-shutdown";
-        let first = gateway(&space, &["--pod-name=gatehouse-0", clearing]);
+        // With no more rights than `generate rbac` gives.
+        let kubeconfig = rights::account(server, "nodes", &[clearing]);
+        let replica = |pod: &str, extra: &[&str]| {
+            let flags = [&["--pod-namespace=nodes", clearing, pod], extra].concat();
+            rights::start(&kubeconfig, &space, &flags)
+        };
+        let first = replica("--pod-name=gatehouse-0", &[]);
         let external = json!([{"ip": "198.51.100.1"}, {"ip": "198.51.100.2"}]);
         wait_entries(&space, "a", &external);
 
@@ -165,17 +173,13 @@ fn without_flags_the_nodes_of_the_pods_are_published_and_taken_out_by_the_last_r
             .kubectl()
             .run(&["-n", "nodes", "delete", "pod", "gatehouse-0", "--force"])
             .success();
-        let last = gateway(
-            &space,
-            &[
-                "--pod-name=gatehouse-1",
-                clearing,
-                "--report-node-internal-ip-address",
-            ],
-        );
+        let internal = "--report-node-internal-ip-address";
+        let last = replica("--pod-name=gatehouse-1", &[internal]);
         wait_entries(&space, "a", &json!([{"ip": "10.1.0.2"}]));
         drop(last);
         wait_entries(&space, "a", &Value::Null);
+        // Nothing was refused.
+        rights::asked(server, "nodes");
     });
 }
 
