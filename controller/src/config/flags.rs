@@ -48,12 +48,26 @@ pub enum Command {
     Version,
 }
 
+/// Flags that mean nothing to a directory.
+const CLUSTER_ONLY: [&str; 10] = [
+    "kubeconfig",
+    "context",
+    "watch_ingress_selector",
+    "leader_election",
+    "election_id",
+    "update_status",
+    "update_status_on_shutdown",
+    "publish_service",
+    "publish_status_address",
+    "report_node_internal_ip_address",
+];
+
 /// Flags of `run`.
 #[derive(Debug, Args)]
 #[command(after_long_help = settings_help(), args_override_self = true)]
 pub struct RunArgs {
     /// Directory with manifests (*.yaml, *.yml, *.json, read recursively); changes are followed.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "context", "watch_ingress_selector"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = CLUSTER_ONLY)]
     pub dir: Option<PathBuf>,
 
     /// File that says how to reach the cluster, as kubectl reads it.
@@ -414,6 +428,15 @@ mod tests {
             for word in words {
                 assert!(message.contains(word), "{word} is missing in: {message}");
             }
+        }
+    }
+
+    #[test]
+    fn a_directory_has_no_status() {
+        let flag = "--publish-status-address=203.0.113.7";
+        let message = error(&["gatehouse", "run", "--dir", ".", flag]);
+        for word in ["--dir", "--publish-status-address", "cannot be used with"] {
+            assert!(message.contains(word), "{word} is missing in: {message}");
         }
     }
 

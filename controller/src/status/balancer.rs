@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::address::{Address, Addresses, published};
 use super::desk::{Duty, Rest, Step};
+use super::news::differences;
 use crate::engine::{Ingresses, Report};
 use crate::leader::Clients;
 use crate::source::ObjectKey;
@@ -59,27 +60,39 @@ impl Duty for Balancer {
         let Some(addresses) = addresses else {
             return Vec::new();
         };
-        if Arc::ptr_eq(&self.owned, &report.owned) && self.addresses == *addresses {
+        let moved = self.addresses != *addresses;
+        if Arc::ptr_eq(&self.owned, &report.owned) && !moved {
             return Vec::new();
         }
         self.addresses = Arc::clone(addresses);
-        self.owned = Arc::clone(&report.owned);
-        let owned = &self.owned;
-        self.written.retain(|key, (version, _)| {
-            owned
-                .get(key)
-                .is_some_and(|present| Arc::ptr_eq(present, version))
-        });
+        let old = std::mem::replace(&mut self.owned, Arc::clone(&report.owned));
+        let mut changed = Vec::new();
+        differences(
+            old.iter(),
+            self.owned.iter(),
+            |left, right| left.0.cmp(right.0),
+            |left, right| !moved && Arc::ptr_eq(left.1, right.1),
+            |(key, _)| changed.push(key.clone()),
+        );
+        for key in &changed {
+            let present = self.owned.get(key);
+            let stale = |(version, _): &(Arc<Ingress>, _)| {
+                present.is_none_or(|present| !Arc::ptr_eq(present, version))
+            };
+            if self.written.get(key).is_some_and(stale) {
+                self.written.remove(key);
+            }
+        }
         if self.addresses.is_empty() {
             // A load balancer that has no address yet takes none away: another controller may have
             // written it, and clients may be using it.
             return Vec::new();
         }
-        let differing = self
-            .owned
-            .iter()
-            .filter(|(key, ingress)| self.differs(key, ingress));
-        differing.map(|(key, _)| key.clone()).collect()
+        changed.retain(|key| {
+            let present = self.owned.get(key);
+            present.is_some_and(|ingress| self.differs(key, ingress))
+        });
+        changed
     }
 
     fn request(&mut self, key: &ObjectKey, _now: Instant) -> Step<Self::Written> {

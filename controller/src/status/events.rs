@@ -9,14 +9,14 @@
 //! - An Event is written when its finding appears, and again before the API server forgets it, not
 //!   in between. The number of Events for one object and their rate are bounded.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::HashMap;
 use foldhash::quality::FixedState;
-use foldhash::{HashMap, HashSet};
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -29,6 +29,7 @@ use tokio::time::Instant;
 use super::address::{Addresses, published};
 use super::balancer::MANAGER;
 use super::desk::{Duty, Rest, Step};
+use super::news::differences;
 use super::queue::Pace;
 use crate::diagnostics::{Diagnostic, Severity};
 use crate::engine::{Ingresses, Report};
@@ -44,12 +45,16 @@ pub(super) struct Events {
     diagnostics: Arc<[Diagnostic]>,
     surveyed: bool,
     /// What is the case now.
-    wanted: BTreeMap<Name, Arc<Saying>>,
+    wanted: HashMap<Name, Arc<Saying>>,
+    /// The same by object.
+    names: HashMap<ObjectKey, Vec<Name>>,
     /// What the API server has, as far as it came by here.
     written: HashMap<Name, Written>,
-    /// Objects of which it was said, or was known, that they are served; by uid.
-    served: HashSet<Arc<str>>,
+    /// Objects of which it was said, or was known, that they are served, with their uid.
+    served: HashMap<ObjectKey, Arc<str>>,
     paces: HashMap<ObjectKey, Pace>,
+    /// When to look next for what need not be remembered.
+    forgets: Instant,
 }
 
 /// Namespace and name of an Event.
@@ -81,55 +86,83 @@ impl Events {
             owned: Arc::default(),
             diagnostics: Arc::default(),
             surveyed: false,
-            wanted: BTreeMap::new(),
+            wanted: HashMap::default(),
+            names: HashMap::default(),
             written: HashMap::default(),
-            served: HashSet::default(),
+            served: HashMap::default(),
             paces: HashMap::default(),
+            forgets: Instant::now(),
         }
     }
 
-    fn findings(&self) -> BTreeMap<&ObjectKey, Vec<&Diagnostic>> {
-        let mut findings: BTreeMap<&ObjectKey, Vec<&Diagnostic>> = BTreeMap::new();
-        for diagnostic in &*self.diagnostics {
-            let key = object_key(&diagnostic.object);
-            let ours = key.and_then(|key| self.owned.get_key_value(&key));
-            if let Some((key, _)) = ours {
-                findings.entry(key).or_default().push(diagnostic);
-            }
-        }
-        for list in findings.values_mut() {
-            list.sort_by_key(|diagnostic| diagnostic.severity);
-            list.truncate(MOST);
-        }
-        findings
+    /// The objects about which something else may be to say now.
+    fn changed(&self, old: (&Ingresses, &[Diagnostic])) -> BTreeSet<ObjectKey> {
+        let mut changed = BTreeSet::new();
+        differences(
+            old.0.iter(),
+            self.owned.iter(),
+            |left, right| left.0.cmp(right.0),
+            |left, right| Arc::ptr_eq(left.1, right.1),
+            |(key, _)| {
+                changed.insert(key.clone());
+            },
+        );
+        differences(
+            old.1.iter(),
+            self.diagnostics.iter(),
+            Ord::cmp,
+            |_, _| true,
+            |diagnostic| changed.extend(object_key(&diagnostic.object)),
+        );
+        changed
     }
 
-    fn compose(&self) -> (BTreeMap<Name, Arc<Saying>>, HashSet<Arc<str>>) {
-        let findings = self.findings();
-        let (mut wanted, mut served) = (BTreeMap::new(), HashSet::default());
-        for (key, ingress) in &*self.owned {
-            let Some(uid) = ingress.metadata.uid.as_deref().map(Arc::<str>::from) else {
-                continue;
-            };
-            let list = findings.get(key).map(Vec::as_slice).unwrap_or_default();
-            for diagnostic in list {
-                let saying = finding(key, &uid, diagnostic);
-                wanted.insert(saying.name(), Arc::new(saying));
-            }
-            let known = self.served.contains(&uid)
-                || (!self.surveyed && (!self.status_tells || !published(ingress).is_empty()));
-            let broken = list.iter().any(|found| found.severity == Severity::Error);
-            if known {
-                served.insert(uid);
-            } else if !broken {
-                let saying = welcome(key, &uid, ingress);
-                wanted.insert(saying.name(), Arc::new(saying));
-            }
-        }
-        (wanted, served)
+    /// The findings about an object, the worst first.
+    fn findings(&self, key: &ObjectKey) -> Vec<&Diagnostic> {
+        let object = key.to_string();
+        // The list is sorted by object.
+        let from = self
+            .diagnostics
+            .partition_point(|diagnostic| *diagnostic.object < *object);
+        let rest = self.diagnostics.iter().skip(from);
+        let mut list: Vec<_> = rest
+            .take_while(|diagnostic| *diagnostic.object == *object)
+            .collect();
+        list.sort_by_key(|diagnostic| diagnostic.severity);
+        list.truncate(MOST);
+        list
     }
 
+    /// What is to be said about an object. Notes when it was served before.
+    fn compose(&mut self, key: &ObjectKey) -> Vec<Saying> {
+        let owned = Arc::clone(&self.owned);
+        let Some(ingress) = owned.get(key) else {
+            return Vec::new();
+        };
+        let Some(uid) = ingress.metadata.uid.as_deref().map(Arc::<str>::from) else {
+            return Vec::new();
+        };
+        let list = self.findings(key);
+        let broken = list.iter().any(|found| found.severity == Severity::Error);
+        let findings = list.into_iter().map(|found| finding(key, &uid, found));
+        let mut sayings: Vec<Saying> = findings.collect();
+        if self.served.get(key) == Some(&uid) {
+            return sayings;
+        }
+        if !self.surveyed && (!self.status_tells || !published(ingress).is_empty()) {
+            self.served.insert(key.clone(), uid);
+        } else if !broken {
+            sayings.push(welcome(key, &uid, ingress));
+        }
+        sayings
+    }
+
+    /// Bounds what is remembered. Not at every report: it looks at everything.
     fn forget(&mut self, now: Instant) {
+        if now < self.forgets {
+            return;
+        }
+        self.forgets = now + FORGETTING;
         let (wanted, owned) = (&self.wanted, &self.owned);
         self.written.retain(|name, written| {
             wanted.contains_key(name) || now.duration_since(written.at) < KEPT
@@ -150,15 +183,34 @@ impl Duty for Events {
         {
             return Vec::new();
         }
-        self.owned = Arc::clone(&report.owned);
-        self.diagnostics = Arc::clone(&report.diagnostics);
-        let (wanted, served) = self.compose();
+        let owned = std::mem::replace(&mut self.owned, Arc::clone(&report.owned));
+        let diagnostics = Arc::clone(&report.diagnostics);
+        let diagnostics = std::mem::replace(&mut self.diagnostics, diagnostics);
+        let mut news = Vec::new();
+        for key in self.changed((&owned, &diagnostics)) {
+            let old = self.names.remove(&key).unwrap_or_default();
+            for name in &old {
+                self.wanted.remove(name);
+            }
+            if !self.owned.contains_key(&key) {
+                self.served.remove(&key);
+            }
+            let mut names = Vec::new();
+            for saying in self.compose(&key) {
+                let name = saying.name();
+                if !old.contains(&name) {
+                    news.push(name.clone());
+                }
+                self.wanted.insert(name.clone(), Arc::new(saying));
+                names.push(name);
+            }
+            if !names.is_empty() {
+                self.names.insert(key, names);
+            }
+        }
         self.surveyed = true;
-        self.served = served;
-        let old = std::mem::replace(&mut self.wanted, wanted);
         self.forget(Instant::now());
-        let news = self.wanted.keys().filter(|name| !old.contains_key(*name));
-        news.cloned().collect()
+        news
     }
 
     fn request(&mut self, name: &Name, now: Instant) -> Step<i32> {
@@ -189,7 +241,8 @@ impl Duty for Events {
             return Rest::For(REPEAT);
         };
         if saying.reason == SERVED {
-            self.served.insert(Arc::clone(&saying.uid));
+            let uid = Arc::clone(&saying.uid);
+            self.served.insert(saying.object.clone(), uid);
             self.wanted.remove(name);
             return Rest::For(REPEAT);
         }
@@ -361,6 +414,8 @@ const INTERVAL: Duration = Duration::from_secs(30);
 const REPEAT: Duration = Duration::from_secs(45 * 60);
 /// How long the count of an Event is remembered after its finding has gone.
 const KEPT: Duration = Duration::from_secs(60 * 60);
+/// How often what is remembered is gone through.
+const FORGETTING: Duration = Duration::from_secs(60);
 /// Letters of the object's name in the name of an Event, whose bound is 253.
 const LONGEST_NAME: usize = 230;
 /// Letters of a message.

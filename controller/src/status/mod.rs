@@ -8,6 +8,7 @@ mod address;
 mod balancer;
 mod desk;
 mod events;
+mod news;
 mod queue;
 
 use std::sync::Arc;

@@ -23,8 +23,9 @@ pub(super) fn offline() -> Clients {
 
 pub(super) fn scene<const N: usize>(
     owned: [(ObjectKey, Arc<Ingress>); N],
-    diagnostics: Vec<Diagnostic>,
+    mut diagnostics: Vec<Diagnostic>,
 ) -> Report {
+    diagnostics.sort_unstable();
     Report {
         generation: 1,
         synced: true,
