@@ -17,6 +17,7 @@ use gatehouse_gateway::model::{
     ActionPlan, CertKey, CertificatePlan, ClusterKey, ClusterPlan, Delta, HostPattern, HostPlan,
     RefuseReason,
 };
+use k8s_openapi::api::networking::v1::IngressStatus;
 use proptest::prelude::*;
 
 use universe::{Event, Pem, event};
@@ -334,4 +335,42 @@ fn a_default_backend_without_endpoints_answers_404() {
     assert!(engine.is_dirty(), "its hosts wait for the next round");
     engine.reconcile();
     assert!(matches!(any(&mut engine), Some(ActionPlan::Forward(_))));
+}
+
+#[test]
+fn the_list_of_what_is_ours_changes_with_its_objects_only() {
+    let mut engine = two_shops();
+    let before = engine.report().owned;
+    assert_eq!(before.len(), 2);
+    engine.apply(universe::slice("shop", "cart", "cart", &["10.0.0.2"]));
+    engine.reconcile_endpoints();
+    assert!(Arc::ptr_eq(&before, &engine.report().owned));
+
+    // Somebody writes the status: the new version is reported, and nothing is served anew.
+    let revision = engine.revision();
+    let mut written = universe::ingress_object("cart", "cart.test", "/", "cart");
+    written.status = Some(IngressStatus::default());
+    engine.apply(universe::apply_ingress(written));
+    let work = Work {
+        fragments: 1,
+        ..Work::default()
+    };
+    assert_eq!(counts(&engine.reconcile()), (0, 0, work));
+    assert!(engine.revision() > revision);
+    let after = engine.report().owned;
+    assert_eq!(
+        after
+            .values()
+            .filter(|object| object.status.is_some())
+            .count(),
+        1
+    );
+    assert!(before.values().all(|object| object.status.is_none()));
+
+    engine.apply(universe::class("gatehouse", false, false));
+    engine.reconcile();
+    assert!(
+        engine.report().owned.is_empty(),
+        "of another controller now"
+    );
 }
