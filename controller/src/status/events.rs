@@ -1,5 +1,5 @@
-//! Events on our Ingresses: one for every finding about them, and one when an Ingress is first
-//! served, so that `kubectl describe ingress` explains.
+//! Events on our Ingresses: one for every finding about them and about the Services and Secrets they
+//! name, and one when an Ingress is first served, so that `kubectl describe ingress` explains.
 //!
 //! The kind is `v1/Event`: `describe` reads that one, and a count can be raised in it.
 //!
@@ -48,6 +48,9 @@ pub(super) struct Events {
     wanted: HashMap<Name, Arc<Saying>>,
     /// The same by object.
     names: HashMap<ObjectKey, Vec<Name>>,
+    /// What an Ingress names, as findings name it; and back.
+    named: HashMap<ObjectKey, Vec<Arc<str>>>,
+    users: HashMap<Arc<str>, BTreeSet<ObjectKey>>,
     /// What the API server has, as far as it came by here.
     written: HashMap<Name, Written>,
     /// Objects of which it was said, or was known, that they are served, with their uid.
@@ -88,6 +91,8 @@ impl Events {
             surveyed: false,
             wanted: HashMap::default(),
             names: HashMap::default(),
+            named: HashMap::default(),
+            users: HashMap::default(),
             written: HashMap::default(),
             served: HashMap::default(),
             paces: HashMap::default(),
@@ -112,25 +117,54 @@ impl Events {
             self.diagnostics.iter(),
             Ord::cmp,
             |_, _| true,
-            |diagnostic| changed.extend(object_key(&diagnostic.object)),
+            |diagnostic| {
+                if let Some(key) = object_key(&diagnostic.object) {
+                    changed.insert(key);
+                } else if let Some(users) = self.users.get(&diagnostic.object) {
+                    changed.extend(users.iter().cloned());
+                }
+            },
         );
         changed
     }
 
-    /// The findings about an object, the worst first.
-    fn findings(&self, key: &ObjectKey) -> Vec<&Diagnostic> {
-        let object = key.to_string();
+    /// The findings about an object.
+    fn findings<'a>(&'a self, object: &'a str) -> impl Iterator<Item = &'a Diagnostic> {
         // The list is sorted by object.
         let from = self
             .diagnostics
             .partition_point(|diagnostic| *diagnostic.object < *object);
         let rest = self.diagnostics.iter().skip(from);
-        let mut list: Vec<_> = rest
-            .take_while(|diagnostic| *diagnostic.object == *object)
+        rest.take_while(move |diagnostic| *diagnostic.object == *object)
+    }
+
+    /// Notes what an Ingress names now.
+    fn refer(&mut self, key: &ObjectKey) {
+        let names = self.owned.get(key).map(|ingress| references(key, ingress));
+        let names: Vec<Arc<str>> = names
+            .unwrap_or_default()
+            .into_iter()
+            .map(Into::into)
             .collect();
-        list.sort_by_key(|diagnostic| diagnostic.severity);
-        list.truncate(MOST);
-        list
+        let old = self.named.get(key).map(Vec::as_slice).unwrap_or_default();
+        if *old == *names {
+            return;
+        }
+        for name in self.named.remove(key).unwrap_or_default() {
+            if let Some(users) = self.users.get_mut(&name) {
+                users.remove(key);
+                if users.is_empty() {
+                    self.users.remove(&name);
+                }
+            }
+        }
+        for name in &names {
+            self.users
+                .entry(Arc::clone(name))
+                .or_default()
+                .insert(key.clone());
+        }
+        self.named.insert(key.clone(), names);
     }
 
     /// What is to be said about an object. Notes when it was served before.
@@ -142,9 +176,16 @@ impl Events {
         let Some(uid) = ingress.metadata.uid.as_deref().map(Arc::<str>::from) else {
             return Vec::new();
         };
-        let list = self.findings(key);
+        let object = key.to_string();
+        let mut list: Vec<_> = self.findings(&object).collect();
         let broken = list.iter().any(|found| found.severity == Severity::Error);
-        let findings = list.into_iter().map(|found| finding(key, &uid, found));
+        let named = self.named.get(key).map(Vec::as_slice).unwrap_or_default();
+        list.extend(named.iter().flat_map(|name| self.findings(name)));
+        list.sort_by_key(|diagnostic| diagnostic.severity);
+        list.truncate(MOST);
+        let findings = list
+            .into_iter()
+            .map(|found| finding(key, &uid, found, &object));
         let mut sayings: Vec<Saying> = findings.collect();
         if self.served.get(key) == Some(&uid) {
             return sayings;
@@ -195,6 +236,7 @@ impl Duty for Events {
             if !self.owned.contains_key(&key) {
                 self.served.remove(&key);
             }
+            self.refer(&key);
             let mut names = Vec::new();
             for saying in self.compose(&key) {
                 let name = saying.name();
@@ -299,11 +341,13 @@ impl Saying {
     }
 }
 
-fn finding(object: &ObjectKey, uid: &Arc<str>, diagnostic: &Diagnostic) -> Saying {
-    let mut message = String::new();
-    if !diagnostic.field.is_empty() {
-        // Writing to a String cannot fail.
-        let _ = write!(message, "{}: ", diagnostic.field);
+fn finding(object: &ObjectKey, uid: &Arc<str>, diagnostic: &Diagnostic, own: &str) -> Saying {
+    let foreign = Some(&*diagnostic.object).filter(|about| *about != own);
+    let field = Some(&*diagnostic.field).filter(|field| !field.is_empty());
+    let place: Vec<&str> = foreign.into_iter().chain(field).collect();
+    let mut message = place.join(" ");
+    if !message.is_empty() {
+        message.push_str(": ");
     }
     message.push_str(&diagnostic.message);
     if let Some((end, _)) = message.char_indices().nth(LONGEST_MESSAGE) {
@@ -345,6 +389,24 @@ fn welcome(object: &ObjectKey, uid: &Arc<str>, ingress: &Ingress) -> Saying {
         reason: SERVED,
         message,
     }
+}
+
+/// The Services and Secrets that an Ingress names, as findings name them; sorted, each once.
+fn references(key: &ObjectKey, ingress: &Ingress) -> BTreeSet<String> {
+    let Some(spec) = &ingress.spec else {
+        return BTreeSet::new();
+    };
+    let rules = spec.rules.iter().flatten();
+    let paths = rules.flat_map(|rule| rule.http.iter().flat_map(|http| &http.paths));
+    let backends = paths.map(|path| &path.backend).chain(&spec.default_backend);
+    let services =
+        backends.filter_map(|backend| Some(("Service", &backend.service.as_ref()?.name)));
+    let tls = spec.tls.iter().flatten();
+    let secrets = tls.filter_map(|tls| Some(("Secret", tls.secret_name.as_ref()?)));
+    services
+        .chain(secrets)
+        .map(|(kind, name)| format!("{kind}/{}/{name}", key.namespace))
+        .collect()
 }
 
 /// The object of a finding, `Ingress/namespace/name`.

@@ -156,6 +156,74 @@ async fn an_ingress_is_welcomed_when_it_is_first_served_without_error() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_wrong_with_what_an_ingress_names_is_said_about_the_ingress() {
+    let spec = "spec: {defaultBackend: {service: {name: web}}, tls: [{secretName: pair}]}";
+    let status = "status: {loadBalancer: {ingress: [{ip: 203.0.113.7}]}}";
+    let report = |list| {
+        let one = ingress("one", "u1", &format!(", {spec}, {status}"));
+        let two = ingress("two", "u2", &format!(", {spec}, {status}"));
+        scene([one, two, served("other", "u3")], list)
+    };
+    let broken = || {
+        found(
+            "Secret/shop/pair",
+            Severity::Error,
+            Code::CertificateInvalid,
+            "no key",
+        )
+    };
+    let unready = || {
+        found(
+            "Service/shop/web",
+            Severity::Warning,
+            Code::EndpointsMissing,
+            "none",
+        )
+    };
+    let foreign = || {
+        found(
+            "Service/team/web",
+            Severity::Warning,
+            Code::EndpointsMissing,
+            "none",
+        )
+    };
+    let mut events = Events::new(offline(), "me".into(), true);
+    let first = report(Vec::new());
+    assert!(events.survey(&first, &None).is_empty());
+    // The same objects, other findings.
+    let later = |list: Vec<Diagnostic>| Report {
+        owned: Arc::clone(&first.owned),
+        ..report(list)
+    };
+    let news = events.survey(&later(vec![broken(), foreign(), unready()]), &None);
+    let expected = [
+        "CertificateInvalid",
+        "CertificateInvalid",
+        "EndpointsMissing",
+        "EndpointsMissing",
+    ];
+    assert_eq!(reasons(&events, &news), expected);
+    let said = news.iter().map(|name| &*events.wanted[name].message);
+    assert!(
+        said.into_iter()
+            .any(|message| message == "Secret/shop/pair spec: no key")
+    );
+    assert!(events.survey(&later(vec![broken()]), &None).is_empty());
+    assert_eq!(events.wanted.len(), 2);
+    assert_eq!(
+        events
+            .survey(&later(vec![broken(), unready()]), &None)
+            .len(),
+        2
+    );
+
+    let gone = scene([served("one", "u1")], vec![broken(), unready()]);
+    assert!(events.survey(&gone, &None).is_empty());
+    assert!(events.wanted.is_empty() && events.users.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_object_cannot_flood_the_api_server() {
     let mut events = Events::new(offline(), "me".into(), true);
     let mut now = Instant::now();
@@ -193,7 +261,7 @@ async fn one_object_cannot_flood_the_api_server() {
 fn names_are_stable_and_fit() {
     let saying = |object: &str, message: &str| {
         let diagnostic = found("x", Severity::Error, Code::PathInvalid, message);
-        finding(&key(object), &"u1".into(), &diagnostic)
+        finding(&key(object), &"u1".into(), &diagnostic, "x")
     };
     let name = saying("cart", "why").name();
     assert_eq!(name, saying("cart", "why").name());
@@ -207,7 +275,7 @@ fn names_are_stable_and_fit() {
 #[test]
 fn an_event_is_what_describe_looks_for() {
     let diagnostic = found("x", Severity::Warning, Code::RouteConflict, "taken");
-    let saying = finding(&key("cart"), &"u1".into(), &diagnostic);
+    let saying = finding(&key("cart"), &"u1".into(), &diagnostic, "x");
     let event = serde_json::to_value(saying.event(&saying.name(), "me")).unwrap();
     assert_eq!(event["involvedObject"]["kind"], "Ingress");
     assert_eq!(event["involvedObject"]["uid"], "u1");
