@@ -172,3 +172,22 @@ fn events_are_few_however_much_is_wrong() {
         assert!(wait::holds(Duration::from_secs(2), || events(&space).len() <= 20));
     });
 }
+
+#[test]
+fn what_is_wrong_with_a_service_or_a_secret_is_said_about_the_ingress() {
+    cluster::shared(|server| {
+        let space = Space::new(server, "named");
+        space.apply(&manifests::service("idle", &[]));
+        space.apply(&manifests::secret("pair", "no certificate", "no key"));
+        let tls = manifests::tls("named.test", "pair");
+        let rules = [("/", "Prefix", "idle")];
+        space.apply(&manifests::ingress_with("x", "named.test", &tls, &rules));
+        let _gateway = gateway(&space);
+        wait_line(
+            &space,
+            "x",
+            &["EndpointsMissing", "Service/named/idle: no endpoint"],
+        );
+        wait_line(&space, "x", &["CertificateInvalid", "Secret/named/pair"]);
+    });
+}
