@@ -1,3 +1,5 @@
+//! What is said, when, and how often.
+
 use super::*;
 use crate::diagnostics::Code;
 use crate::status::tests::{offline, scene};
