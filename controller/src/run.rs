@@ -4,6 +4,7 @@
 //! Invariants: sources, engine and resolver share one runtime of their own and meet the workers
 //! only through published snapshots; a part that dies stops changes, never traffic.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -143,12 +144,7 @@ impl Feed {
             let access = Access::new(origin)
                 .await
                 .map_err(|error| Failure::Usage(error.to_string()))?;
-            let namespaces = args.selection.watch_namespace.iter();
-            let scope = Scope {
-                namespaces: namespaces.map(|name| name.as_str().into()).collect(),
-                ingress_labels: args.watch_ingress_selector.clone(),
-            };
-            return Ok(Self::Cluster(access, scope));
+            return Ok(Self::Cluster(access, scope(args)?));
         };
         if !dir.is_dir() {
             return Err(Failure::Usage(format!(
@@ -194,6 +190,26 @@ impl Feed {
             contacts
         })
     }
+}
+
+/// The part of a cluster that is read.
+fn scope(args: &RunArgs) -> Result<Scope, Failure> {
+    let watched = args.selection.watch_namespace.iter();
+    let watched: BTreeSet<Arc<str>> = watched.map(|name| name.as_str().into()).collect();
+    if let Some((namespace, name)) = &args.selection.default_backend_service
+        && !watched.is_empty()
+        && !watched.contains(namespace)
+    {
+        return Err(Failure::Usage(format!(
+            "invalid value '{namespace}/{name}' for '--default-backend-service <NAMESPACE/NAME>': no \
+             Service is read outside the namespaces of --watch-namespace; add {namespace} to them or \
+             choose a Service of one of them"
+        )));
+    }
+    Ok(Scope {
+        namespaces: watched.into_iter().collect(),
+        ingress_labels: args.watch_ingress_selector.clone(),
+    })
 }
 
 /// Everything that is needed from the first snapshot to the end.

@@ -95,6 +95,16 @@ fn ready(state: &State) -> Page {
         body.push_str(reason);
         body.push('\n');
     }
+    let kinds = state.contacts.as_ref().map(Contacts::view);
+    for kind in kinds.into_iter().flatten().filter(|kind| !kind.synced) {
+        body.push_str("the API server has not listed every ");
+        body.push_str(kind.kind);
+        for trouble in &kind.trouble {
+            body.push_str(", ");
+            body.push_str(trouble);
+        }
+        body.push('\n');
+    }
     Page::text(StatusCode::SERVICE_UNAVAILABLE, body)
 }
 

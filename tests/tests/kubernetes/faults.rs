@@ -137,12 +137,8 @@ fn a_version_that_is_too_old_costs_a_list_and_no_route() {
             gateway.wait_status("new.test", "/", 200);
             gateway.wait_status("removed.test", "/", 404);
         });
-        let lists = server.audit().into_iter().filter(|line| {
-            line.verb == "list"
-                && line
-                    .uri
-                    .starts_with("/apis/networking.k8s.io/v1/ingresses?")
-        });
+        let whole = "/apis/networking.k8s.io/v1/ingresses?&limit=500";
+        let lists = server.audit().into_iter().filter(|line| line.uri == whole);
         assert_eq!(lists.count(), 2, "one at the start, one for the version");
     });
 }
@@ -178,6 +174,46 @@ fn an_empty_list_is_not_believed_before_a_second_one() {
             gateway.process.stderr.find("DeletionHeld").is_some(),
             "it was said"
         );
+    });
+}
+
+#[test]
+fn an_etcd_that_lost_everything_takes_no_route_away_while_it_is_restored() {
+    cluster::alone(|| {
+        let mut server = ApiServer::start();
+        let deploy = |server: &ApiServer, backend: Option<std::net::SocketAddr>| {
+            let space = Space::new(server, "lost");
+            let backend = backend.map_or_else(|| Err(space.backend("app")), Ok);
+            let address = backend
+                .as_ref()
+                .map_or_else(|made| made.address, |old| *old);
+            space.apply(&manifests::service("app", &[address]));
+            for number in 0..3 {
+                let name = format!("host-{number}");
+                space.apply(&manifests::ingress(&name, &format!("{name}.test"), RULE));
+            }
+            (space.gateway(&[]), backend.err())
+        };
+        let (gateway, backend) = deploy(&server, None);
+        let address = backend.as_ref().map(|backend| backend.address);
+        gateway.wait_status("host-1.test", "/", 200);
+        without_a_miss(&gateway, "host-1.test", || {
+            server.lose_everything();
+            gateway.wait_diagnostic(&["DeletionHeld", "ingresses"]);
+            // A backup is played back.
+            let (restored, _) = deploy(&server, address);
+            wait::until("nothing is held any longer", || {
+                (!gateway.diagnostics().contains("DeletionHeld")).then_some(())
+            });
+            let digest = |gateway: &Gateway| {
+                let (_, body) = gateway.admin_get("/api/convergence");
+                let view: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+                view["digest"].clone()
+            };
+            wait::until("both serve the same", || {
+                (digest(&gateway) == digest(&restored)).then_some(())
+            });
+        });
     });
 }
 

@@ -5,6 +5,7 @@
 //!   has not changed.
 //! - What was sent stays until the server says that it is gone: no failure takes anything away.
 //! - A list that lacks most of what was known is not believed until a second one says the same.
+//! - A history that was set back is noticed: what cut a watch short may have been a restore.
 //! - A connection that is dead is noticed: every answer has a deadline, and no watch lives longer
 //!   than [`LIFE`].
 //! - Every attempt after a failure waits; the pauses grow and are cut short when another watch gets
@@ -19,6 +20,7 @@ use futures_util::StreamExt as _;
 use kube::api::{ListParams, WatchParams};
 use kube::core::{Request, WatchEvent};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -153,9 +155,18 @@ impl Reflector {
     /// Watches from a version on, again and again, until only a new list helps.
     async fn follow<K: Pruned>(&self, mut version: String, backoff: &mut Backoff) -> Failure {
         let mut refusals = 0;
+        let mut cut_short = false;
         loop {
             let begun = Instant::now();
-            match self.watch::<K>(&mut version).await {
+            let mut outcome = Ok(());
+            if cut_short {
+                outcome = self.check(&version).await;
+            }
+            if outcome.is_ok() {
+                outcome = self.watch::<K>(&mut version).await;
+            }
+            cut_short = outcome.is_err() || begun.elapsed() < FULL;
+            match outcome {
                 Ok(()) if begun.elapsed() >= SHORT => {
                     refusals = 0;
                     backoff.reset();
@@ -174,6 +185,27 @@ impl Reflector {
                     self.recover(&failure, backoff).await;
                 }
             }
+        }
+    }
+
+    /// Whether history goes on from this version. When etcd was set back, it has not come that far
+    /// yet: such a watch would work, and say nothing until it has.
+    async fn check(&self, version: &str) -> Result<(), Failure> {
+        let parameters = ListParams::default().limit(1);
+        let request = self.collection()?.list(&ListParams {
+            label_selector: self.labels.clone(),
+            field_selector: self.target.fields(),
+            ..parameters
+        });
+        let request = request.map_err(|error| Failure::Refused(error.to_string(), None))?;
+        let client = self.access.client();
+        let answer = timeout(ANSWER, client.request::<Page<IgnoredAny>>(request)).await;
+        let page = answer.map_err(|_| Failure::Stalled)??;
+        let number = |text: &str| text.parse::<u64>().ok();
+        let now = page.metadata.resource_version.as_deref().and_then(number);
+        match now.zip(number(version)) {
+            Some((now, known)) if now < known => Err(Failure::Gone),
+            _ => Ok(()),
         }
     }
 
@@ -286,6 +318,9 @@ fn key_of<K: Pruned>(object: &mut K) -> Option<ObjectKey> {
 
 /// How long the server shall keep a watch open.
 const WATCH_SECONDS: u32 = 45;
+
+/// A watch that ends sooner was cut short.
+const FULL: Duration = Duration::from_secs(40);
 
 /// When a watch that the server has not ended is taken for dead.
 const LIFE: Duration = Duration::from_secs(55);
