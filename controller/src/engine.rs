@@ -335,7 +335,8 @@ impl Engine {
             if let Some(now) = self.now.filter(|_| !outcome.delta.certificates.is_empty()) {
                 self.tell_time(now);
             }
-            self.revision += u64::from(!outcome.delta.is_empty());
+            let news = !outcome.delta.is_empty() || self.graph.has_news();
+            self.revision += u64::from(news);
         } else {
             self.stage = Stage::Surveyed;
             self.revision += 1;
@@ -359,6 +360,7 @@ impl Engine {
         let mut outcome = Outcome::default();
         if self.synced() {
             self.compute_endpoints(&mut outcome);
+            self.revision += u64::from(self.graph.has_news());
         }
         outcome
     }

@@ -88,6 +88,11 @@ impl Graph {
         self.wanted_listed = None;
     }
 
+    /// Whether one of the two lists has changed since it was last asked for.
+    pub(super) fn has_news(&self) -> bool {
+        self.listed.is_none() || self.wanted_listed.is_none()
+    }
+
     /// All reads, for comparison.
     pub(super) fn reads(&self) -> BTreeMap<String, Vec<Read>> {
         self.reads

@@ -5,7 +5,7 @@
 //!   has not changed.
 //! - What was sent stays until the server says that it is gone: no failure takes anything away.
 //! - A list that lacks most of what was known is not believed until a second one says the same.
-//! - A history that was set back is noticed: what cut a watch short may have been a restore.
+//! - A history that was set back (a restore of etcd) is noticed between two watches.
 //! - A connection that is dead is noticed: every answer has a deadline, and no watch lives longer
 //!   than [`LIFE`].
 //! - Every attempt after a failure waits; the pauses grow and are cut short when another watch gets
@@ -107,8 +107,9 @@ impl Reflector {
 
     /// Lists everything, twice if need be; the answer is the version to go on from.
     async fn relist<K: Pruned>(&self) -> Result<String, Failure> {
+        let of = self.known().len();
         let (mut version, mut listed) = self.list::<K>().await?;
-        let (gone, of) = self.missing(&listed);
+        let gone = self.known().difference(&listed).count();
         if self.target.name.is_none() && is_doubtful(gone, of) {
             self.contact.trouble(Trouble::Held(gone, of));
             sleep(CONFIRM).await;
@@ -155,17 +156,18 @@ impl Reflector {
     /// Watches from a version on, again and again, until only a new list helps.
     async fn follow<K: Pruned>(&self, mut version: String, backoff: &mut Backoff) -> Failure {
         let mut refusals = 0;
-        let mut cut_short = false;
+        let mut first = true;
         loop {
             let begun = Instant::now();
-            let mut outcome = Ok(());
-            if cut_short {
-                outcome = self.check(&version).await;
-            }
-            if outcome.is_ok() {
-                outcome = self.watch::<K>(&mut version).await;
-            }
-            cut_short = outcome.is_err() || begun.elapsed() < FULL;
+            let good = if std::mem::take(&mut first) {
+                Ok(())
+            } else {
+                self.check(&version).await
+            };
+            let outcome = match good {
+                Ok(()) => self.watch::<K>(&mut version).await,
+                failed => failed,
+            };
             match outcome {
                 Ok(()) if begun.elapsed() >= SHORT => {
                     refusals = 0;
@@ -290,12 +292,6 @@ impl Reflector {
             .ok_or(Failure::NotServed)
     }
 
-    /// How many of the known objects a list lacks, of how many.
-    fn missing(&self, listed: &HashSet<ObjectKey>) -> (usize, usize) {
-        let known = self.known();
-        (known.difference(listed).count(), known.len())
-    }
-
     fn known(&self) -> MutexGuard<'_, HashSet<ObjectKey>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -318,9 +314,6 @@ fn key_of<K: Pruned>(object: &mut K) -> Option<ObjectKey> {
 
 /// How long the server shall keep a watch open.
 const WATCH_SECONDS: u32 = 45;
-
-/// A watch that ends sooner was cut short.
-const FULL: Duration = Duration::from_secs(40);
 
 /// When a watch that the server has not ended is taken for dead.
 const LIFE: Duration = Duration::from_secs(55);
