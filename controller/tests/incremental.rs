@@ -374,3 +374,36 @@ fn the_list_of_what_is_ours_changes_with_its_objects_only() {
         "of another controller now"
     );
 }
+
+#[test]
+fn what_is_wanted_is_told_before_anything_is_published() {
+    let mut engine = Engine::new(Arc::default(), Arc::default());
+    engine.apply(universe::class("gatehouse", true, false));
+    engine.apply(universe::service("shop", "cart", 80));
+    let mut secure = universe::ingress_object("cart", "cart.test", "/", "cart");
+    universe::add_tls(&mut secure, "cart.test", "cart-tls");
+    engine.apply(universe::apply_ingress(secure));
+    assert!(!engine.report().surveyed);
+    assert_eq!(engine.apply(Change::Listed), Urgency::Structural);
+    assert!(engine.reconcile().delta.is_empty());
+
+    let report = engine.report();
+    assert!(report.surveyed && !report.synced);
+    let wanted: Vec<String> = report.wanted.iter().map(ToString::to_string).collect();
+    // A Service without a slice may have Endpoints of old.
+    assert_eq!(wanted, ["Endpoints/shop/cart", "Secret/shop/cart-tls"]);
+    assert!(
+        report.diagnostics.is_empty(),
+        "they may only not be here yet"
+    );
+
+    engine.apply(universe::slice("shop", "cart", "cart", &["10.0.0.1"]));
+    engine.apply(universe::secret("shop", "cart-tls", Pem::good("cart.test")));
+    engine.apply(Change::Synced);
+    let delta = engine.reconcile().delta;
+    assert_eq!(delta.certificates.len(), 1);
+    assert_eq!(delta.hosts.len(), 2, "each host once");
+    assert_eq!(delta.clusters.len(), 1, "with its endpoints only");
+    assert_eq!(engine.report().wanted.len(), 1);
+    assert!(engine.report().diagnostics.is_empty());
+}

@@ -103,6 +103,7 @@ async fn the_api_speaks_json_and_explains_mistakes() {
     for target in [
         "/api/snapshot",
         "/api/diagnostics",
+        "/api/convergence",
         "/api/explain?url=http://a.example/x",
     ] {
         let answer = admin.ask("GET", target).await;
