@@ -153,4 +153,23 @@ mod tests {
         );
         assert!(endpoint.target_ref.is_none());
     }
+
+    #[test]
+    fn what_go_writes_for_nothing_is_nothing() {
+        let slice: EndpointSlice = serde_json::from_str(
+            r#"{"metadata": {"name": "a", "creationTimestamp": null, "labels": null},
+                "addressType": "IPv4", "endpoints": null, "ports": null}"#,
+        )
+        .unwrap();
+        assert!(slice.endpoints.is_empty());
+        let endpoints: Endpoints =
+            serde_json::from_str(r#"{"metadata": {"name": "a"}, "subsets": null}"#).unwrap();
+        assert!(endpoints.subsets.unwrap_or_default().is_empty());
+        let ingress: Ingress = serde_json::from_str(
+            r#"{"metadata": {"name": "a"}, "spec": {"rules": [{"http": {"paths": null}}], "tls": null},
+                "status": {"loadBalancer": {}}, "later": {"version": 7}}"#,
+        )
+        .unwrap();
+        assert_eq!(ingress.spec.unwrap().rules.unwrap().len(), 1);
+    }
 }
