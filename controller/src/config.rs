@@ -73,9 +73,22 @@ pub struct ClassRules {
     pub by_name: bool,
     /// Also serve Ingresses without any class.
     pub without_class: bool,
-    /// No IngressClass is read, because they belong to no namespace and only namespaces are: then
+    /// How IngressClasses become known.
+    pub reading: ClassReading,
+}
+
+/// How IngressClasses become known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClassReading {
+    /// From files: nobody gives the default class to an Ingress, so its mark is looked at.
+    #[default]
+    Files,
+    /// From an API server, which has given the default class to every Ingress that was created
+    /// while there was one. Those from before have none.
+    Cluster,
+    /// Not at all, because they belong to no namespace and only namespaces are read: then
     /// `ingressClassName` is ours when it equals `class`.
-    pub unread: bool,
+    Nowhere,
 }
 
 impl Default for Defaults {
@@ -86,7 +99,7 @@ impl Default for Defaults {
                 class: "gatehouse".into(),
                 by_name: false,
                 without_class: false,
-                unread: false,
+                reading: ClassReading::default(),
             },
             default_backend: None,
             default_certificate: None,

@@ -22,8 +22,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, Readiness};
-use crate::config::Replica;
 use crate::config::flags::{AccessLogFormat, RunArgs};
+use crate::config::{ClassReading, Replica};
 use crate::engine::{self, Engine, Report};
 use crate::leader::Clients;
 use crate::simulate::ListenerView;
@@ -63,10 +63,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         .build()
         .map_err(|error| Failure::System(format!("no runtime for the engine: {error}")))?;
     let feed = runtime.block_on(Feed::new(args))?;
-    if let Feed::Cluster(_, scope) = &feed
-        && !scope.namespaces.is_empty()
-    {
-        base = base.without_classes();
+    if let Feed::Cluster(_, scope) = &feed {
+        base = base.reading_classes(if scope.namespaces.is_empty() {
+            ClassReading::Cluster
+        } else {
+            ClassReading::Nowhere
+        });
     }
     terminal::log_to_stderr(args.log_format, args.log_level);
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use gatehouse_gateway::model::Settings;
 
-use super::Defaults;
 use super::settings::{Draft, Hsts, SETTINGS, Setting, Trust, WITHOUT_MEANING};
+use super::{ClassReading, Defaults};
 use crate::diagnostics::{Code, Diagnostic, Severity};
 
 /// What the flags say; the ConfigMap is read on top of it.
@@ -71,10 +71,10 @@ impl Base {
         }
     }
 
-    /// Classes are not read, so only their names count.
+    /// Says how classes become known.
     #[must_use]
-    pub fn without_classes(mut self) -> Self {
-        self.draft.defaults.classes.unread = true;
+    pub fn reading_classes(mut self, reading: ClassReading) -> Self {
+        self.draft.defaults.classes.reading = reading;
         self
     }
 

@@ -12,7 +12,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::generate::GenerateCommand;
 use super::values::{duration, label, listen_address, namespaced_name, selector};
-use super::{Base, ClassRules, Defaults, HostOwnership, SETTINGS, StatusArgs};
+use super::{Base, ClassReading, ClassRules, Defaults, HostOwnership, SETTINGS, StatusArgs};
 
 /// Ingress controller and HTTP gateway in one binary.
 #[derive(Debug, Parser)]
@@ -318,7 +318,7 @@ impl SelectionArgs {
                 class: self.ingress_class.as_str().into(),
                 by_name: self.ingress_class_by_name,
                 without_class: self.watch_ingress_without_class,
-                unread: false,
+                reading: ClassReading::default(),
             },
             default_backend: self.default_backend_service.clone(),
             default_certificate: self.default_ssl_certificate.clone(),

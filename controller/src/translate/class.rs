@@ -9,7 +9,7 @@
 
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 
-use crate::config::ClassRules;
+use crate::config::{ClassReading, ClassRules};
 use crate::diagnostics::{Code, Remarks, suggest};
 use crate::world::Lookup;
 
@@ -25,7 +25,7 @@ pub fn is_ours(
         .as_ref()
         .and_then(|spec| spec.ingress_class_name.as_deref());
     if let Some(name) = named {
-        if rules.unread {
+        if rules.reading == ClassReading::Nowhere {
             return name_is_ours(name, rules, remarks);
         }
         if let Some(class) = lookup.ingress_class(name) {
@@ -52,14 +52,22 @@ pub fn is_ours(
     if let Some(class) = annotations.and_then(|all| all.get(ANNOTATION)) {
         return **class == *rules.class;
     }
-    if rules.without_class || (!rules.unread && has_default(lookup, rules)) {
+    let files = rules.reading == ClassReading::Files;
+    if rules.without_class || (files && has_default(lookup, rules)) {
         return true;
     }
+    let why = if files {
+        " and no class of ours is the default"
+    } else {
+        ""
+    };
     remarks.info(
         "spec.ingressClassName",
         Code::ClassUnknown,
-        "the Ingress names no class and no class of ours is the default, so it is not served: set \
-         spec.ingressClassName or start with --watch-ingress-without-class",
+        format!(
+            "the Ingress names no class{why}, so it is not served: set spec.ingressClassName or \
+             start with --watch-ingress-without-class"
+        ),
     );
     false
 }
