@@ -4,6 +4,7 @@
 //! an `IngressClass` and a controller name of its own. Those that break the server have their own.
 
 mod classes;
+mod conformance;
 mod events;
 mod faults;
 mod following;
