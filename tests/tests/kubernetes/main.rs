@@ -5,6 +5,7 @@
 
 mod classes;
 mod conformance;
+mod endpoints;
 mod events;
 mod faults;
 mod following;
