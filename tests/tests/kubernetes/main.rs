@@ -3,6 +3,7 @@
 //! The tests of this binary run beside each other and share one API server; each has a namespace,
 //! an `IngressClass` and a controller name of its own. Those that break the server have their own.
 
+mod answers;
 mod classes;
 mod conformance;
 mod endpoints;
@@ -10,6 +11,7 @@ mod events;
 mod faults;
 mod following;
 mod leader;
+mod load;
 mod rights;
 mod server;
 mod status;
