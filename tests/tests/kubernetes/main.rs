@@ -12,6 +12,7 @@ mod faults;
 mod following;
 mod leader;
 mod load;
+mod privilege;
 mod quickstart;
 mod rights;
 mod server;
