@@ -77,7 +77,7 @@ impl Daemon {
 
     /// Waits until `ready`; panics with the end of the log when the process ends before, or never.
     pub(super) fn wait_ready(&mut self, ready: impl Fn() -> bool) {
-        let found = wait::within(3 * wait::PATIENCE, || {
+        let found = wait::within(6 * wait::PATIENCE, || {
             if ready() {
                 return Some(true);
             }

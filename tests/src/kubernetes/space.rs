@@ -103,7 +103,9 @@ impl<'a> Space<'a> {
     fn start(&self, kubeconfig: &Path, listen: [&str; 3], extra: &[&str]) -> Gateway {
         let controller = format!("--controller-class={}", self.controller);
         let class = format!("--ingress-class={}", self.name);
-        let flags = [&[controller.as_str(), class.as_str()], extra].concat();
+        // Replicas of other tests must not lead this one.
+        let lease = format!("--pod-namespace={}", self.name);
+        let flags = [&[&*controller, &*class, &*lease], extra].concat();
         Gateway::start_in_cluster(kubeconfig, listen, &flags)
     }
 }

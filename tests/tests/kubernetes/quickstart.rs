@@ -31,7 +31,10 @@ fn the_quickstart_is_served_and_kubectl_tells_its_state() {
             .run(&["create", "namespace", "quickstart"])
             .success();
         let any = "127.0.0.1:0";
-        let flags = ["--publish-status-address=203.0.113.5"];
+        let flags = [
+            "--publish-status-address=203.0.113.5",
+            "--pod-namespace=quickstart",
+        ];
         let gateway = Gateway::start_in_cluster(&server.admin(), [any, any, any], &flags);
         let applied = kubectl.run_with(
             &[&space[..], &["apply", "-f", "-"]].concat(),
