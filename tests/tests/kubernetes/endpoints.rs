@@ -167,6 +167,81 @@ fn an_endpoint_that_is_gone_loses_its_idle_connections_at_once() {
 }
 
 #[test]
+fn what_runs_on_an_endpoint_that_is_gone_comes_to_its_end() {
+    cluster::shared(|server| {
+        let space = Space::new(server, "running");
+        let [one, two] = pods(&space);
+        let gateway = space.gateway(&[]);
+        wait_answering(&gateway, &["one", "two"]);
+        let mut socket = tunnel(&gateway, &one);
+        // A request of which only the half has come.
+        let begun = |pod: &Backend| {
+            let requests = pod.requests();
+            requests.iter().any(|request| request.method() == "POST")
+        };
+        let mut half = wait::until("a request is on its way to the pod", || {
+            let mut client = Client::plain(gateway.http);
+            client.send("POST / HTTP/1.1\r\nHost: app.endpoints\r\nContent-Length: 8\r\n\r\nhalf");
+            wait::until("it has begun", || {
+                (begun(&one) || begun(&two)).then_some(())
+            });
+            two.take();
+            begun(&one).then_some(client)
+        });
+
+        space.delete("endpointslice/one");
+        wait_answering(&gateway, &["two"]);
+        assert!(echoes(&mut socket, "still here"));
+        half.send("half");
+        let answer = half.answer().expect("an answer");
+        assert_eq!((answer.status, answer.text()), (200, "one".into()));
+        assert!(echoes(&mut socket, "and here"));
+    });
+}
+
+/// Pods come and go, and their addresses are given to others.
+#[test]
+fn an_address_that_changes_hands_gets_no_request_of_its_former_owner() {
+    cluster::shared(|server| {
+        let (old, new) = (
+            Space::new(server, "owner-old"),
+            Space::new(server, "owner-new"),
+        );
+        let pod = old.backend("app");
+        for space in [&old, &new] {
+            let host = format!("{}.endpoints", space.name);
+            space.apply(&manifests::ingress("app", &host, &[("/", "Prefix", "app")]));
+        }
+        new.apply(&manifests::service("app", &[]));
+        // One gateway for both: they share its pools.
+        let both = format!("--controller-class={}", new.controller);
+        let gateway = old.gateway(&[&both]);
+        gateway.wait_status("owner-old.endpoints", "/", 200);
+        gateway.wait_status("owner-new.endpoints", "/", 503);
+        assert!(pod.open() > 0, "a connection is kept for the next request");
+
+        old.delete("endpointslice/app-0");
+        new.apply(&manifests::service("app", &[pod.address]));
+        gateway.wait_status("owner-new.endpoints", "/", 200);
+        gateway.wait_status("owner-old.endpoints", "/", 503);
+        pod.take();
+        for _ in 0..20 {
+            raw::get(gateway.http, "owner-old.endpoints", "/").expect("an answer");
+            raw::get(gateway.http, "owner-new.endpoints", "/").expect("an answer");
+        }
+        let arrived = pod.take();
+        assert_eq!(arrived.len(), 20);
+        for request in arrived {
+            assert_eq!(request.header("host"), Some("owner-new.endpoints"));
+            assert!(
+                request.connection > 0,
+                "not on the connection of the former owner"
+            );
+        }
+    });
+}
+
+#[test]
 fn a_slice_that_changes_compiles_nothing() {
     cluster::shared(|server| {
         let space = Space::new(server, "nocompile");
