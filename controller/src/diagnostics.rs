@@ -212,11 +212,13 @@ codes! {
     PathInvalid,
     /// An unknown path type.
     PathTypeInvalid,
-    /// Host and path are already owned by an older object.
+    /// Host and path belong to another object: as a rule the older one, of equally old ones the one
+    /// with the greater name.
     RouteConflict,
     /// The host belongs to another namespace, which had it first.
     HostOwnedElsewhere,
-    /// Two objects claim the default backend; the older has it.
+    /// Two objects claim the default backend; the older has it, of equally old ones the greater
+    /// name.
     DefaultBackendConflict,
     /// Backends of kind Resource are not supported.
     BackendUnsupported,
@@ -244,7 +246,8 @@ codes! {
     CertificateExpiresSoon,
     /// The certificate does not cover the host; the default certificate is served.
     CertificateNameMismatch,
-    /// An older Ingress of the host decides its certificate.
+    /// Another Ingress of the host decides its certificate: it is older, or as old with the greater
+    /// name.
     TlsConflict,
     /// A tls section on rules without a host: they are always served with the default certificate
     /// and never redirected.

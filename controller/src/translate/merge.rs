@@ -167,9 +167,11 @@ impl<'a> Merge<'a> {
                     free.insert((fragment, route));
                 }
                 Entry::Occupied(taken) => {
+                    let owner = taken.get().0;
                     let message = format!(
-                        "{} is older and has the default backend, so this one is not used",
-                        taken.get().0.origin
+                        "the default backend is that of {}, which {}: this one is not used",
+                        owner.origin,
+                        owner.age.lead_over(&fragment.age),
                     );
                     self.diagnostics.push(finding(
                         Severity::Error,
@@ -277,9 +279,11 @@ impl<'a> Merge<'a> {
                 continue;
             };
             let message = format!(
-                "paths of host `{}` that no rule has are answered by the oldest Ingress of the \
-                 host, {}: this default backend is not used there",
-                self.host, oldest.origin
+                "paths of host `{}` that no rule has are answered by {}, which {}: this default \
+                 backend is not used there",
+                self.host,
+                oldest.origin,
+                oldest.age.lead_over(&fragment.age),
             );
             self.diagnostics.push(finding(
                 Severity::Warning,
@@ -293,13 +297,15 @@ impl<'a> Merge<'a> {
 
     fn tls(&mut self, fragments: &[&HostFragment]) -> Option<HostTls> {
         let mut wishes = fragments.iter().filter_map(|f| Some((f, f.tls.as_ref()?)));
-        let (_, decided) = wishes.next()?;
+        let (first, decided) = wishes.next()?;
         for (fragment, wish) in wishes {
             if wish.certificate != decided.certificate {
                 let message = format!(
-                    "{} is older and decides the certificate of host `{}`: the one wanted here is \
-                     not used",
-                    decided.origin, self.host
+                    "the certificate of host `{}` is decided by {}, which {}: the one wanted here \
+                     is not used",
+                    self.host,
+                    first.origin,
+                    first.age.lead_over(&fragment.age),
                 );
                 self.diagnostics.push(finding(
                     Severity::Warning,

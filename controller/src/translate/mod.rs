@@ -60,6 +60,15 @@ impl Age {
             name: Reverse(format!("{namespace}/{name}").into()),
         }
     }
+
+    /// Why this one goes before the other; continues the name of its object.
+    pub fn lead_over(&self, other: &Self) -> &'static str {
+        if self.created < other.created {
+            "is older"
+        } else {
+            "is as old and has the greater name"
+        }
+    }
 }
 
 /// What one object contributes.
@@ -190,5 +199,16 @@ mod tests {
         );
         assert!(age(None, "n", "b") < age(None, "n", "a"));
         assert!(age(2_000_000_000, "a", "a") < age(None, "z", "z"));
+    }
+
+    #[test]
+    fn the_reason_for_going_first_is_the_true_one() {
+        let lead = |one: Age, two: Age| one.lead_over(&two);
+        assert_eq!(lead(age(1, "n", "a"), age(2, "n", "b")), "is older");
+        assert_eq!(lead(age(1, "n", "b"), age(None, "n", "a")), "is older");
+        for created in [Some(1), None] {
+            let (one, two) = (age(created, "n", "b"), age(created, "n", "a"));
+            assert_eq!(lead(one, two), "is as old and has the greater name");
+        }
     }
 }
