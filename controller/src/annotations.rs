@@ -87,6 +87,19 @@ pub fn judge(name: &str, value: &str) -> Option<Verdict> {
     })
 }
 
+impl Annotation {
+    /// Whether it closes the door for the whole host, as far as the namespace goes.
+    pub fn restricts_whole_host(&self) -> bool {
+        matches!(
+            self.effect,
+            Effect::Refused {
+                whole_host: true,
+                ..
+            }
+        )
+    }
+}
+
 impl Name {
     fn fits(self, name: &str) -> bool {
         match self {
@@ -192,9 +205,9 @@ pub const ANNOTATIONS: &[Annotation] = &[
         ADDRESSES,
     ),
     detail("satisfy", "says how several restrictions are combined"),
-    host_row(Name::Is("enable-modsecurity"), FALSE, FIREWALL),
-    host_row(Name::Is("enable-owasp-core-rules"), FALSE, FIREWALL),
-    host_row(Name::Is("modsecurity-snippet"), Off::Empty, FIREWALL),
+    row(Name::Is("enable-modsecurity"), FALSE, FIREWALL),
+    row(Name::Is("enable-owasp-core-rules"), FALSE, FIREWALL),
+    row(Name::Is("modsecurity-snippet"), Off::Empty, FIREWALL),
     detail(
         "modsecurity-transaction-id",
         "names the transactions of the firewall",

@@ -255,8 +255,11 @@ codes! {
     /// An annotation that has no effect.
     AnnotationUnknown,
     /// An annotation restricts access in a way that is not supported: everything of its Ingress is
-    /// refused.
+    /// refused, and what the namespace has on its hosts if it restricts whole hosts.
     AnnotationRefused,
+    /// An Ingress of another namespace restricts the whole host by annotation; this Ingress is
+    /// served without the restriction.
+    AnnotationElsewhere,
     /// A setting of the ConfigMap that is unknown or has a bad value.
     SettingInvalid,
     /// A catch-all Ingress that `--disable-catch-all` leaves out.

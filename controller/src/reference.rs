@@ -68,7 +68,8 @@ fn annotations() -> String {
             "Read with the prefixes `{nginx}` and `{own}`. No policy can be set by annotation yet. \
              An annotation that restricts access closes the door: everything of its Ingress answers \
              503 and the error `AnnotationRefused` says so \
-             ([why](../decisions/0020-closed-door.md)). All others, those that are not listed \
+             ([why](../decisions/0020-closed-door.md)); one that ingress-nginx applies to a whole host closes \
+             all that its namespace has on the hosts of the Ingress. All others, those that are not listed \
              included, have no effect, and the warning `AnnotationUnknown` names each."
         ),
     );
@@ -83,7 +84,14 @@ fn annotations() -> String {
             Name::Ends(end) => format!("`…{end}`, others"),
         };
         let (effect, off) = match annotation.effect {
-            Effect::Refused { off, .. } => ("closes the door", off_values(off)),
+            Effect::Refused { off, whole_host } => {
+                let effect = if whole_host {
+                    "closes the door, for the whole host"
+                } else {
+                    "closes the door"
+                };
+                (effect, off_values(off))
+            }
             Effect::Ignored => ("none", String::new()),
         };
         let asks = annotation.asks.trim_end_matches(',');

@@ -20,7 +20,7 @@ use gatehouse_gateway::model::{
 use k8s_openapi::api::networking::v1::IngressStatus;
 use proptest::prelude::*;
 
-use universe::{Event, Pem, event};
+use universe::{Event, Pem, Restricted, event};
 
 /// What a publisher would hold: the sum of all deltas.
 #[derive(Default)]
@@ -90,7 +90,7 @@ proptest! {
     ) {
         let mut engine = Engine::new(Arc::default(), Arc::default());
         let mut sum = Sum::default();
-        let mut closed = BTreeSet::new();
+        let mut restricted = Restricted::default();
         let mut ownership = Defaults::default().host_ownership;
         for (number, events) in rounds.into_iter().enumerate() {
             if number == listed_before {
@@ -102,7 +102,7 @@ proptest! {
             for event in events {
                 match event {
                     Event::Change(change) => {
-                        universe::note_closed(&mut closed, &change);
+                        restricted.note(&change);
                         engine.apply(*change);
                     }
                     Event::Time(now) => drop(engine.tell_time(now)),
@@ -139,6 +139,7 @@ proptest! {
             for slot in slots.chain(&plans.default_certificate) {
                 prop_assert!(plans.certificates.contains_key(slot));
             }
+            let refused = ActionPlan::Refuse(RefuseReason::BrokenPolicy);
             for plan in plans.hosts.values() {
                 if ownership == HostOwnership::Enforce {
                     let namespaces: BTreeSet<&Arc<str>> = plan.routes.iter()
@@ -147,11 +148,17 @@ proptest! {
                         .collect();
                     prop_assert!(namespaces.len() <= 1, "{:?} is served for {namespaces:?}", plan.host);
                 }
+                let origins = plan.routes.iter().map(|route| &route.key.origin);
+                let whole: Vec<_> = origins.filter(|o| restricted.hosts.contains(o)).collect();
                 for route in &plan.routes {
-                    // Nobody gets past a restriction that cannot be applied.
-                    if closed.contains(&route.key.origin) {
-                        let refused = ActionPlan::Refuse(RefuseReason::BrokenPolicy);
+                    let origin = &route.key.origin;
+                    // Nobody gets past a restriction that cannot be applied, and nobody takes
+                    // down what another namespace has.
+                    let own = restricted.objects.contains(origin);
+                    if own || whole.iter().any(|one| one.namespace == origin.namespace) {
                         prop_assert_eq!(&route.action, &refused);
+                    } else if !restricted.in_namespace(&origin.namespace) {
+                        prop_assert_ne!(&route.action, &refused);
                     }
                     if let ActionPlan::Forward(split) = &route.action {
                         let planned = |c: &ClusterKey| plans.clusters.contains_key(c);

@@ -14,10 +14,9 @@ fn annotated(name: &str, host: &str, annotation: &str, path: &str) -> String {
     manifests::ingress(name, host, &[(path, "Prefix", "app")]).replace(&metadata, &with)
 }
 
-const RESTRICTIONS: [&str; 6] = [
+const RESTRICTIONS: [&str; 5] = [
     "auth-type: basic",
     "auth-url: 'http://auth.test/check'",
-    "auth-tls-secret: demo/ca",
     "whitelist-source-range: 127.0.0.0/8",
     "enable-modsecurity: 'true'",
     "configuration-snippet: 'deny all;'",
@@ -56,6 +55,39 @@ fn a_restriction_that_cannot_be_applied_closes_the_door_of_its_ingress_alone() {
             "admin.yaml",
             manifests::ingress("admin", "shop.test", &[("/admin", "Prefix", "app")]),
         );
+        gateway.wait_status("shop.test", "/admin", 200);
+    }
+}
+
+#[test]
+fn a_restriction_of_a_whole_host_closes_it_for_its_namespace_and_no_other() {
+    let (backend, scratch) = (Backend::plain(), Scratch::new());
+    let open = |name, path| manifests::ingress(name, "shop.test", &[(path, "Prefix", "app")]);
+    let app = manifests::service("app", &[backend.address]);
+    scratch.write(
+        "app.yaml",
+        manifests::class() + &app + &open("cart", "/cart") + &open("admin", "/admin"),
+    );
+    let neighbour = app + &open("neighbour", "/team");
+    scratch.write("team.yaml", neighbour.replace("demo", "team"));
+    let gateway = Gateway::start(scratch.path(), &[]);
+    let statuses = |cart| {
+        gateway.wait_status("shop.test", "/cart", cart);
+        gateway.wait_status("shop.test", "/team", 200);
+    };
+    statuses(200);
+    for restriction in ["auth-tls-secret: demo/ca", "server-snippet: 'deny all;'"] {
+        let restricting = annotated("door", "shop.test", restriction, "/door");
+        scratch.replace("door.yaml", &restricting);
+        statuses(503);
+        gateway.wait_status("shop.test", "/admin", 503);
+        gateway.wait_diagnostic(&["AnnotationRefused", "Ingress/demo/cart", "app.yaml"]);
+        gateway.wait_diagnostic(&["AnnotationElsewhere", "Ingress/team/neighbour"]);
+        // A tenant who asks for it on a host that others serve, too, closes the own door only.
+        scratch.replace("door.yaml", restricting.replace("demo", "other"));
+        statuses(200);
+        gateway.wait_status("shop.test", "/door", 503);
+        scratch.remove("door.yaml");
         gateway.wait_status("shop.test", "/admin", 200);
     }
 }

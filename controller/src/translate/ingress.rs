@@ -12,8 +12,10 @@ use gatehouse_gateway::model::{HostPattern, ObjectRef, PathKind, PathMatch, Refu
 use super::backend::{self, PortName};
 use super::path::PathError;
 use super::tls::TlsSection;
-use super::{Age, Fragment, HostFragment, RouteFragment, Target, class, host, object_ref, path};
-use crate::annotations::{self, Annotation, Effect, Verdict};
+use super::{
+    Age, Closed, Fragment, HostFragment, RouteFragment, Target, class, host, object_ref, path,
+};
+use crate::annotations::{self, Annotation, Verdict};
 use crate::config::Defaults;
 use crate::diagnostics::{Code, Diagnostic, Remarks};
 use crate::source::{Kind, ObjectKey};
@@ -86,17 +88,17 @@ impl Draft<'_> {
         if let Some(backend) = &spec.default_backend {
             self.default_backend(backend, spec.rules.as_ref().is_none_or(Vec::is_empty));
         }
-        if closed {
-            self.close();
+        if closed > Closed::No {
+            self.close(closed);
         }
         self.tls();
         self.hosts.into_values().map(Arc::new).collect()
     }
 
-    /// Says of every annotation of a gateway what becomes of it. Whether one of them closes the
-    /// door: it restricts access in a way that cannot be applied.
-    fn annotations(&mut self) -> bool {
-        let mut closed = false;
+    /// Says of every annotation of a gateway what becomes of it, and how far they close the door:
+    /// those that restrict access in a way that cannot be applied.
+    fn annotations(&mut self) -> Closed {
+        let mut closed = Closed::No;
         for (name, value) in self.ingress.metadata.annotations.iter().flatten() {
             let field = format!("metadata.annotations[{name}]");
             match annotations::judge(name, value) {
@@ -107,7 +109,12 @@ impl Draft<'_> {
                     format!("annotation `{name}` is not supported and has no effect"),
                 ),
                 Some(Verdict::Refused(row)) => {
-                    closed = true;
+                    let whole_host = row.restricts_whole_host();
+                    closed = closed.max(if whole_host {
+                        Closed::Host
+                    } else {
+                        Closed::Own
+                    });
                     let message = refused(name, row);
                     self.remarks.error(field, Code::AnnotationRefused, message);
                 }
@@ -118,9 +125,9 @@ impl Draft<'_> {
 
     /// Every route refuses, but stays: without it a shorter path, maybe somebody else's, would
     /// answer in its place.
-    fn close(&mut self) {
+    fn close(&mut self, closed: Closed) {
         for host in self.hosts.values_mut() {
-            host.closed = true;
+            host.closed = closed;
             for route in host.routes.iter_mut().chain(&mut host.fallback) {
                 route.target = Target::Refuse(RefuseReason::BrokenPolicy);
             }
@@ -164,7 +171,7 @@ impl Draft<'_> {
                 routes: Vec::new(),
                 fallback: None,
                 owns_root: false,
-                closed: false,
+                closed: Closed::No,
                 tls: None,
             })
     }
@@ -290,11 +297,11 @@ impl Draft<'_> {
 
 /// Why an annotation closes the door, and what to do.
 fn refused(name: &str, row: &Annotation) -> String {
-    let others = match row.effect {
-        Effect::Refused {
-            whole_host: true, ..
-        } => " (routes that other Ingresses have on its hosts stay open)",
-        _ => "",
+    let others = if row.restricts_whole_host() {
+        ", and so does what other Ingresses of the namespace have on its hosts (those of other \
+         namespaces stay open)"
+    } else {
+        ""
     };
     format!(
         "annotation `{name}` {} and is not supported, so everything of this Ingress answers \

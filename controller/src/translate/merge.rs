@@ -9,6 +9,9 @@
 //! what other namespaces have for the host counts for nothing: no route, no certificate, no `/`.
 //! Hosts own nothing of each other: `*.example.com` is another host than `www.example.com`.
 //!
+//! A restriction of a whole host that cannot be applied closes what the namespace of its object has
+//! on the host, and nothing of other namespaces: nobody takes down the routes of a neighbour.
+//!
 //! Differences on purpose: Prefix `/x` and Prefix `/x/` live side by side (nginx refuses its whole
 //! configuration); `ImplementationSpecific` is a Prefix also when it meets one.
 
@@ -22,7 +25,7 @@ use gatehouse_gateway::model::{
     RefuseReason, RouteKey, RoutePlan, WeightedCluster,
 };
 
-use super::{ClusterRef, HostFragment, RouteFragment, Target};
+use super::{Closed, ClusterRef, HostFragment, RouteFragment, Target};
 use crate::config::{Defaults, HostOwnership};
 use crate::diagnostics::{Code, Diagnostic, Severity};
 
@@ -55,9 +58,11 @@ pub fn merge(
     let mut merge = Merge {
         host,
         owners: BTreeMap::new(),
+        closers: closers(fragments),
         diagnostics: Vec::new(),
     };
     let fragments = &*merge.owned(fragments, defaults.host_ownership);
+    merge.tell_who_is_closed(fragments);
     merge.root_of_the_catch_all(fragments);
     for fragment in fragments {
         for route in &fragment.routes {
@@ -85,7 +90,7 @@ pub fn merge(
             },
             field: Arc::clone(&route.field),
             policies: policies.of(path),
-            action: action(&route.target, answer),
+            action: merge.action(fragment, &route.target, answer),
         })
         .chain(implicit.map(|route| RoutePlan {
             policies: [route.policies, policies.of(&route.key.path)].concat(),
@@ -105,9 +110,23 @@ pub fn merge(
 
 type Owners<'a> = BTreeMap<&'a PathMatch, (&'a HostFragment, &'a RouteFragment)>;
 
+/// By namespace, the object that closes all that the namespace has on the host.
+type Closers<'a> = BTreeMap<&'a str, &'a HostFragment>;
+
+fn closers<'a>(fragments: &[&'a HostFragment]) -> Closers<'a> {
+    let mut closers = Closers::new();
+    for &fragment in fragments.iter().filter(|f| f.closed == Closed::Host) {
+        closers
+            .entry(&*fragment.origin.namespace)
+            .or_insert(fragment);
+    }
+    closers
+}
+
 struct Merge<'a> {
     host: &'a HostPattern,
     owners: Owners<'a>,
+    closers: Closers<'a>,
     diagnostics: Vec<Diagnostic>,
 }
 
@@ -217,6 +236,57 @@ impl<'a> Merge<'a> {
         }
     }
 
+    /// Says so to the objects that carry no restriction themselves: to those of the namespace that
+    /// they are closed, to those of other namespaces that they are not.
+    fn tell_who_is_closed(&mut self, fragments: &[&HostFragment]) {
+        for fragment in fragments.iter().filter(|f| f.closed != Closed::Host) {
+            let own = self.closers.get(&*fragment.origin.namespace);
+            let (severity, code, message) = match (own, self.closers.values().next()) {
+                (Some(closer), _) => (
+                    Severity::Error,
+                    Code::AnnotationRefused,
+                    format!(
+                        "{} has an annotation that restricts the whole host `{}` and is not \
+                         supported, so what this Ingress has there answers 503, too: see the \
+                         finding about that Ingress",
+                        closer.origin, self.host
+                    ),
+                ),
+                (None, Some(closer)) if fragment.closed == Closed::No => (
+                    Severity::Warning,
+                    Code::AnnotationElsewhere,
+                    format!(
+                        "{} of another namespace restricts the whole host `{}` by an annotation \
+                         that is not supported; what this Ingress has there is served without the \
+                         restriction: take it off that host if it relies on it",
+                        closer.origin, self.host
+                    ),
+                ),
+                _ => continue,
+            };
+            self.diagnostics
+                .push(finding(severity, fragment, &fragment.field, code, message));
+        }
+    }
+
+    fn action(
+        &self,
+        fragment: &HostFragment,
+        target: &Target,
+        answer: &DefaultAnswer,
+    ) -> ActionPlan {
+        match target {
+            _ if self.is_closed(fragment) => ActionPlan::Refuse(RefuseReason::BrokenPolicy),
+            Target::Cluster(cluster) => forward(cluster),
+            Target::Default => answer.action.clone(),
+            Target::Refuse(reason) => ActionPlan::Refuse(*reason),
+        }
+    }
+
+    fn is_closed(&self, fragment: &HostFragment) -> bool {
+        fragment.closed != Closed::No || self.closers.contains_key(&*fragment.origin.namespace)
+    }
+
     /// A host without Prefix `/` gets one, from its oldest object: to the default backend of that
     /// object, else to the answer for what nothing serves.
     fn implicit_root(
@@ -234,15 +304,12 @@ impl<'a> Merge<'a> {
         let (origin, field, action) = match fragments.split_first() {
             Some((oldest, younger)) => {
                 self.unused_fallbacks(oldest, younger);
-                match &oldest.fallback {
-                    Some(route) => (&oldest.origin, &route.field, action(&route.target, answer)),
-                    None if oldest.closed => (
-                        &oldest.origin,
-                        &oldest.field,
-                        ActionPlan::Refuse(RefuseReason::BrokenPolicy),
-                    ),
-                    None => (&oldest.origin, &oldest.field, answer.action.clone()),
-                }
+                let fallback = oldest.fallback.as_ref();
+                let (field, target) = fallback.map_or((&oldest.field, &Target::Default), |route| {
+                    (&route.field, &route.target)
+                });
+                let action = self.action(oldest, target, answer);
+                (&oldest.origin, field, action)
             }
             None if *self.host == HostPattern::Any => match &answer.origin {
                 Some(origin) => (origin, &Arc::from("spec.ports[0]"), answer.action.clone()),
@@ -373,14 +440,6 @@ fn nobody() -> ObjectRef {
         kind: "Gatehouse".into(),
         namespace: "".into(),
         name: "default".into(),
-    }
-}
-
-fn action(target: &Target, answer: &DefaultAnswer) -> ActionPlan {
-    match target {
-        Target::Cluster(cluster) => forward(cluster),
-        Target::Default => answer.action.clone(),
-        Target::Refuse(reason) => ActionPlan::Refuse(*reason),
     }
 }
 

@@ -111,11 +111,21 @@ pub struct HostFragment {
     /// The object has a default backend and no rules: its fallback takes `/` of the catch-all host
     /// even from an explicit rule (ingress-nginx).
     pub owns_root: bool,
-    /// The object restricts access in a way that cannot be applied: its routes refuse, and so does
-    /// the implicit `/` when it is the oldest of the host.
-    pub closed: bool,
+    /// How far the object closes the door.
+    pub closed: Closed,
     /// Certificate, when the object has a tls section.
     pub tls: Option<HostTls>,
+}
+
+/// How far an object closes the door, because it restricts access in a way that cannot be applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Closed {
+    /// It does not.
+    No,
+    /// Its own routes refuse, and so does the implicit `/` when it is the oldest of the host.
+    Own,
+    /// The same, and everything that other objects of its namespace have on the host.
+    Host,
 }
 
 /// One route of a fragment.

@@ -272,21 +272,43 @@ pub(crate) fn ingress(name: &str, host: &str, path: &str, service: &str) -> Chan
     apply_ingress(ingress_object(name, host, path, service))
 }
 
-/// Keeps the set of Ingresses that carry one of the annotations that close the door.
-pub(crate) fn note_closed(closed: &mut BTreeSet<ObjectRef>, change: &Change) {
-    let (Change::Apply(key, _) | Change::Delete(key)) = change else {
-        return;
-    };
-    let origin = object_ref(key);
-    let carries = |ingress: &Ingress| {
-        let annotations = ingress.metadata.annotations.as_ref();
-        let [first, second, ..] = ANNOTATIONS.map(|(name, _)| name);
-        annotations.is_some_and(|all| all.contains_key(first) || all.contains_key(second))
-    };
-    match change {
-        Change::Apply(_, Object::Ingress(ingress)) if carries(ingress) => closed.insert(origin),
-        _ => closed.remove(&origin),
-    };
+/// The Ingresses that carry an annotation that closes the door.
+#[derive(Default)]
+pub(crate) struct Restricted {
+    /// All of them.
+    pub(crate) objects: BTreeSet<ObjectRef>,
+    /// Those that close the whole host within their namespace.
+    pub(crate) hosts: BTreeSet<ObjectRef>,
+}
+
+impl Restricted {
+    pub(crate) fn note(&mut self, change: &Change) {
+        let (Change::Apply(key, _) | Change::Delete(key)) = change else {
+            return;
+        };
+        let carries = |names: &[(&str, &str)]| match change {
+            Change::Apply(_, Object::Ingress(ingress)) => {
+                let all = ingress.metadata.annotations.iter().flatten();
+                all.into_iter()
+                    .any(|(name, _)| names.iter().any(|(known, _)| known == name))
+            }
+            _ => false,
+        };
+        let [own, host] = [&RESTRICTIONS[..], &HOST_RESTRICTIONS[..]].map(carries);
+        let origin = object_ref(key);
+        for (set, is_in) in [(&mut self.objects, own || host), (&mut self.hosts, host)] {
+            if is_in {
+                set.insert(origin.clone());
+            } else {
+                set.remove(&origin);
+            }
+        }
+    }
+
+    /// Whether somebody in the namespace may have closed what it has.
+    pub(crate) fn in_namespace(&self, namespace: &str) -> bool {
+        self.hosts.iter().any(|one| *one.namespace == *namespace)
+    }
 }
 
 const NAMESPACES: [&str; 2] = ["shop", "team"];
@@ -303,10 +325,15 @@ const TIMES: [&str; 3] = [
     "4095-12-31T00:00:00Z",
     "4100-01-01T00:00:00Z",
 ];
-/// The first two close the door.
-const ANNOTATIONS: [(&str, &str); 4] = [
+const RESTRICTIONS: [(&str, &str); 2] = [
     ("nginx.ingress.kubernetes.io/auth-url", "http://auth.test/"),
     ("gatehouse.dev/configuration-snippet", "deny all;"),
+];
+const HOST_RESTRICTIONS: [(&str, &str); 2] = [
+    ("nginx.ingress.kubernetes.io/auth-tls-secret", "shop/ca"),
+    ("gatehouse.dev/server-snippet", "deny all;"),
+];
+const HARMLESS: [(&str, &str); 2] = [
     ("nginx.ingress.kubernetes.io/enable-modsecurity", "false"),
     ("nginx.ingress.kubernetes.io/limit-rps", "5"),
 ];
@@ -322,7 +349,8 @@ fn some(of: &'static [&'static str]) -> impl Strategy<Value = Vec<&'static str>>
 
 fn random_ingress() -> impl Strategy<Value = Change> {
     let rules = (one(&HOSTS), one(&PATHS), one(&KINDS), one(&SERVICES));
-    let annotation = prop::option::weighted(0.3, prop::sample::select(&ANNOTATIONS[..]));
+    let all = [RESTRICTIONS, HOST_RESTRICTIONS, HARMLESS].concat();
+    let annotation = prop::option::weighted(0.3, prop::sample::select(all));
     let class = prop::option::weighted(0.9, one(&["gatehouse", "gatehouse", "other", "absent"]));
     (
         (one(&NAMESPACES), one(&INGRESSES), 0_i64..3, annotation),
