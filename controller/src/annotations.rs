@@ -101,7 +101,8 @@ impl Annotation {
 }
 
 impl Name {
-    fn fits(self, name: &str) -> bool {
+    /// Whether the row is about this name.
+    pub fn fits(self, name: &str) -> bool {
         match self {
             Self::Is(known) => name == known,
             Self::Begins(begin) => name.starts_with(begin),
@@ -111,7 +112,11 @@ impl Name {
 }
 
 impl Off {
-    fn is(self, value: &str) -> bool {
+    /// What Go's `ParseBool`, and so ingress-nginx, takes for false. Anything else was meant to be on.
+    pub const FALSE: Self = Self::Words(&["0", "f", "F", "false", "False", "FALSE"]);
+
+    /// Whether this value, without space around it, says so.
+    pub fn is(self, value: &str) -> bool {
         value.is_empty()
             || match self {
                 Self::Empty => false,
@@ -122,9 +127,6 @@ impl Off {
             }
     }
 }
-
-/// What Go's `ParseBool`, and so ingress-nginx, takes for false. Anything else was meant to be on.
-const FALSE: Off = Off::Words(&["0", "f", "F", "false", "False", "FALSE"]);
 
 const fn row(name: Name, off: Off, asks: &'static str) -> Annotation {
     Annotation {
@@ -205,8 +207,8 @@ pub const ANNOTATIONS: &[Annotation] = &[
         ADDRESSES,
     ),
     detail("satisfy", "says how several restrictions are combined"),
-    row(Name::Is("enable-modsecurity"), FALSE, FIREWALL),
-    row(Name::Is("enable-owasp-core-rules"), FALSE, FIREWALL),
+    row(Name::Is("enable-modsecurity"), Off::FALSE, FIREWALL),
+    row(Name::Is("enable-owasp-core-rules"), Off::FALSE, FIREWALL),
     row(Name::Is("modsecurity-snippet"), Off::Empty, FIREWALL),
     detail(
         "modsecurity-transaction-id",

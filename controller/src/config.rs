@@ -6,11 +6,13 @@
 mod configmap;
 pub mod flags;
 pub mod generate;
+mod restrictions;
 mod settings;
 mod status;
 mod values;
 
 pub use configmap::{Base, with_configmap};
+pub use restrictions::{RESTRICTIONS, Restriction};
 pub use settings::{SETTINGS, Setting};
 pub use status::{Replica, StatusArgs};
 
@@ -45,6 +47,8 @@ pub struct Defaults {
     pub balance: Balance,
     /// `Strict-Transport-Security` for answers over TLS.
     pub hsts: Option<Arc<str>>,
+    /// The ConfigMap restricts access in a way that cannot be applied: every route refuses.
+    pub closed: bool,
     /// What it means that a host belongs to the namespace that had it first.
     pub host_ownership: HostOwnership,
 }
@@ -111,6 +115,7 @@ impl Default for Defaults {
             balance: Balance::default(),
             hsts: Some("max-age=31536000; includeSubDomains".into()),
             host_ownership: HostOwnership::default(),
+            closed: false,
         }
     }
 }

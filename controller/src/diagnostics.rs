@@ -262,6 +262,9 @@ codes! {
     AnnotationElsewhere,
     /// A setting of the ConfigMap that is unknown or has a bad value.
     SettingInvalid,
+    /// A setting of the ConfigMap restricts access in a way that is not supported: every route is
+    /// refused.
+    SettingRefused,
     /// A catch-all Ingress that `--disable-catch-all` leaves out.
     CatchAllDisabled,
     /// The last good version keeps serving because the present one is broken.

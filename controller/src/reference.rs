@@ -10,8 +10,8 @@ use gatehouse_gateway::error::Reason;
 use gatehouse_gateway::metrics::{Labelled, Plain};
 
 use crate::annotations::{ANNOTATIONS, Effect, Name, Off, PREFIXES};
-use crate::config::SETTINGS;
 use crate::config::generate::DocsArgs;
+use crate::config::{RESTRICTIONS, SETTINGS};
 use crate::diagnostics::Code;
 use crate::run::Failure;
 
@@ -57,6 +57,20 @@ fn settings() -> String {
             &[&name, setting.expected(), &example, setting.doc],
         );
     }
+    page.push_str(
+        "\n## Restrictions\n\nKeys of ingress-nginx that restrict access for every route and are not \
+         supported: in the ConfigMap they close every route (503, the error `SettingRefused`, \
+         [why](../decisions/0023-restrictions-of-all.md)), with `--set` the gateway does not start.\n\n",
+    );
+    table(&mut page, &["name", "asks", "unless the value is"]);
+    for restriction in RESTRICTIONS {
+        let name = names(restriction.name);
+        let off = restriction
+            .off
+            .map_or("anything: a detail without effect".to_owned(), off_values);
+        let asks = restriction.asks.trim_end_matches(',');
+        row(&mut page, &[&name, asks, &off]);
+    }
     page
 }
 
@@ -78,11 +92,7 @@ fn annotations() -> String {
         &["name", "asks", "effect", "unless the value is"],
     );
     for annotation in ANNOTATIONS {
-        let name = match annotation.name {
-            Name::Is(name) => format!("`{name}`"),
-            Name::Begins(begin) => format!("`{begin}…`, others"),
-            Name::Ends(end) => format!("`…{end}`, others"),
-        };
+        let name = names(annotation.name);
         let (effect, off) = match annotation.effect {
             Effect::Refused { off, whole_host } => {
                 let effect = if whole_host {
@@ -98,6 +108,14 @@ fn annotations() -> String {
         row(&mut page, &[&name, asks, effect, &off]);
     }
     page
+}
+
+fn names(name: Name) -> String {
+    match name {
+        Name::Is(name) => format!("`{name}`"),
+        Name::Begins(begin) => format!("`{begin}…`, others"),
+        Name::Ends(end) => format!("`…{end}`, others"),
+    }
 }
 
 fn off_values(off: Off) -> String {

@@ -25,7 +25,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 
 use crate::config::Base;
-use crate::diagnostics::{Diagnostic, Severity};
+use crate::diagnostics::{Code, Diagnostic, Severity};
 use crate::engine::{Engine, Report};
 use crate::source::directory;
 
@@ -365,7 +365,10 @@ pub fn explain(
         explanation.follow(route, &facts);
         explanation.diagnostics = diagnostics
             .iter()
-            .filter(|diagnostic| diagnostic.object == route.label)
+            .filter(|diagnostic| {
+                // One of the settings is about every route.
+                diagnostic.object == route.label || diagnostic.code == Code::SettingRefused
+            })
             .cloned()
             .collect();
     }

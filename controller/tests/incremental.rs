@@ -9,7 +9,7 @@ mod universe;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use gatehouse::config::{Defaults, HostOwnership};
+use gatehouse::config::{Base, Defaults, HostOwnership};
 use gatehouse::diagnostics::Code;
 use gatehouse::engine::{Engine, Outcome, Urgency, Work};
 use gatehouse::source::Change;
@@ -92,6 +92,7 @@ proptest! {
         let mut sum = Sum::default();
         let mut restricted = Restricted::default();
         let mut ownership = Defaults::default().host_ownership;
+        let mut all_closed = false;
         for (number, events) in rounds.into_iter().enumerate() {
             if number == listed_before {
                 engine.apply(Change::Listed);
@@ -108,6 +109,7 @@ proptest! {
                     Event::Time(now) => drop(engine.tell_time(now)),
                     Event::Defaults(defaults) => {
                         ownership = defaults.host_ownership;
+                        all_closed = defaults.closed;
                         engine.set_defaults(defaults, Arc::default());
                     }
                     Event::Endpoints => {
@@ -155,7 +157,7 @@ proptest! {
                     // Nobody gets past a restriction that cannot be applied, and nobody takes
                     // down what another namespace has.
                     let own = restricted.objects.contains(origin);
-                    if own || whole.iter().any(|one| one.namespace == origin.namespace) {
+                    if all_closed || own || whole.iter().any(|one| one.namespace == origin.namespace) {
                         prop_assert_eq!(&route.action, &refused);
                     } else if !restricted.in_namespace(&origin.namespace) {
                         prop_assert_ne!(&route.action, &refused);
@@ -318,6 +320,39 @@ fn a_certificate_for_other_names_is_not_served() {
     );
     let codes: Vec<Code> = plans.diagnostics.iter().map(|d| d.code).collect();
     assert_eq!(codes, [Code::CertificateNameMismatch]);
+}
+
+#[test]
+fn a_restriction_in_the_configmap_closes_every_route_until_it_is_removed() {
+    let base = Base::new(Defaults::default(), Some(("shop".into(), "gw".into())));
+    let mut engine = Engine::with_base(&base);
+    let settings = |value| universe::config_map("shop", "gw", &[("block-cidrs", value)]);
+    engine.apply(settings(""));
+    engine.apply(universe::class("gatehouse", true, false));
+    engine.apply(universe::service("shop", "cart", 80));
+    engine.apply(universe::ingress("cart", "cart.test", "/a", "cart"));
+    engine.apply(Change::Synced);
+    engine.reconcile();
+    let open = engine.plans();
+
+    assert_eq!(engine.apply(settings("192.0.2.0/24")), Urgency::Structural);
+    let outcome = engine.reconcile();
+    assert!(outcome.delta.clusters.is_empty(), "connections are kept");
+    let closed = engine.plans();
+    assert_eq!(closed, engine.rebuild().plans());
+    let mut routes = closed.hosts.values().flat_map(|plan| &plan.routes);
+    assert!(routes.all(|route| route.action == ActionPlan::Refuse(RefuseReason::BrokenPolicy)));
+    assert_eq!(
+        closed.hosts.len(),
+        2,
+        "the host and the catch-all, which keep their routes"
+    );
+    let codes: Vec<Code> = closed.diagnostics.iter().map(|d| d.code).collect();
+    assert_eq!(codes, [Code::SettingRefused, Code::EndpointsMissing]);
+
+    engine.apply(settings(""));
+    engine.reconcile();
+    assert_eq!(engine.plans(), open);
 }
 
 #[test]

@@ -106,6 +106,97 @@ fn the_implicit_root_of_a_closed_ingress_does_not_lead_to_the_default_backend() 
     gateway.wait_status("other.test", "/", 200);
 }
 
+fn settings(data: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: gw, namespace: demo}}\ndata: {{{data}}}\n"
+    )
+}
+
+#[test]
+fn a_restriction_in_the_configmap_closes_every_route_until_it_is_removed() {
+    let (backend, scratch) = (Backend::plain(), Scratch::new());
+    scratch.write(
+        "app.yaml",
+        manifests::class()
+            + &manifests::service("app", &[backend.address])
+            + &manifests::ingress("app", "shop.test", &[("/cart", "Prefix", "app")]),
+    );
+    let harmless =
+        settings("hsts: 'false', whitelist-source-range: '', enable-modsecurity: 'false'");
+    scratch.write("gw.yaml", &harmless);
+    let flags = ["--configmap=demo/gw", "--default-backend-service=demo/app"];
+    let gateway = Gateway::start(scratch.path(), &flags);
+    for restriction in [
+        "whitelist-source-range: 10.0.0.0/8",
+        "block-cidrs: 192.0.2.0/24",
+        "global-auth-url: 'http://auth.test/'",
+        "http-snippet: 'deny all;'",
+        "enable-modsecurity: 'true'",
+    ] {
+        gateway.wait_status("shop.test", "/cart", 200);
+        gateway.wait_status("other.test", "/", 200);
+        scratch.replace("gw.yaml", settings(restriction));
+        gateway.wait_status("shop.test", "/cart", 503);
+        backend.take();
+        for (host, path) in [
+            ("shop.test", "/cart/x"),
+            ("shop.test", "/"),
+            ("other.test", "/"),
+        ] {
+            gateway.wait_status(host, path, 503);
+        }
+        gateway.wait_status("other.test", "/healthz", 200);
+        assert!(backend.requests().is_empty(), "{restriction}: nothing came");
+        let key = restriction.split(':').next().unwrap_or_default();
+        gateway.wait_diagnostic(&["SettingRefused", "ConfigMap/demo/gw", "gw.yaml", key]);
+
+        // A broken ConfigMap leaves the last good one in force: still closed.
+        scratch.replace("gw.yaml", "kind: [");
+        gateway.wait_diagnostic(&["FileUnreadable", "gw.yaml"]);
+        gateway.wait_status("shop.test", "/cart", 503);
+        scratch.replace("gw.yaml", &harmless);
+    }
+    gateway.wait_status("shop.test", "/cart", 200);
+}
+
+#[test]
+fn check_and_explain_name_the_setting_that_closes_and_set_refuses_it() {
+    let (backend, scratch) = (Backend::plain(), Scratch::new());
+    scratch.write(
+        "app.yaml",
+        manifests::class()
+            + &manifests::service("app", &[backend.address])
+            + &manifests::ingress("app", "shop.test", &[("/", "Prefix", "app")])
+            + &settings("block-user-agents: '~*bot'"),
+    );
+    let folder = scratch.path().as_os_str();
+    let flag = "--configmap=demo/gw".as_ref();
+    let output = gateway::run(["check".as_ref(), flag, folder]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("error[SettingRefused]"), "{text}");
+
+    let url = "http://shop.test/".as_ref();
+    let output = gateway::run(["explain".as_ref(), flag, folder, "GET".as_ref(), url]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for part in [
+        "503",
+        "broken_policy",
+        "SettingRefused",
+        "block-user-agents",
+    ] {
+        assert!(text.contains(part), "explain names {part}: {text}");
+    }
+
+    let set = "--set=block-cidrs=192.0.2.0/24".as_ref();
+    let output = gateway::run(["run".as_ref(), "--dir".as_ref(), folder, set]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    for part in ["--set", "`block-cidrs`", "does not start", "remove it"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
 #[test]
 fn check_fails_and_explain_says_why() {
     let (backend, scratch) = (Backend::plain(), Scratch::new());

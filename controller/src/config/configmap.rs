@@ -1,14 +1,16 @@
 //! The ConfigMap and `--set`, read by the table of settings.
 //!
 //! Pure: the same base and data give the same values and diagnostics, sorted. A bad value leaves
-//! its setting as the flags have it, with one exception: a bad value that decides whom to believe
-//! makes the gateway believe nobody.
+//! its setting as the flags have it, with two exceptions: a bad value that decides whom to believe
+//! makes the gateway believe nobody, and a restriction of access that is not supported closes every
+//! route.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gatehouse_gateway::model::Settings;
 
+use super::restrictions::Restriction;
 use super::settings::{Draft, Hsts, SETTINGS, Setting, Trust, WITHOUT_MEANING};
 use super::{ClassReading, Defaults};
 use crate::diagnostics::{Code, Diagnostic, Severity};
@@ -49,6 +51,11 @@ impl Base {
     ) -> Result<Self, String> {
         let mut given = BTreeMap::new();
         for (name, value) in assignments {
+            if let Some(row) = Restriction::of(name)
+                && row.is_asked(value)
+            {
+                return Err(refused(name, row, "the gateway does not start with it"));
+            }
             if !SETTINGS.iter().any(|setting| setting.name == name) {
                 return Err(format!(
                     "there is no setting `{name}`; {}",
@@ -95,11 +102,14 @@ pub fn with_configmap(
         None => "ConfigMap".into(),
     };
     let mut draft = base.draft.clone();
-    let mut findings: Vec<(&str, Severity, String)> = data
-        .keys()
-        .filter(|name| !SETTINGS.iter().any(|setting| setting.name == name.as_str()))
-        .map(|name| unknown(name))
+    let mut findings: Vec<Finding<'_>> = data
+        .iter()
+        .filter(|(name, _)| !SETTINGS.iter().any(|setting| setting.name == name.as_str()))
+        .filter_map(|(name, value)| no_setting(name, value))
         .collect();
+    draft.defaults.closed = findings
+        .iter()
+        .any(|(_, _, code, _)| *code == Code::SettingRefused);
 
     let mut distrust = false;
     for setting in SETTINGS {
@@ -118,6 +128,7 @@ pub fn with_configmap(
         findings.push((
             setting.name,
             Severity::Error,
+            Code::SettingInvalid,
             format!("{}; {stays}", bad_value(setting, value)),
         ));
     }
@@ -128,15 +139,15 @@ pub fn with_configmap(
     let (defaults, settings, gaps) = settle(draft);
     findings.extend(
         gaps.into_iter()
-            .map(|(name, message)| (name, Severity::Warning, message)),
+            .map(|(name, message)| (name, Severity::Warning, Code::SettingInvalid, message)),
     );
     let mut diagnostics: Vec<Diagnostic> = findings
         .into_iter()
-        .map(|(name, severity, message)| Diagnostic {
+        .map(|(name, severity, code, message)| Diagnostic {
             object: Arc::clone(&object),
             field: format!("data.{name}").into(),
             severity,
-            code: Code::SettingInvalid,
+            code,
             message,
             file: None,
         })
@@ -212,13 +223,37 @@ fn bad_value(setting: &Setting, value: &str) -> String {
     )
 }
 
-fn unknown(name: &str) -> (&str, Severity, String) {
+/// Setting, severity, code and message.
+type Finding<'a> = (&'a str, Severity, Code, String);
+
+/// What to say of a key that is no setting; nothing when it asks for nothing.
+fn no_setting<'a>(name: &'a str, value: &str) -> Option<Finding<'a>> {
+    let finding = |severity, message| Some((name, severity, Code::SettingInvalid, message));
+    if let Some(row) = Restriction::of(name) {
+        if row.is_asked(value) {
+            let message = refused(name, row, "every route answers 503");
+            return Some((name, Severity::Error, Code::SettingRefused, message));
+        }
+        if row.off.is_some() || value.trim().is_empty() {
+            return None;
+        }
+        let message = format!("`{name}` {} and has no effect; remove it", row.asks);
+        return finding(Severity::Warning, message);
+    }
     if WITHOUT_MEANING.contains(&name) {
         let message = format!("`{name}` sets up nginx and has no meaning here; remove it");
-        return (name, Severity::Info, message);
+        return finding(Severity::Info, message);
     }
     let message = format!("there is no setting `{name}`; {}", suggestion(name));
-    (name, Severity::Warning, message)
+    finding(Severity::Warning, message)
+}
+
+fn refused(name: &str, row: &Restriction, then: &str) -> String {
+    format!(
+        "`{name}` {} and is not supported, so {then}: remove it once something else does what it \
+         asks for",
+        row.asks
+    )
 }
 
 /// The nearest name when one is near, so that a slip of the finger explains itself.
@@ -341,6 +376,32 @@ mod tests {
             Settings::default().timeouts.upstream_connect
         );
         assert_eq!(&*diagnostics[0].field, "data.proxy-connect-timeout");
+    }
+
+    #[test]
+    fn a_restriction_that_is_not_supported_closes_everything() {
+        let key = [("whitelist-source-range", "10.0.0.0/8"), ("hsts", "false")];
+        let (defaults, _, diagnostics) = with_configmap(&Base::default(), &data(&key));
+        assert!(defaults.closed && defaults.hsts.is_none());
+        assert_eq!(diagnostics.len(), 1);
+        assert_eq!(diagnostics[0].code, Code::SettingRefused);
+        assert_eq!(diagnostics[0].severity, Severity::Error);
+        assert_eq!(&*diagnostics[0].field, "data.whitelist-source-range");
+
+        let off = [("whitelist-source-range", ""), ("global-auth-method", " ")];
+        let (defaults, _, diagnostics) = with_configmap(&Base::default(), &data(&off));
+        assert!(!defaults.closed);
+        assert_eq!(diagnostics, []);
+
+        let detail = [("global-auth-method", "POST")];
+        let (defaults, _, diagnostics) = with_configmap(&Base::default(), &data(&detail));
+        assert!(!defaults.closed);
+        assert_eq!(diagnostics[0].severity, Severity::Warning);
+
+        let error = Base::default().assign(key).unwrap_err();
+        for part in ["`whitelist-source-range`", "does not start", "remove it"] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
     }
 
     #[test]

@@ -96,6 +96,14 @@ pub fn merge(
             policies: [route.policies, policies.of(&route.key.path)].concat(),
             ..route
         }))
+        .map(|route| RoutePlan {
+            action: if defaults.closed {
+                ActionPlan::Refuse(RefuseReason::BrokenPolicy)
+            } else {
+                route.action
+            },
+            ..route
+        })
         .map(Arc::new)
         .collect();
     routes.sort_unstable_by(|a, b| a.key.cmp(&b.key));

@@ -9,8 +9,8 @@ use gatehouse::source::{Change, Kind, Object, ObjectKey};
 use gatehouse::translate::object_ref;
 use gatehouse_gateway::model::ObjectRef;
 use k8s_openapi::api::core::v1::{
-    EndpointAddress, EndpointPort as LegacyPort, EndpointSubset, Endpoints, Secret, Service,
-    ServicePort, ServiceSpec,
+    ConfigMap, EndpointAddress, EndpointPort as LegacyPort, EndpointSubset, Endpoints, Secret,
+    Service, ServicePort, ServiceSpec,
 };
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::api::networking::v1::{
@@ -206,6 +206,19 @@ pub(crate) fn secret(namespace: &str, name: &str, pem: Pem) -> Change {
     Change::Apply(
         key(Kind::Secret, namespace, name),
         Object::Secret(Arc::new(secret)),
+    )
+}
+
+pub(crate) fn config_map(namespace: &str, name: &str, data: &[(&str, &str)]) -> Change {
+    let pairs = data.iter().map(|&(key, value)| (key.into(), value.into()));
+    let map = ConfigMap {
+        metadata: metadata(namespace, name),
+        data: Some(pairs.collect()),
+        ..ConfigMap::default()
+    };
+    Change::Apply(
+        key(Kind::ConfigMap, namespace, name),
+        Object::ConfigMap(Arc::new(map)),
     )
 }
 
@@ -454,23 +467,21 @@ fn random_defaults() -> impl Strategy<Value = Event> {
         HostOwnership::Warn,
         HostOwnership::Enforce,
     ]);
-    (
-        (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()),
-        ownership,
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (flags, ownership, prop::bool::weighted(0.3)).prop_map(
+        |((backend, certificate, catch_all, without_class), host_ownership, closed)| {
+            let mut defaults = Defaults {
+                default_backend: backend.then(|| ("shop".into(), "s".into())),
+                default_certificate: certificate.then(|| ("shop".into(), "one".into())),
+                disable_catch_all: catch_all,
+                host_ownership,
+                closed,
+                ..Defaults::default()
+            };
+            defaults.classes.without_class = without_class;
+            Event::Defaults(Arc::new(defaults))
+        },
     )
-        .prop_map(
-            |((backend, certificate, catch_all, without_class), host_ownership)| {
-                let mut defaults = Defaults {
-                    default_backend: backend.then(|| ("shop".into(), "s".into())),
-                    default_certificate: certificate.then(|| ("shop".into(), "one".into())),
-                    disable_catch_all: catch_all,
-                    host_ownership,
-                    ..Defaults::default()
-                };
-                defaults.classes.without_class = without_class;
-                Event::Defaults(Arc::new(defaults))
-            },
-        )
 }
 
 /// Any event.
