@@ -1,14 +1,20 @@
 //! Annotations that are meant for a gateway, and what becomes of them.
 //!
-//! No policy can be set by annotation yet. Most annotations then cost comfort, and a warning says
-//! so. Those that restrict access close the door instead: without them a route would be open that
-//! its owner believes to be closed.
+//! No policy can be set by annotation yet. Most annotations then cost comfort, or the route is
+//! served in another way than meant, and a warning says in which. Those that restrict access close
+//! the door instead: without them a route would be open that its owner believes to be closed.
 //!
 //! Invariants:
 //! - Pure, and the only list of annotations: translation, the reference page and the tests read it.
 //! - Exact names come before families; a name of a family that is not listed closes the door too,
 //!   so that a misspelt `auth-…` does not open it.
-//! - A value that says "off" restricts nothing.
+//! - A value that says "off" restricts nothing, and nothing is said about it.
+
+mod table;
+
+use crate::diagnostics::suggest;
+
+pub use table::ANNOTATIONS;
 
 /// Prefixes of annotations that are meant for a gateway; both have the same names.
 pub const PREFIXES: [&str; 2] = ["nginx.ingress.kubernetes.io/", "gatehouse.dev/"];
@@ -20,8 +26,12 @@ pub struct Annotation {
     pub name: Name,
     /// What becomes of it.
     pub effect: Effect,
-    /// What it asks for; continues "annotation … ".
-    pub asks: &'static str,
+    /// Values with which it asks for nothing.
+    pub off: Off,
+    /// What a restriction asks for; of the others, what is different without them.
+    pub about: &'static str,
+    /// What to do.
+    pub remedy: &'static str,
 }
 
 /// Which names a row is about, without the prefix.
@@ -40,13 +50,13 @@ pub enum Name {
 pub enum Effect {
     /// It restricts access, so everything that the Ingress owns is refused unless the value is off.
     Refused {
-        /// Values that restrict nothing.
-        off: Off,
         /// ingress-nginx applies it to the whole host, also to routes of other Ingresses.
         whole_host: bool,
     },
-    /// A detail that restricts nothing by itself: no effect.
+    /// No effect, and something is different without it.
     Ignored,
+    /// No effect, and nothing that matters is different without it.
+    Needless,
 }
 
 /// Values that say "off".
@@ -65,10 +75,10 @@ pub enum Off {
 pub enum Verdict {
     /// Its value asks for nothing, and nothing is what it gets.
     Off,
-    /// It has no effect.
-    Ignored,
-    /// The door is closed because of this row.
-    Refused(&'static Annotation),
+    /// Nobody knows it; perhaps this one was meant.
+    Unknown(Option<&'static str>),
+    /// The effect of this row.
+    Known(&'static Annotation),
 }
 
 /// Judges an annotation; `None` when it is not meant for a gateway.
@@ -78,25 +88,44 @@ pub fn judge(name: &str, value: &str) -> Option<Verdict> {
         .find_map(|prefix| name.strip_prefix(prefix))?;
     let row = ANNOTATIONS.iter().find(|row| row.name.fits(name));
     Some(match row {
-        Some(row) => match row.effect {
-            Effect::Refused { off, .. } if off.is(value.trim()) => Verdict::Off,
-            Effect::Refused { .. } => Verdict::Refused(row),
-            Effect::Ignored => Verdict::Ignored,
-        },
-        None => Verdict::Ignored,
+        Some(row) if row.off.is(value.trim()) => Verdict::Off,
+        Some(row) => Verdict::Known(row),
+        None => Verdict::Unknown(suggest(name, exact_names())),
+    })
+}
+
+fn exact_names() -> impl Iterator<Item = &'static str> {
+    ANNOTATIONS.iter().filter_map(|row| match row.name {
+        Name::Is(name) => Some(name),
+        Name::Begins(_) | Name::Ends(_) => None,
     })
 }
 
 impl Annotation {
-    /// Whether it closes the door for the whole host, as far as the namespace goes.
-    pub fn restricts_whole_host(&self) -> bool {
-        matches!(
-            self.effect,
-            Effect::Refused {
-                whole_host: true,
-                ..
+    /// What becomes of the annotation of this name, and what to do.
+    pub fn sentence(&self, name: &str) -> String {
+        let Self { about, remedy, .. } = self;
+        match self.effect {
+            Effect::Refused { whole_host } => {
+                let others = if whole_host {
+                    ", and so does what other Ingresses of the namespace have on its hosts (those \
+                     of other namespaces stay open)"
+                } else {
+                    ""
+                };
+                format!(
+                    "annotation `{name}` {about} and is not supported, so everything of this \
+                     Ingress answers 503{others}: {remedy}"
+                )
             }
-        )
+            Effect::Ignored => format!(
+                "annotation `{name}` is not supported in this version, so it has no effect: \
+                 {about}; {remedy}"
+            ),
+            Effect::Needless => {
+                format!("annotation `{name}` has no meaning here: {about}; {remedy}")
+            }
+        }
     }
 }
 
@@ -128,106 +157,6 @@ impl Off {
     }
 }
 
-const fn row(name: Name, off: Off, asks: &'static str) -> Annotation {
-    Annotation {
-        name,
-        effect: Effect::Refused {
-            off,
-            whole_host: false,
-        },
-        asks,
-    }
-}
-
-const fn host_row(name: Name, off: Off, asks: &'static str) -> Annotation {
-    Annotation {
-        name,
-        effect: Effect::Refused {
-            off,
-            whole_host: true,
-        },
-        asks,
-    }
-}
-
-const fn detail(name: &'static str, asks: &'static str) -> Annotation {
-    Annotation {
-        name: Name::Is(name),
-        effect: Effect::Ignored,
-        asks,
-    }
-}
-
-const USERS: &str = "asks for a user and a password";
-const SERVICE: &str = "asks an authentication service";
-const SERVICE_DETAIL: &str = "says how the authentication service is asked";
-const CERTIFICATES: &str = "asks for client certificates";
-const CERTIFICATES_DETAIL: &str = "says how client certificates are treated";
-const ADDRESSES: &str = "restricts client addresses";
-const FIREWALL: &str = "asks for a web application firewall";
-const SNIPPET: &str = "holds nginx configuration, which may restrict access,";
-
-/// Every annotation that restricts access, and the details that belong to them.
-pub const ANNOTATIONS: &[Annotation] = &[
-    row(Name::Is("auth-type"), Off::Empty, USERS),
-    // ingress-nginx serves without a password when the type is missing; nobody means that.
-    row(Name::Is("auth-secret"), Off::Empty, USERS),
-    detail("auth-secret-type", "says how the passwords are stored"),
-    detail("auth-realm", "names the realm of the passwords"),
-    row(Name::Is("auth-url"), Off::Empty, SERVICE),
-    detail("auth-method", SERVICE_DETAIL),
-    detail("auth-signin", SERVICE_DETAIL),
-    detail("auth-signin-redirect-param", SERVICE_DETAIL),
-    detail("auth-response-headers", SERVICE_DETAIL),
-    detail("auth-request-redirect", SERVICE_DETAIL),
-    detail("auth-proxy-set-headers", SERVICE_DETAIL),
-    detail("auth-cache-key", SERVICE_DETAIL),
-    detail("auth-cache-duration", SERVICE_DETAIL),
-    detail("auth-always-set-cookie", SERVICE_DETAIL),
-    detail("auth-keepalive", SERVICE_DETAIL),
-    detail("auth-keepalive-requests", SERVICE_DETAIL),
-    detail("auth-keepalive-share-vars", SERVICE_DETAIL),
-    detail("auth-keepalive-timeout", SERVICE_DETAIL),
-    // Also with verification optional: the application then decides by fields that only the gateway
-    // may set.
-    host_row(Name::Is("auth-tls-secret"), Off::Empty, CERTIFICATES),
-    host_row(
-        Name::Is("auth-tls-verify-client"),
-        Off::Words(&["off"]),
-        CERTIFICATES,
-    ),
-    host_row(Name::Is("auth-tls-match-cn"), Off::Empty, CERTIFICATES),
-    detail("auth-tls-verify-depth", CERTIFICATES_DETAIL),
-    detail("auth-tls-error-page", CERTIFICATES_DETAIL),
-    detail("auth-tls-pass-certificate-to-upstream", CERTIFICATES_DETAIL),
-    row(Name::Is("denylist-source-range"), Off::Empty, ADDRESSES),
-    row(
-        Name::Ends("-source-range"),
-        Off::Everybody(&["0.0.0.0/0", "::/0"]),
-        ADDRESSES,
-    ),
-    detail("satisfy", "says how several restrictions are combined"),
-    row(Name::Is("enable-modsecurity"), Off::FALSE, FIREWALL),
-    row(Name::Is("enable-owasp-core-rules"), Off::FALSE, FIREWALL),
-    row(Name::Is("modsecurity-snippet"), Off::Empty, FIREWALL),
-    detail(
-        "modsecurity-transaction-id",
-        "names the transactions of the firewall",
-    ),
-    host_row(Name::Is("server-snippet"), Off::Empty, SNIPPET),
-    row(Name::Ends("-snippet"), Off::Empty, SNIPPET),
-    row(
-        Name::Begins("auth-"),
-        Off::Empty,
-        "is unknown and looks like authentication",
-    ),
-    row(
-        Name::Begins("modsecurity-"),
-        Off::Empty,
-        "is unknown and looks like a firewall",
-    ),
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,7 +164,10 @@ mod tests {
     fn closes(name: &str, value: &str) -> bool {
         let verdict = judge(&format!("{}{name}", PREFIXES[0]), value);
         assert_eq!(verdict, judge(&format!("{}{name}", PREFIXES[1]), value));
-        matches!(verdict, Some(Verdict::Refused(_)))
+        let Some(Verdict::Known(row)) = verdict else {
+            return false;
+        };
+        matches!(row.effect, Effect::Refused { .. })
     }
 
     #[test]
@@ -298,5 +230,62 @@ mod tests {
             let first = ANNOTATIONS.iter().position(|row| row.name.fits(name));
             assert_eq!(first, Some(index), "{name}");
         }
+    }
+
+    #[test]
+    fn every_annotation_that_is_not_applied_says_what_differs_and_what_to_do() {
+        for (name, value, says) in [
+            ("rewrite-target", "/$1", "the path as the client sent it"),
+            ("use-regex", "true", "compared literally"),
+            ("app-root", "/app", "`/` is not redirected"),
+            ("backend-protocol", "HTTPS", "`appProtocol`"),
+            ("canary-weight", "10", "ordinary"),
+            (
+                "proxy-body-size",
+                "8m",
+                "`proxy-body-size` of the ConfigMap",
+            ),
+            ("ssl-redirect", "false", "redirected to https"),
+            ("affinity", "cookie", "`sessionAffinity: ClientIP`"),
+            ("enable-cors", "true", "preflight"),
+            ("client-body-buffer-size", "8k", "no meaning here"),
+        ] {
+            let Some(Verdict::Known(row)) = judge(&format!("{}{name}", PREFIXES[0]), value) else {
+                panic!("{name} is not known");
+            };
+            let sentence = row.sentence(name);
+            assert!(sentence.contains(says), "{sentence}");
+            assert!(!matches!(row.effect, Effect::Refused { .. }), "{name}");
+        }
+        for row in ANNOTATIONS {
+            assert!(!row.about.is_empty() && !row.remedy.is_empty(), "{row:?}");
+            assert!(!row.sentence("x").ends_with('.'), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_the_same_without_the_annotation_is_not_told() {
+        for (name, value) in [
+            ("ssl-redirect", "true"),
+            ("use-regex", "false"),
+            ("backend-protocol", "HTTP"),
+            ("canary", "false"),
+            ("proxy-buffering", "off"),
+            ("rewrite-target", ""),
+        ] {
+            let verdict = judge(&format!("{}{name}", PREFIXES[0]), value);
+            assert_eq!(verdict, Some(Verdict::Off), "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_annotation_is_answered_with_the_nearest_one() {
+        let judged = |name| judge(&format!("{}{name}", PREFIXES[0]), "x");
+        let near = Some(Verdict::Unknown(Some("rewrite-target")));
+        assert_eq!(judged("rewrite-taget"), near);
+        assert_eq!(
+            judged("something-else-entirely"),
+            Some(Verdict::Unknown(None))
+        );
     }
 }

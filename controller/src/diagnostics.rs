@@ -252,8 +252,10 @@ codes! {
     /// A tls section on rules without a host: they are always served with the default certificate
     /// and never redirected.
     TlsUnused,
-    /// An annotation that has no effect.
+    /// An annotation with a prefix of a gateway that nobody knows; it has no effect.
     AnnotationUnknown,
+    /// An annotation that has no effect in this version; the message says what is different.
+    AnnotationUnsupported,
     /// An annotation restricts access in a way that is not supported: everything of its Ingress is
     /// refused, and what the namespace has on its hosts if it restricts whole hosts.
     AnnotationRefused,

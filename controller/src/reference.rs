@@ -82,30 +82,33 @@ fn annotations() -> String {
             "Read with the prefixes `{nginx}` and `{own}`. No policy can be set by annotation yet. \
              An annotation that restricts access closes the door: everything of its Ingress answers \
              503 and the error `AnnotationRefused` says so \
-             ([why](../decisions/0020-closed-door.md)); one that ingress-nginx applies to a whole host closes \
-             all that its namespace has on the hosts of the Ingress. All others, those that are not listed \
-             included, have no effect, and the warning `AnnotationUnknown` names each."
+             ([why](../decisions/0020-closed-door.md)); one that ingress-nginx applies to a whole \
+             host closes all that its namespace has on the hosts of the Ingress \
+             ([why](../decisions/0023-restrictions-of-all.md)). The others have no effect: their \
+             routes are served, and `AnnotationUnsupported` says what is different, a warning \
+             unless nothing that matters is. `AnnotationUnknown` names those that are not listed. \
+             Nothing is said of values with which an annotation asks for nothing."
         ),
     );
     table(
         &mut page,
-        &["name", "asks", "effect", "unless the value is"],
+        &["name", "effect", "meaning", "what to do", "silent when"],
     );
     for annotation in ANNOTATIONS {
-        let name = names(annotation.name);
-        let (effect, off) = match annotation.effect {
-            Effect::Refused { off, whole_host } => {
-                let effect = if whole_host {
-                    "closes the door, for the whole host"
-                } else {
-                    "closes the door"
-                };
-                (effect, off_values(off))
-            }
-            Effect::Ignored => ("none", String::new()),
+        let effect = match annotation.effect {
+            Effect::Refused { whole_host: true } => "closes the door, for the whole host",
+            Effect::Refused { whole_host: false } => "closes the door",
+            Effect::Ignored => "none",
+            Effect::Needless => "none, needless",
         };
-        let asks = annotation.asks.trim_end_matches(',');
-        row(&mut page, &[&name, asks, effect, &off]);
+        let cells = [
+            &*names(annotation.name),
+            effect,
+            annotation.about.trim_end_matches(','),
+            annotation.remedy,
+            &off_values(annotation.off),
+        ];
+        row(&mut page, &cells);
     }
     page
 }

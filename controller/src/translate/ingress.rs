@@ -15,7 +15,7 @@ use super::tls::TlsSection;
 use super::{
     Age, Closed, Fragment, HostFragment, RouteFragment, Target, class, host, object_ref, path,
 };
-use crate::annotations::{self, Annotation, Verdict};
+use crate::annotations::{self, Effect, Verdict};
 use crate::config::Defaults;
 use crate::diagnostics::{Code, Diagnostic, Remarks};
 use crate::source::{Kind, ObjectKey};
@@ -103,20 +103,32 @@ impl Draft<'_> {
             let field = format!("metadata.annotations[{name}]");
             match annotations::judge(name, value) {
                 None | Some(Verdict::Off) => {}
-                Some(Verdict::Ignored) => self.remarks.warning(
-                    field,
-                    Code::AnnotationUnknown,
-                    format!("annotation `{name}` is not supported and has no effect"),
-                ),
-                Some(Verdict::Refused(row)) => {
-                    let whole_host = row.restricts_whole_host();
-                    closed = closed.max(if whole_host {
-                        Closed::Host
-                    } else {
-                        Closed::Own
-                    });
-                    let message = refused(name, row);
-                    self.remarks.error(field, Code::AnnotationRefused, message);
+                Some(Verdict::Unknown(near)) => {
+                    let message = match near {
+                        Some(near) => format!("did you mean `{near}`"),
+                        None => "remove it".into(),
+                    };
+                    self.remarks.warning(
+                        field,
+                        Code::AnnotationUnknown,
+                        format!("annotation `{name}` is unknown and has no effect; {message}"),
+                    );
+                }
+                Some(Verdict::Known(row)) => {
+                    closed = closed.max(closed_by(row.effect));
+                    let message = row.sentence(name);
+                    let remarks = &mut *self.remarks;
+                    match row.effect {
+                        Effect::Refused { .. } => {
+                            remarks.error(field, Code::AnnotationRefused, message);
+                        }
+                        Effect::Ignored => {
+                            remarks.warning(field, Code::AnnotationUnsupported, message);
+                        }
+                        Effect::Needless => {
+                            remarks.info(field, Code::AnnotationUnsupported, message);
+                        }
+                    }
                 }
             }
         }
@@ -295,17 +307,11 @@ impl Draft<'_> {
     }
 }
 
-/// Why an annotation closes the door, and what to do.
-fn refused(name: &str, row: &Annotation) -> String {
-    let others = if row.restricts_whole_host() {
-        ", and so does what other Ingresses of the namespace have on its hosts (those of other \
-         namespaces stay open)"
-    } else {
-        ""
-    };
-    format!(
-        "annotation `{name}` {} and is not supported, so everything of this Ingress answers \
-         503{others}: remove it once something else does what it asks for",
-        row.asks
-    )
+/// How far an annotation closes the door.
+fn closed_by(effect: Effect) -> Closed {
+    match effect {
+        Effect::Refused { whole_host: true } => Closed::Host,
+        Effect::Refused { whole_host: false } => Closed::Own,
+        Effect::Ignored | Effect::Needless => Closed::No,
+    }
 }
