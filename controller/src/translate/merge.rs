@@ -166,8 +166,9 @@ impl<'a> Merge<'a> {
         };
         for fragment in fragments.iter().filter(|fragment| !is_owned(fragment)) {
             let message = format!(
-                "{host} belongs to namespace `{}`, whose {owner} is older: {then}",
-                owner.namespace
+                "{host} belongs to namespace `{}`, whose {owner} {}: {then}",
+                owner.namespace,
+                oldest.age.lead_over(&fragment.age),
             );
             self.diagnostics.push(finding(
                 severity,
