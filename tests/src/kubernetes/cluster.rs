@@ -88,6 +88,8 @@ impl Run {
         // Process ids begin at 1 in there, and the server of all tests is never dropped: what the
         // run writes has a folder of its own, which goes with it.
         let scratch = Scratch::new();
+        // They wait more than they work, for time-outs above all.
+        let threads = std::env::var_os("RUST_TEST_THREADS").unwrap_or_else(|| "4".into());
         let output = Command::new("unshare")
             .args(namespace::flavour())
             .args(["--pid", "--fork", "--kill-child", "--"])
@@ -96,6 +98,7 @@ impl Run {
             .arg("--show-output")
             .env(namespace::MARK, "1")
             .env("TMPDIR", scratch.path())
+            .env("RUST_TEST_THREADS", threads)
             .env("GATEHOUSE_BIN", gateway::binary())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
