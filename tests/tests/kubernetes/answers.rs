@@ -96,7 +96,7 @@ fn a_list_whose_pages_expire_is_begun_again() {
                 let mut lines = server.audit().into_iter();
                 let mut of_gateway = lines
                     .by_ref()
-                    .filter(|line| !line.agent.starts_with("kube"));
+                    .filter(|line| line.agent.starts_with("gatehouse/"));
                 of_gateway
                     .any(|line| line.uri.contains("continue=") && line.status == 410)
                     .then_some(())

@@ -128,6 +128,8 @@ impl<'a> Installation<'a> {
                 !line.resource.is_empty(),
                 "no other URL is asked for: {line:?}"
             );
+            let agent = concat!("gatehouse/", env!("CARGO_PKG_VERSION"));
+            assert_eq!(line.agent, agent, "it says who it is: {line:?}");
         }
         lines
     }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use http::HeaderValue;
+use http::header::USER_AGENT;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::time::Instant;
@@ -97,6 +99,7 @@ async fn connect(origin: &Origin) -> Result<Client, NoAccess> {
     config.connect_timeout = Some(CONNECT);
     config.write_timeout = Some(WRITE);
     config.default_retry = false;
+    config.headers.push((USER_AGENT, AGENT));
     Client::try_from(config)
         .map_err(|error| NoAccess(format!("no client for the Kubernetes API: {error}")))
 }
@@ -132,6 +135,10 @@ async fn from_file(path: &Path, context: Option<String>) -> Result<Config, NoAcc
 
 const OUTSIDE: &str = "nothing says where the objects are: this process does not run in a pod with \
                        a service account, so name a directory with --dir or a cluster with --kubeconfig";
+
+/// Who asks, for the server's audit log.
+const AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("gatehouse/", env!("CARGO_PKG_VERSION")));
 
 /// Longest time to connect.
 const CONNECT: Duration = Duration::from_secs(5);
