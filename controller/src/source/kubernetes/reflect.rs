@@ -264,25 +264,28 @@ impl Reflector {
         let Some(key) = key_of(&mut object) else {
             return Ok(None);
         };
+        let room = self.room().await?;
         if self.known().insert(key.clone()) {
             self.holdings.take(&key);
         }
-        self.send(Change::Apply(key.clone(), object.object()))
-            .await?;
+        room.send(Change::Apply(key.clone(), object.object()));
         Ok(Some(key))
     }
 
     async fn delete(&self, key: ObjectKey) -> Result<(), Failure> {
+        let room = self.room().await?;
         let known = self.known().remove(&key);
         if known && self.holdings.release(&key) {
-            self.send(Change::Delete(key)).await?;
+            room.send(Change::Delete(key));
         }
         Ok(())
     }
 
-    async fn send(&self, change: Change) -> Result<(), Failure> {
-        let sent = self.changes.send(change).await;
-        sent.map_err(|_| Failure::EngineGone)
+    /// Room for one change. Whoever retires a watch ends it where it waits: that must not be
+    /// between forgetting an object and sending so, or the object would stay for ever.
+    async fn room(&self) -> Result<mpsc::Permit<'_, Change>, Failure> {
+        let room = self.changes.reserve().await;
+        room.map_err(|_| Failure::EngineGone)
     }
 
     fn collection(&self) -> Result<Request, Failure> {

@@ -43,6 +43,7 @@ struct Play {
     changes: mpsc::Receiver<Change>,
     contacts: Contacts,
     target: Target,
+    known: Known,
     asked: Asked,
     start: Instant,
 }
@@ -50,6 +51,11 @@ struct Play {
 impl Play {
     /// Runs a watch over Services; after the script, the server keeps to its last answer.
     fn start(script: &[Answer]) -> Self {
+        Self::with_room(64, script)
+    }
+
+    /// The same, with room for so many changes that nobody has taken.
+    fn with_room(room: usize, script: &[Answer]) -> Self {
         let (asked, start) = (Asked::default(), Instant::now());
         let script = Mutex::new(VecDeque::from(script.to_vec()));
         let log = Arc::clone(&asked);
@@ -71,14 +77,15 @@ impl Play {
         });
         let target = Target::all(Kind::Service);
         let contacts = Contacts::default();
-        let (sender, changes) = mpsc::channel(64);
+        let (sender, changes) = mpsc::channel(room);
+        let known = Known::default();
         let reflector = Reflector {
             target: target.clone(),
             labels: None,
             access: Access::with_client(Client::new(server, "default"), Origin::Cluster),
             contact: contacts.open(&target),
             changes: sender,
-            known: Known::default(),
+            known: Arc::clone(&known),
             holdings: Holdings::default(),
         };
         tokio::spawn(reflector.run::<Service>());
@@ -86,6 +93,7 @@ impl Play {
             changes,
             contacts,
             target,
+            known,
             asked,
             start,
         }
@@ -258,6 +266,18 @@ async fn a_history_that_was_set_back_costs_a_list() {
     ]);
     assert_eq!(play.next(2).await, ["+a", "+b"]);
     assert_eq!(play.next(3).await, ["+b", "+c", "-a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_is_known_until_it_is_sent_that_it_is_gone() {
+    let gone = json!({"type": "DELETED", "object": service("a")});
+    let mut play = Play::with_room(1, &[all(&["a"]), Answer::Hanging(vec![gone])]);
+    // Nobody takes the first change, so the second waits. Ended there, the watch leaves behind
+    // what has to be taken back.
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(play.known.lock().unwrap().len(), 1);
+    assert_eq!(play.next(2).await, ["+a", "-a"]);
+    assert!(play.known.lock().unwrap().is_empty());
 }
 
 #[test]
