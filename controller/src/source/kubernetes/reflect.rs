@@ -8,8 +8,8 @@
 //! - A history that was set back (a restore of etcd) is noticed between two watches.
 //! - A connection that is dead is noticed: every answer has a deadline, and no watch lives longer
 //!   than [`LIFE`].
-//! - Every attempt after a failure waits; the pauses grow and are cut short when another watch gets
-//!   through.
+//! - Every attempt after a failure waits; the pauses grow and are cut to a quarter when another
+//!   watch gets through.
 
 use std::collections::HashSet;
 use std::pin::pin;
@@ -98,8 +98,10 @@ impl Reflector {
         }
         let pause = backoff.after(failure);
         if failure.may_pass() {
-            // The first that gets through tells the others.
-            timeout(pause, self.contact.revived()).await.ok();
+            // The first that gets through tells the others. They wait a part of the pause all the
+            // same: watches that get through and fail again would call each other without end.
+            let called = async { timeout(pause, self.contact.revived()).await.ok() };
+            tokio::join!(sleep(pause / 4), called);
         } else {
             sleep(pause).await;
         }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -278,6 +279,41 @@ async fn an_object_is_known_until_it_is_sent_that_it_is_gone() {
     assert_eq!(play.known.lock().unwrap().len(), 1);
     assert_eq!(play.next(2).await, ["+a", "-a"]);
     assert!(play.known.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_that_get_through_and_fail_again_do_not_spur_each_other() {
+    const STORM: usize = 1_000;
+    let (asked, contacts) = (Arc::new(AtomicUsize::new(0)), Contacts::default());
+    let count = Arc::clone(&asked);
+    let server = tower::service_fn(move |request: http::Request<Body>| {
+        let broken = json!({"type": "ERROR", "object": {"code": 500, "message": "broken"}});
+        let answer = match count.fetch_add(1, Ordering::Relaxed) {
+            STORM.. => Answer::Refused,
+            _ if request.uri().to_string().contains("watch=true") => Answer::Events(vec![broken]),
+            _ => all(&["a"]),
+        };
+        async move { respond(answer) }
+    });
+    let client = Client::new(server, "default");
+    let (sender, mut changes) = mpsc::channel(64);
+    tokio::spawn(async move { while changes.recv().await.is_some() {} });
+    for namespace in ["one", "two", "three"] {
+        let target = Target::within(Kind::Service, &namespace.into());
+        let reflector = Reflector {
+            target: target.clone(),
+            labels: None,
+            access: Access::with_client(client.clone(), Origin::Cluster),
+            contact: contacts.open(&target),
+            changes: sender.clone(),
+            known: Known::default(),
+            holdings: Holdings::default(),
+        };
+        tokio::spawn(reflector.run::<Service>());
+    }
+    sleep(Duration::from_secs(60)).await;
+    let asked = asked.load(Ordering::Relaxed);
+    assert!((20..200).contains(&asked), "{asked} in a minute");
 }
 
 #[test]
