@@ -4,9 +4,10 @@
 //! refers to one; what is no key pair, or lies where no namespace is watched, by its name.
 //! ConfigMaps and the Endpoints of services without a slice are watched by name. Both numbers are
 //! bounded: above [`NAMESPACES`] one watch over all key pairs of the cluster takes the place of
-//! many, if the rights allow it, and names above [`NAMES`] are left out and said to be.
+//! many, if the rights allow it, and names above [`NAMES`] are left out and said to be. Namespaces
+//! take turns for them, so that none takes the places of the others by naming much.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::super::{Kind, ObjectKey};
@@ -54,9 +55,22 @@ pub(super) fn wanted(keys: &[ObjectKey], namespaces: &[Arc<str>], pairs: &impl P
     let endpoints = keys
         .iter()
         .filter(|key| key.kind == Kind::Endpoints && is_watched(key));
-    let names: Vec<Target> = settings.chain(others).chain(endpoints).map(named).collect();
+    let mut turns: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut in_turn: Vec<(usize, Target)> = others
+        .chain(endpoints)
+        .map(|key| {
+            let turn = turns.entry(&*key.namespace).or_default();
+            *turn += 1;
+            (*turn, named(key))
+        })
+        .collect();
+    in_turn.sort_unstable();
+    let in_turn = in_turn.into_iter().map(|(_, name)| name);
+    // The settings are the operator's: they come first.
+    let mut names: Vec<Target> = settings.map(named).chain(in_turn).collect();
     let left_out = names.len().saturating_sub(NAMES);
-    targets.extend(names.into_iter().take(NAMES));
+    names.truncate(NAMES);
+    targets.extend(names);
     Wanted { targets, left_out }
 }
 
@@ -133,6 +147,16 @@ mod tests {
         let none = wanted(&keys, &[], &Found(Vec::new(), true));
         assert_eq!(none.left_out, 200 - NAMES);
         assert_eq!(none.targets.len(), 1 + NAMES);
+        // One that names much is left out before others are.
+        let many = |number| key(Kind::Secret, "greedy", &format!("s{number:03}"));
+        let others = ["a", "z"].map(|namespace| key(Kind::Secret, namespace, "users"));
+        let mut crowd: Vec<ObjectKey> = (0..500).map(many).chain(others).collect();
+        crowd.sort_unstable();
+        let fair = wanted(&crowd, &[], &Found(Vec::new(), true));
+        assert_eq!(fair.left_out, 502 - NAMES);
+        for name in ["secrets a/users", "secrets z/users"] {
+            assert!(names(&fair).contains(&name.to_owned()), "{name}");
+        }
         // Whoever names the namespaces gets no watch over the cluster.
         let named: Vec<Arc<str>> = keys.iter().map(|key| Arc::clone(&key.namespace)).collect();
         assert_eq!(wanted(&keys, &named, &found).targets.len(), 200);
