@@ -218,18 +218,16 @@ impl Source {
         // Secrets stay until the watch that takes the place of theirs has them, too.
         let cluster = Target::all(Kind::Secret);
         let replacing = wanted(&cluster) && !self.contacts.settled(&cluster, true);
-        let mut over = Vec::new();
+        let mut idle = Vec::new();
         for (target, running) in &mut self.running {
             let replaced = replacing && target.kind == Kind::Secret;
             if wanted(target) || replaced || self.base.contains(target) {
                 continue;
             }
-            let idle = *running.idle.get_or_insert_with(Instant::now);
-            if idle.elapsed() >= LINGER {
-                over.push(target.clone());
-            }
+            let since = *running.idle.get_or_insert_with(Instant::now);
+            idle.push((since, target.clone()));
         }
-        for target in over {
+        for target in over(idle, Instant::now()) {
             let Some(mut running) = self.running.remove(&target) else {
                 continue;
             };
@@ -307,6 +305,18 @@ fn base(namespaces: &[Arc<str>]) -> Vec<Target> {
     kinds.into_iter().flat_map(each).collect()
 }
 
+/// Which of the watches that nobody wants have gone on for long enough. They are connections, and an
+/// Ingress that names others every second must not gather them: the oldest go first.
+fn over(mut idle: Vec<(Instant, Target)>, now: Instant) -> Vec<Target> {
+    idle.sort_unstable();
+    let crowd = idle.len().saturating_sub(LINGERING);
+    idle.into_iter()
+        .enumerate()
+        .filter(|(place, (since, _))| *place < crowd || now.duration_since(*since) >= LINGER)
+        .map(|(_, (_, target))| target)
+        .collect()
+}
+
 fn follow(reflector: Reflector) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     match reflector.target.kind {
         Kind::Ingress => Box::pin(reflector.run::<Ingress>()),
@@ -326,3 +336,31 @@ const ROUND: Duration = Duration::from_secs(1);
 
 /// How long a watch goes on that nobody wants: an Ingress that is made anew finds its Secret.
 const LINGER: Duration = Duration::from_secs(60);
+
+/// How many of them go on so.
+const LINGERING: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_wants_goes_on_for_a_minute_unless_there_is_too_much_of_it() {
+        let begun = Instant::now();
+        let idle = |count: u32| -> Vec<(Instant, Target)> {
+            let watch = |number| {
+                let name = format!("s{number:03}").into();
+                let since = begun + number * Duration::from_secs(1);
+                (since, Target::one(Kind::Secret, &"shop".into(), &name))
+            };
+            // Youngest first: the order they come in says nothing.
+            (0..count).rev().map(watch).collect()
+        };
+        assert_eq!(over(idle(10), begun + LINGER / 2), []);
+        let names = |over: Vec<Target>| over.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let first = ["secrets shop/s000", "secrets shop/s001"];
+        let later = begun + LINGER + Duration::from_secs(1);
+        assert_eq!(names(over(idle(10), later)), first);
+        assert_eq!(names(over(idle(34), begun + LINGER / 2)), first);
+    }
+}
