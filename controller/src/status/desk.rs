@@ -6,7 +6,8 @@
 //!   which is shorter than the time between the end of that certainty and the next leader.
 //! - What failed is tried again ever later, at least once a minute; what is no longer the case is
 //!   not written at all.
-//! - Requests under way and their rate are bounded, however much has changed.
+//! - Requests under way, their rate and the lines about failures are bounded, however much has
+//!   changed.
 
 use std::fmt;
 use std::future::{Future, pending};
@@ -100,7 +101,7 @@ impl Desk {
     async fn term<D: Duty>(&mut self, epoch: u64, mut duty: D) -> Option<()> {
         let mut queue = Queue::default();
         let mut running = JoinSet::new();
-        let mut complained = false;
+        let mut complained: Option<Instant> = None;
         // It knows the present time of leading and waits for its end.
         let mut leadership = self.leadership.clone();
         self.survey(&mut duty, &mut queue);
@@ -122,13 +123,14 @@ impl Desk {
                     let Ok((key, result)) = ended else {
                         continue;
                     };
-                    let trouble = settle(&mut duty, &mut queue, key, result);
-                    if let Some(why) = &trouble
-                        && !complained
+                    // One object that is refused for ever, among others that are not, is no news
+                    // each time.
+                    if let Some(why) = settle(&mut duty, &mut queue, key, result)
+                        && complained.is_none_or(|at| at.elapsed() >= SILENCE)
                     {
+                        complained = Some(Instant::now());
                         tracing::warn!(why, "{} cannot be written now: trying again", self.what);
                     }
-                    complained = trouble.is_some();
                 }
                 () = at(wake) => {}
             }
@@ -223,5 +225,7 @@ async fn at(wake: Option<Instant>) {
 
 /// Requests under way.
 const PARALLEL: usize = 8;
+/// Between two complaints.
+const SILENCE: Duration = Duration::from_secs(600);
 /// How long a request may take. A leader is certain for 10 s of the 15 s that its lease is good for.
 pub(super) const ANSWER: Duration = Duration::from_secs(4);
