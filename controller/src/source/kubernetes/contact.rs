@@ -79,7 +79,9 @@ pub struct KindView {
     /// renewed every 45 seconds.
     #[serde(rename = "lastContactSeconds")]
     pub last_contact: f64,
-    /// What is wrong.
+    /// Number of watches that do not work.
+    pub failing: usize,
+    /// What is wrong with the first of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trouble: Vec<String>,
 }
@@ -148,6 +150,7 @@ impl Contacts {
                 synced: true,
                 resource_version: "".into(),
                 last_contact: 0.0,
+                failing: 0,
                 trouble: Vec::new(),
             });
             view.watches += 1;
@@ -158,10 +161,11 @@ impl Contacts {
             if newest(&state.version) > newest(&view.resource_version) {
                 view.resource_version = Arc::clone(&state.version);
             }
-            if let Some((trouble, _)) = &state.trouble
-                && view.trouble.len() < SHOWN
-            {
-                view.trouble.push(format!("{target}: {trouble}"));
+            if let Some((trouble, _)) = &state.trouble {
+                view.failing += 1;
+                if view.trouble.len() < SHOWN {
+                    view.trouble.push(format!("{target}: {trouble}"));
+                }
             }
         }
         kinds.into_values().collect()
@@ -324,7 +328,7 @@ impl Collector for Contacts {
             MetricType::Gauge,
         )?;
         for kind in &kinds {
-            let gauge = ConstGauge::new(i64::try_from(kind.trouble.len()).unwrap_or(i64::MAX));
+            let gauge = ConstGauge::new(i64::try_from(kind.failing).unwrap_or(i64::MAX));
             gauge.encode(family.encode_family(&[("kind", kind.kind)])?)?;
         }
         Ok(())
@@ -339,3 +343,21 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Troubles listed by kind.
 const SHOWN: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_watch_that_fails_is_counted_and_the_first_are_shown() {
+        let contacts = Contacts::default();
+        for number in 0..20 {
+            let namespace = format!("n{number:02}").into();
+            let contact = contacts.open(&Target::within(Kind::Secret, &namespace));
+            contact.trouble(Trouble::Unauthorized);
+        }
+        let view = contacts.view();
+        assert_eq!((view[0].watches, view[0].failing), (20, 20));
+        assert_eq!(view[0].trouble.len(), SHOWN);
+    }
+}
