@@ -14,6 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gatehouse_gateway::metrics::Labelled;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
@@ -49,10 +50,7 @@ pub struct Leadership {
 impl Collector for Leadership {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let gauge = ConstGauge::new(i64::from(self.epoch().is_some()));
-        let name = "gatehouse_leader";
-        let help = "Whether this replica leads, so that it writes status and events";
-        let descriptor = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        gauge.encode(descriptor)
+        gauge.encode(LEADER.describe(&mut encoder, MetricType::Gauge)?)
     }
 }
 
@@ -411,6 +409,16 @@ fn epoch(lease: &Lease) -> u64 {
     let transitions = lease.spec.as_ref().and_then(|spec| spec.lease_transitions);
     u64::try_from(transitions.unwrap_or_default()).unwrap_or_default()
 }
+
+/// What is shown by the metrics.
+pub const METRICS: [&Labelled; 1] = [&LEADER];
+
+const LEADER: Labelled = Labelled {
+    name: "gatehouse_leader",
+    kind: "Gauge",
+    labels: &[],
+    help: "Whether this replica leads, so that it writes status and events",
+};
 
 /// How long a Lease is good for after a renewal, in its own unit.
 const GOOD_FOR_SECONDS: i32 = 15;

@@ -13,7 +13,9 @@ use crate::annotations::{ANNOTATIONS, Effect, Name, Off, PREFIXES};
 use crate::config::generate::DocsArgs;
 use crate::config::{RESTRICTIONS, SETTINGS};
 use crate::diagnostics::Code;
+use crate::leader;
 use crate::run::Failure;
+use crate::source::kubernetes::contact;
 
 /// Writes every page into the directory, which is made when it is missing.
 pub fn write(args: &DocsArgs) -> Result<ExitCode, Failure> {
@@ -138,7 +140,7 @@ fn metrics() -> String {
         "Metrics",
         "`/metrics` of the admin port (`--admin-listen`), in the Prometheus text format. Values of \
          labels come from the configuration or from a closed list, never from a request; a route \
-         has series once it had a request.",
+         has series once it had a request. The last three are there in a cluster only.",
     );
     table(&mut page, &["name", "kind", "labels", "meaning"]);
     let plain = Plain::TABLE
@@ -146,6 +148,8 @@ fn metrics() -> String {
         .map(|&(name, kind, help)| (name, kind, &[][..], help));
     let labelled = Labelled::TABLE
         .iter()
+        .chain(&contact::METRICS)
+        .chain(&leader::METRICS)
         .map(|metric| (metric.name, metric.kind, metric.labels, metric.help));
     for (name, kind, labels, help) in plain.chain(labelled) {
         // As it is exposed: counters end so in the text format.

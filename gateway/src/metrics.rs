@@ -62,7 +62,7 @@ table! {
     Counter panics = "gatehouse_panics", "Requests that failed by a defect of the gateway";
 }
 
-/// A metric with labels.
+/// A metric that a collector renders.
 #[derive(Debug)]
 pub struct Labelled {
     /// Name, without the suffix of its kind.
@@ -76,7 +76,7 @@ pub struct Labelled {
 }
 
 impl Labelled {
-    /// Every metric with labels, for the reference page.
+    /// Every metric with labels of the gateway, for the reference page.
     pub const TABLE: &'static [&'static Self] = &[
         &REQUESTS,
         &DURATION,
@@ -86,7 +86,8 @@ impl Labelled {
         &CERTIFICATES,
     ];
 
-    fn describe<'a>(
+    /// Begins its output.
+    pub fn describe<'a>(
         &self,
         encoder: &'a mut DescriptorEncoder<'_>,
         kind: MetricType,

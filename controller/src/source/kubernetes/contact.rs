@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use gatehouse_gateway::metrics::Labelled;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -311,22 +312,12 @@ impl fmt::Display for Trouble {
 impl Collector for Contacts {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let kinds = self.view();
-        let mut family = encoder.encode_descriptor(
-            "gatehouse_source_last_contact_seconds",
-            "Time since the API server was last heard, by kind",
-            None,
-            MetricType::Gauge,
-        )?;
+        let mut family = LAST_CONTACT.describe(&mut encoder, MetricType::Gauge)?;
         for kind in &kinds {
             let gauge = ConstGauge::new(kind.last_contact);
             gauge.encode(family.encode_family(&[("kind", kind.kind)])?)?;
         }
-        let mut family = encoder.encode_descriptor(
-            "gatehouse_source_trouble",
-            "Watches of a kind that do not work, such as for lack of rights",
-            None,
-            MetricType::Gauge,
-        )?;
+        let mut family = TROUBLE.describe(&mut encoder, MetricType::Gauge)?;
         for kind in &kinds {
             let gauge = ConstGauge::new(i64::try_from(kind.failing).unwrap_or(i64::MAX));
             gauge.encode(family.encode_family(&[("kind", kind.kind)])?)?;
@@ -334,6 +325,23 @@ impl Collector for Contacts {
         Ok(())
     }
 }
+
+/// What is shown by the metrics.
+pub const METRICS: [&Labelled; 2] = [&LAST_CONTACT, &TROUBLE];
+
+const LAST_CONTACT: Labelled = Labelled {
+    name: "gatehouse_source_last_contact_seconds",
+    kind: "Gauge",
+    labels: &["kind"],
+    help: "Time since the API server was last heard, by kind",
+};
+
+const TROUBLE: Labelled = Labelled {
+    name: "gatehouse_source_trouble",
+    kind: "Gauge",
+    labels: &["kind"],
+    help: "Watches of a kind that do not work, such as for lack of rights",
+};
 
 /// What complaints about the server as a whole are about.
 const API: &str = "Kubernetes API";
@@ -346,6 +354,8 @@ const SHOWN: usize = 8;
 
 #[cfg(test)]
 mod tests {
+    use gatehouse_gateway::metrics::Metrics;
+
     use super::*;
 
     #[test]
@@ -359,5 +369,13 @@ mod tests {
         let view = contacts.view();
         assert_eq!((view[0].watches, view[0].failing), (20, 20));
         assert_eq!(view[0].trouble.len(), SHOWN);
+
+        let metrics = Metrics::new();
+        metrics.register(Box::new(contacts));
+        let text = metrics.render().unwrap();
+        for metric in METRICS {
+            assert!(text.contains(&format!("{}{{kind=\"Secret\"}}", metric.name)));
+        }
+        assert!(text.contains("gatehouse_source_trouble{kind=\"Secret\"} 20\n"));
     }
 }
