@@ -3,9 +3,10 @@
 //! The same list feeds the terminal, `/api/diagnostics`, `gatehouse check`, a metric by code and,
 //! in a cluster, Events. Nothing caused by a user is only logged.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
+use gatehouse_gateway::access_log::is_deceptive;
 use serde::Serialize;
 
 /// How bad it is.
@@ -46,14 +47,33 @@ impl fmt::Display for Diagnostic {
             Severity::Warning => "warning",
             Severity::Info => "info",
         };
-        write!(f, "{severity}[{}] {}", self.code.as_str(), self.object)?;
+        let object = Printable(&self.object);
+        write!(f, "{severity}[{}] {object}", self.code.as_str())?;
         if !self.field.is_empty() {
-            write!(f, " {}", self.field)?;
+            write!(f, " {}", Printable(&self.field))?;
         }
         if let Some(file) = &self.file {
-            write!(f, " in {file}")?;
+            write!(f, " in {}", Printable(file))?;
         }
-        write!(f, ": {}", self.message)
+        write!(f, ": {}", Printable(&self.message))
+    }
+}
+
+/// Text in which somebody who may write an object has a part, such as a path or the name in a
+/// certificate: on one line, and without a hold on the terminal.
+#[derive(Debug, Clone, Copy)]
+pub struct Printable<'a>(pub &'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for character in self.0.chars() {
+            if character.is_control() || is_deceptive(character) {
+                write!(f, "{}", character.escape_default())?;
+            } else {
+                f.write_char(character)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -66,12 +86,17 @@ impl Diagnostic {
         code: Code,
         message: impl Into<String>,
     ) -> Self {
+        let mut message = message.into();
+        if let Some((end, _)) = message.char_indices().nth(LONGEST) {
+            message.truncate(end);
+            message.push('…');
+        }
         Self {
             object: Arc::clone(object),
             field: field.into(),
             severity,
             code,
-            message: message.into(),
+            message,
             file: None,
         }
     }
@@ -285,9 +310,33 @@ codes! {
     WatchLimit,
 }
 
+/// Letters of a message. What it quotes may be as long as an object.
+const LONGEST: usize = 2000;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_finding_is_one_line_of_bounded_length_whatever_it_quotes() {
+        let about = |message: String| {
+            Diagnostic::new(
+                Severity::Error,
+                &"Ingress/web/shop".into(),
+                "spec",
+                Code::PathInvalid,
+                message,
+            )
+        };
+        let quoted = about("path `x\nerror[Fake] y\u{1b}[2J\u{202e}ü` is not valid".into());
+        assert_eq!(
+            quoted.to_string(),
+            "error[PathInvalid] Ingress/web/shop spec: path `x\\nerror[Fake] y\\u{1b}[2J\\u{202e}ü` \
+             is not valid"
+        );
+        let long = about("ü".repeat(1 << 20));
+        assert_eq!(long.message.chars().count(), LONGEST + 1);
+    }
 
     #[test]
     fn a_suggestion_is_the_nearest_name_or_none() {

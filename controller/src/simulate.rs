@@ -25,7 +25,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 
 use crate::config::Base;
-use crate::diagnostics::{Code, Diagnostic, Severity};
+use crate::diagnostics::{Code, Diagnostic, Printable, Severity};
 use crate::engine::{Engine, Report};
 use crate::source::directory;
 
@@ -505,7 +505,11 @@ impl fmt::Display for RouteView {
         write!(
             f,
             "{} {} ({:?} {} on {})",
-            self.origin, self.field, self.kind, self.path, self.host
+            self.origin,
+            self.field,
+            self.kind,
+            Printable(&self.path),
+            self.host
         )
     }
 }

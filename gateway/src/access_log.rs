@@ -318,7 +318,9 @@ fn escape(line: &mut String, value: &str) {
     }
 }
 
-fn is_deceptive(character: char) -> bool {
+/// Whether a terminal would show a line with this character as another line than it is: line
+/// separators, direction marks, what has no width.
+pub fn is_deceptive(character: char) -> bool {
     matches!(character,
         '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }

@@ -31,7 +31,7 @@ use super::balancer::MANAGER;
 use super::desk::{Duty, Rest, Step};
 use super::news::differences;
 use super::queue::Pace;
-use crate::diagnostics::{Diagnostic, Severity};
+use crate::diagnostics::{Diagnostic, Printable, Severity};
 use crate::engine::{Ingresses, Report};
 use crate::leader::Clients;
 use crate::source::{Kind, ObjectKey};
@@ -350,6 +350,7 @@ fn finding(object: &ObjectKey, uid: &Arc<str>, diagnostic: &Diagnostic, own: &st
         message.push_str(": ");
     }
     message.push_str(&diagnostic.message);
+    let mut message = Printable(&message).to_string();
     if let Some((end, _)) = message.char_indices().nth(LONGEST_MESSAGE) {
         message.truncate(end);
         message.push('…');
