@@ -13,7 +13,7 @@ use gatehouse_gateway::model::Settings;
 use super::restrictions::Restriction;
 use super::settings::{Draft, Hsts, SETTINGS, Setting, Trust, WITHOUT_MEANING};
 use super::{ClassReading, Defaults};
-use crate::diagnostics::{Code, Diagnostic, Severity};
+use crate::diagnostics::{Code, Diagnostic, Severity, suggest};
 
 /// What the flags say; the ConfigMap is read on top of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,13 +143,8 @@ pub fn with_configmap(
     );
     let mut diagnostics: Vec<Diagnostic> = findings
         .into_iter()
-        .map(|(name, severity, code, message)| Diagnostic {
-            object: Arc::clone(&object),
-            field: format!("data.{name}").into(),
-            severity,
-            code,
-            message,
-            file: None,
+        .map(|(name, severity, code, message)| {
+            Diagnostic::new(severity, &object, format!("data.{name}"), code, message)
         })
         .collect();
     diagnostics.sort();
@@ -258,34 +253,10 @@ fn refused(name: &str, row: &Restriction, then: &str) -> String {
 
 /// The nearest name when one is near, so that a slip of the finger explains itself.
 fn suggestion(name: &str) -> String {
-    SETTINGS
-        .iter()
-        .map(|setting| (distance(name, setting.name), setting.name))
-        .min()
-        .filter(|(distance, known)| *distance <= known.len() / 4 + 1)
-        .map_or_else(
-            || "`gatehouse run --help` lists the names".to_owned(),
-            |(_, known)| format!("did you mean `{known}`"),
-        )
-}
-
-/// Edit distance (Levenshtein), by rows.
-fn distance(left: &str, right: &str) -> usize {
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (i, a) in left.bytes().enumerate() {
-        let mut diagonal = i;
-        let mut previous = i + 1;
-        if let Some(first) = row.first_mut() {
-            *first = previous;
-        }
-        for (cell, b) in row.iter_mut().skip(1).zip(right.bytes()) {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = *cell;
-            previous = replaced.min(previous + 1).min(diagonal + 1);
-            *cell = previous;
-        }
-    }
-    row.last().copied().unwrap_or_default()
+    suggest(name, SETTINGS.iter().map(|setting| setting.name)).map_or_else(
+        || "`gatehouse run --help` lists the names".to_owned(),
+        |near| format!("did you mean `{near}`"),
+    )
 }
 
 #[cfg(test)]
