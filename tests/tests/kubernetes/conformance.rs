@@ -58,7 +58,7 @@ fn a_default_backend_gets_whatever_nothing_else_serves() {
             let text = request.line.clone();
             let head = format!(
                 "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\
-                 Date: Fri, 27 Nov 2026 02:00:00 GMT\r\n\r\n{text}",
+                 Server: app/1\r\nDate: Fri, 27 Nov 2026 02:00:00 GMT\r\n\r\n{text}",
                 text.len()
             );
             vec![Step::ReadBody, Step::Send(head.into_bytes())]
@@ -92,6 +92,9 @@ fn a_default_backend_gets_whatever_nothing_else_serves() {
                 format!("{method} {path} HTTP/1.1"),
                 "{place}"
             );
+            // The scenario has `Server` here, too. We send none, on purpose: it tells nobody but an
+            // attacker anything, and the endpoint's own is removed as nginx does.
+            assert!(answer.header("server").is_none(), "{place}");
             for name in ["content-length", "content-type", "date"] {
                 assert!(answer.header(name).is_some(), "{name}: {place}");
             }
@@ -226,8 +229,9 @@ fn paths_match_by_their_type_and_the_longest_wins() {
                 ("trailing.rules", "/foo/", Some("slash-exact")),
             ],
         );
-        // ingress-nginx shows the way to a path that ends with a slash, and so do we: the client is
-        // told, but what it asked for is not what the rule says, so the service never sees it.
+        // The scenario has 404. ingress-nginx shows the way to a path that ends with a slash, and
+        // so do we (decision 0024): the client is told, but what it asked for is not what the rule
+        // says, so the service never sees it.
         let answer = raw::get(gateway.http, "trailing.rules", "/foo").expect("an answer");
         let location = answer.header("location");
         assert_eq!(
