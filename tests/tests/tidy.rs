@@ -128,6 +128,31 @@ fn the_tree_of_the_gateway_is_free_of_kubernetes() {
 }
 
 #[test]
+fn the_readme_counts_the_rows_that_are_there() {
+    let read = |path: &str| {
+        let text = std::fs::read_to_string(gateway::workspace().join(path));
+        text.unwrap_or_else(|error| panic!("{path}: {error}"))
+    };
+    let rows = |folder: &str, files: &[&str], mark: &str| -> usize {
+        let count = |file| {
+            let text = read(&format!("tests/{folder}/{file}.yaml"));
+            text.lines().filter(|line| line.contains(mark)).count()
+        };
+        files.iter().map(count).sum()
+    };
+    let wire = rows("wire", &["requests", "responses", "rfc"], "- id: ");
+    let families = ["class", "headers", "hosts", "paths", "tls"];
+    let corpus = rows("corpus", &families, "answer:");
+    let readme = read("README.md");
+    for claim in [
+        format!("{wire} raw requests and answers"),
+        format!("{corpus} recorded answers"),
+    ] {
+        assert!(readme.contains(&claim), "README.md does not say: {claim}");
+    }
+}
+
+#[test]
 fn no_file_names_the_machine_it_was_written_on() {
     check(
         "paths of a machine do not belong in a source file",
