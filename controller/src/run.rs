@@ -271,8 +271,7 @@ impl Life {
     }
 
     /// Waits until every worker serves the first complete snapshot, which is generation 1 even if
-    /// nothing is in it. Does not return an error:
-    /// an engine that dies leaves the gateway not ready.
+    /// nothing is in it. Does not return an error: an engine that dies leaves the gateway not ready.
     async fn become_ready(&mut self) {
         let Ok(report) = self
             .reports

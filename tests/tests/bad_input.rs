@@ -30,6 +30,10 @@ const FLAGS: &[(&[&str], &[&str])] = &[
         &["--admin-listen"],
     ),
     (
+        &["run", "--kubeconfig", "x", "--election-id", "The Lease"],
+        &["--election-id", "The Lease", "lower-case"],
+    ),
+    (
         &["run", "--dir", ".", "--workers", "0"],
         &["--workers", "0"],
     ),

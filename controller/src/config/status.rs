@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::{ArgAction, Args};
 
 use super::flags::ObjectName;
-use super::values::namespaced_name;
+use super::values::{label, namespaced_name};
 use crate::status::Address;
 
 /// What is written back into the cluster, and by whom. Only one replica writes, the leader.
@@ -20,7 +20,7 @@ pub struct StatusArgs {
     pub leader_election: bool,
 
     /// Name of the Lease that the replicas compete for.
-    #[arg(long, value_name = "NAME", default_value = "gatehouse-leader")]
+    #[arg(long, value_name = "NAME", default_value = "gatehouse-leader", value_parser = label)]
     pub election_id: String,
 
     /// Name of the pod that this replica runs in; the manifest of the pod sets the variable.
