@@ -81,16 +81,19 @@ fn describe_tells_what_is_wrong_and_what_is_served() {
         assert_eq!(known.len(), 3, "{known:?}");
 
         // Another replica and another start say nothing new.
+        let holder = || {
+            let lease = space.kubectl().get(&space.name, "lease/gatehouse-leader");
+            let holder = lease["spec"]["holderIdentity"].as_str();
+            holder.unwrap_or_default().to_owned()
+        };
+        let before = holder();
         let second = gateway(&space);
         drop(first);
         wait::until("the second replica leads", || {
-            let lease = space.kubectl().get(&space.name, "lease/gatehouse-leader");
-            let holder = lease["spec"]["holderIdentity"].as_str();
-            second.wait_status("good.test", "/", 200);
-            holder
-                .is_some_and(|holder| !holder.is_empty())
-                .then_some(())
+            let now = holder();
+            (!now.is_empty() && now != before).then_some(())
         });
+        second.wait_status("good.test", "/", 200);
         space.apply(&ingress("other", "missing"));
         wait_line(&space, "other", &["Warning", "ServiceMissing"]);
         let now = events(&space);
