@@ -96,6 +96,10 @@ async fn connect(origin: &Origin) -> Result<Client, NoAccess> {
         Origin::Cluster => Config::incluster_env().map_err(|_| NoAccess(OUTSIDE.to_owned()))?,
         Origin::File(path, context) => from_file(path, context.clone()).await?,
     };
+    // Said here, because the client would say it with the URL, and a password may be in it.
+    if config.proxy_url.is_some() {
+        return Err(NoAccess(PROXIED.to_owned()));
+    }
     config.connect_timeout = Some(CONNECT);
     config.write_timeout = Some(WRITE);
     config.default_retry = false;
@@ -136,6 +140,9 @@ async fn from_file(path: &Path, context: Option<String>) -> Result<Config, NoAcc
 const OUTSIDE: &str = "nothing says where the objects are: this process does not run in a pod with \
                        a service account, so name a directory with --dir or a cluster with --kubeconfig";
 
+const PROXIED: &str = "the API server is to be reached through a proxy (`proxy-url` in the kubeconfig, or \
+                       HTTPS_PROXY), which is not supported: unset it and run where the server is in reach";
+
 /// Who asks, for the server's audit log.
 const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("gatehouse/", env!("CARGO_PKG_VERSION")));
@@ -175,6 +182,17 @@ mod tests {
             wrong.contains("--context") && wrong.contains("blue"),
             "{wrong}"
         );
+
+        std::fs::write(
+            &path,
+            "{apiVersion: v1, kind: Config, contexts: [{name: blue, context: {cluster: a, user: b}}], \
+             users: [{name: b, user: {}}], clusters: [{name: a, cluster: {server: 'https://a.test', \
+             proxy-url: 'http://me:password@proxy.test:3128'}}]}",
+        )
+        .unwrap();
+        let proxied = message(file(path.to_str().unwrap(), Some("blue"))).await;
+        assert!(proxied.contains("proxy-url"), "{proxied}");
+        assert!(!proxied.contains("password"), "{proxied}");
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }
