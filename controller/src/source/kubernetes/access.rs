@@ -111,6 +111,9 @@ async fn connect(origin: &Origin) -> Result<Client, NoAccess> {
 async fn from_file(path: &Path, context: Option<String>) -> Result<Config, NoAccess> {
     let place = path.display();
     let file = Kubeconfig::read_from(path).map_err(|error| {
+        let error = error.to_string();
+        // The lines behind the first show the file around the mistake: passwords, tokens, keys.
+        let error = error.lines().next().unwrap_or_default();
         NoAccess(format!(
             "invalid value '{place}' for '--kubeconfig <FILE>': {error}; name a file that kubectl can use"
         ))
@@ -193,6 +196,18 @@ mod tests {
         let proxied = message(file(path.to_str().unwrap(), Some("blue"))).await;
         assert!(proxied.contains("proxy-url"), "{proxied}");
         assert!(!proxied.contains("password"), "{proxied}");
+        // The line in front of the mistake is a secret.
+        std::fs::write(
+            &path,
+            "users:\n- name: a\n  user:\n    token: hunter2\n    password: [hunter3]\n",
+        )
+        .unwrap();
+        let broken = message(file(path.to_str().unwrap(), None)).await;
+        assert!(
+            broken.contains("line 5") && broken.contains("--kubeconfig"),
+            "{broken}"
+        );
+        assert!(!broken.contains("hunter"), "{broken}");
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }
