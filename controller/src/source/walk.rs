@@ -1,7 +1,7 @@
 //! The files of a directory, without reading them.
 //!
 //! Invariants: paths are relative to the root, with `/`, and sorted; symbolic links are followed,
-//! loops and depth are bounded; names that begin with a dot are left out (hidden files, editors'
+//! loops, depth and the number of entries are bounded; names that begin with a dot are left out (hidden files, editors'
 //! locks, and the `..data` layout of mounted ConfigMaps, which is read through its links).
 
 use std::collections::BTreeMap;
@@ -26,6 +26,8 @@ pub(super) struct Walk {
     pub(super) links: bool,
     /// Directories that could not be read, as prefixes of paths.
     hidden: Vec<String>,
+    /// Entries that were looked at.
+    entries: usize,
 }
 
 /// A manifest file.
@@ -54,6 +56,21 @@ impl Walk {
         self.hidden
             .iter()
             .any(|prefix| path.starts_with(prefix.as_str()))
+    }
+
+    /// There is more than is looked at: whatever was read before may be in it.
+    fn cut_short(&mut self) {
+        self.hidden.push(String::new());
+        self.complaints.push(Diagnostic {
+            object: ".".into(),
+            field: "".into(),
+            severity: Severity::Error,
+            code: Code::FileUnreadable,
+            message: format!(
+                "more than {MAX_ENTRIES} files and directories, each counted again through every link to it; the rest is not read, and what was read from it before keeps serving: remove links between directories or split the manifests"
+            ),
+            file: None,
+        });
     }
 
     fn fail(&mut self, relative: &str, error: &io::Error) {
@@ -86,6 +103,9 @@ pub(super) fn walk(root: &Path) -> Walk {
             if walk.hidden.iter().any(String::is_empty) {
                 walk.identity = None;
             }
+            if walk.entries >= MAX_ENTRIES {
+                walk.cut_short();
+            }
         }
         Err(error) => walk.fail("", &error),
     }
@@ -102,6 +122,10 @@ fn visit(walk: &mut Walk, directory: &Path, relative: &str, above: &mut Vec<Iden
     };
     walk.directories += 1;
     for entry in entries {
+        if walk.entries >= MAX_ENTRIES {
+            return;
+        }
+        walk.entries += 1;
         let entry = match entry {
             Ok(entry) => entry,
             Err(error) => return walk.fail(relative, &error),
@@ -178,3 +202,7 @@ fn signature(metadata: &Metadata) -> Signature {
 
 /// Deeper directories are not read.
 const MAX_DEPTH: usize = 32;
+
+/// More entries are not looked at: a few directories full of links to each other have more paths
+/// than anybody can walk.
+const MAX_ENTRIES: usize = 1 << 18;

@@ -287,6 +287,28 @@ fn links_in_circles_end() {
     assert_eq!(steps(&read(&scratch.0)), ["+one"]);
 }
 
+#[test]
+fn directories_full_of_links_to_each_other_end() {
+    let scratch = Scratch::new();
+    scratch.write("a/one.yaml", &configmap("one", "x"));
+    let mut directory = Directory::new(scratch.0.clone());
+    directory.scan(&everything());
+
+    // Every order of twelve directories is a path.
+    for from in 0..12 {
+        fs::create_dir_all(scratch.0.join(format!("0{from}"))).unwrap();
+        for to in 0..12 {
+            let link = scratch.0.join(format!("0{from}/{to}"));
+            symlink(format!("../0{to}"), link).unwrap();
+        }
+    }
+    let changes = directory.scan(&everything());
+    assert_eq!(steps(&changes), [""; 0], "what was read keeps serving");
+    let complaints = complaints(&changes);
+    assert!(complaints[0].contains("links"), "{complaints:?}");
+    assert!(directory.identity().is_some());
+}
+
 /// Waits until the wanted value of a ConfigMap arrives; an object must not go away meanwhile.
 async fn arrival(changes: &mut mpsc::Receiver<Change>, name: &str, wanted: &str) {
     let seen = async {
