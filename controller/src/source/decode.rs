@@ -303,10 +303,21 @@ fn typed(kind: Kind, value: &Value) -> Result<Object, Wrong> {
             strict(&value).map(Object::Secret).map_err(|wrong| Wrong {
                 // The message of the decoder may quote the value.
                 why: "the value has the wrong type or is not base64".into(),
-                field: wrong.field,
+                field: entry_of(wrong.field),
             })
         }
     }
+}
+
+/// The field of a Secret without what is below its entry: a key there may be part of the value.
+fn entry_of(mut field: String) -> String {
+    let end = if field.starts_with("data[") {
+        field.find(']').map(|bracket| bracket + 1)
+    } else {
+        field.match_indices(['.', '[']).nth(1).map(|(at, _)| at)
+    };
+    field.truncate(end.unwrap_or(field.len()));
+    field
 }
 
 fn strict<T: DeserializeOwned>(value: &Value) -> Result<Arc<T>, Wrong> {

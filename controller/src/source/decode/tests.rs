@@ -97,6 +97,19 @@ fn a_complaint_about_a_secret_does_not_repeat_it() {
         "{complaint}"
     );
     assert!(!complaint.contains("hunter2"), "{complaint}");
+
+    // A colon in the wrong place makes a key of it.
+    for value in ["{hunter2: x}", "[{hunter2: x}]"] {
+        for data in ["data", "stringData"] {
+            let text = format!(
+                "apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\n{data}: {{tls.key: {value}, key: {value}}}\n"
+            );
+            let decoded = decode("s.yaml", text.as_bytes());
+            let complaint = decoded.complaints[0].to_string();
+            assert!(complaint.contains("Secret/default/s data"), "{complaint}");
+            assert!(!complaint.contains("hunter2"), "{complaint}");
+        }
+    }
 }
 
 #[test]
