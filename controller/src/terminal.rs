@@ -25,6 +25,8 @@ pub(crate) fn log_to_stderr(format: LogFormat, level: LogLevel) {
     let builder = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        // It would be told on stderr that stderr cannot be written, with a panic.
+        .log_internal_errors(false)
         .with_env_filter(filter);
     // A second call, in tests, keeps the first.
     match format {

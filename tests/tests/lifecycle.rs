@@ -1,11 +1,13 @@
 //! Start and end: ready means serving, and nothing that was accepted is lost on the way out.
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use gatehouse_tests::backend::{Backend, Step, ok, response};
 use gatehouse_tests::frames::{Frames, kind};
-use gatehouse_tests::gateway::{Gateway, Process};
+use gatehouse_tests::gateway::{self, Gateway, Process};
 use gatehouse_tests::http2::Session;
 use gatehouse_tests::manifests::{self, Scratch};
 use gatehouse_tests::raw::{self, Client, Failure};
@@ -41,6 +43,49 @@ fn start(backend: &Backend, flags: &[&str]) -> (Gateway, Scratch) {
 
 fn get(target: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: app.test\r\n\r\n")
+}
+
+#[test]
+fn a_stderr_that_nobody_reads_any_more_ends_nothing() {
+    let backend = backend();
+    let scratch = Scratch::new();
+    let text = manifests::class()
+        + &manifests::service("app", &[backend.address])
+        + &manifests::ingress("app", "app.test", &[("/", "Prefix", "app")]);
+    scratch.write("all.yaml", text);
+    let any = ["127.0.0.1:0"; 3];
+    let level = ["--log-level".to_owned(), "trace".to_owned()];
+    let mut child = Command::new(gateway::binary())
+        .args(Gateway::arguments(scratch.path(), any, &level))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the gateway starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("stderr")).lines();
+    let ready = lines
+        .find_map(|line| line.ok().filter(|line| line.starts_with("gatehouse ready")))
+        .expect("a ready line");
+    drop(lines);
+
+    let address = ready
+        .split([' ', ','])
+        .skip_while(|word| *word != "http")
+        .nth(1);
+    let address = address.and_then(|word| word.parse().ok()).expect(&ready);
+    for _ in 0..8 {
+        let answer = raw::get(address, "app.test", "/").expect("an answer");
+        assert_eq!(answer.status, 200);
+    }
+    let killed = Command::new("/bin/sh")
+        .args(["-c", &format!("kill -TERM {}", child.id())])
+        .status()
+        .expect("sh starts");
+    assert!(killed.success());
+    let ended = wait::within(wait::PATIENCE, || child.try_wait().expect("its state"));
+    if ended.is_none() {
+        child.kill().ok();
+    }
+    assert_eq!(ended.and_then(|status| status.code()), Some(0));
 }
 
 #[test]
