@@ -50,7 +50,7 @@ pub struct Leadership {
 impl Collector for Leadership {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let gauge = ConstGauge::new(i64::from(self.epoch().is_some()));
-        gauge.encode(LEADER.describe(&mut encoder, MetricType::Gauge)?)
+        gauge.encode(LEADER.describe(&mut encoder)?)
     }
 }
 
@@ -415,7 +415,7 @@ pub const METRICS: [&Labelled; 1] = [&LEADER];
 
 const LEADER: Labelled = Labelled {
     name: "gatehouse_leader",
-    kind: "Gauge",
+    kind: MetricType::Gauge,
     labels: &[],
     help: "Whether this replica leads, so that it writes status and events",
 };

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use gatehouse_gateway::error::Reason;
 use gatehouse_gateway::metrics::{Labelled, Plain};
+use prometheus_client::metrics::MetricType;
 
 use crate::annotations::{ANNOTATIONS, Effect, Name, Off, PREFIXES};
 use crate::config::generate::DocsArgs;
@@ -153,10 +154,14 @@ fn metrics() -> String {
         .map(|metric| (metric.name, metric.kind, metric.labels, metric.help));
     for (name, kind, labels, help) in plain.chain(labelled) {
         // As it is exposed: counters end so in the text format.
-        let end = if kind == "Counter" { "_total" } else { "" };
+        let end = if kind == MetricType::Counter {
+            "_total"
+        } else {
+            ""
+        };
         let name = format!("`{name}{end}`");
         let labels = labels.join(", ");
-        row(&mut page, &[&name, &kind.to_lowercase(), &labels, help]);
+        row(&mut page, &[&name, kind.as_str(), &labels, help]);
     }
     page.push_str(
         "\n## Reasons\n\nWhy the gateway answered by itself: the label `reason`, and the same in \

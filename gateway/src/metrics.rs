@@ -33,8 +33,8 @@ macro_rules! table {
             }
 
             /// Name, kind and help of every metric, for the reference page.
-            pub const TABLE: &'static [(&'static str, &'static str, &'static str)] =
-                &[$(($name, stringify!($kind), $help),)+];
+            pub const TABLE: &'static [(&'static str, MetricType, &'static str)] =
+                &[$(($name, MetricType::$kind, $help),)+];
         }
     };
 }
@@ -67,8 +67,8 @@ table! {
 pub struct Labelled {
     /// Name, without the suffix of its kind.
     pub name: &'static str,
-    /// `Counter`, `Gauge` or `Histogram`.
-    pub kind: &'static str,
+    /// What it is.
+    pub kind: MetricType,
     /// Names of its labels.
     pub labels: &'static [&'static str],
     /// What it counts.
@@ -90,50 +90,49 @@ impl Labelled {
     pub fn describe<'a>(
         &self,
         encoder: &'a mut DescriptorEncoder<'_>,
-        kind: MetricType,
     ) -> Result<MetricEncoder<'a>, fmt::Error> {
-        encoder.encode_descriptor(self.name, self.help, None, kind)
+        encoder.encode_descriptor(self.name, self.help, None, self.kind)
     }
 }
 
 const REQUESTS: Labelled = Labelled {
     name: "gatehouse_requests",
-    kind: "Counter",
+    kind: MetricType::Counter,
     labels: &["host", "path", "namespace", "ingress", "code"],
     help: "Requests by route and class of status",
 };
 
 const DURATION: Labelled = Labelled {
     name: "gatehouse_request_duration_seconds",
-    kind: "Histogram",
+    kind: MetricType::Histogram,
     labels: ROUTE,
     help: "Time from the request head to the end of the answer, by route",
 };
 
 const RECEIVED: Labelled = Labelled {
     name: "gatehouse_received_bytes",
-    kind: "Counter",
+    kind: MetricType::Counter,
     labels: ROUTE,
     help: "Request body bytes by route",
 };
 
 const SENT: Labelled = Labelled {
     name: "gatehouse_sent_bytes",
-    kind: "Counter",
+    kind: MetricType::Counter,
     labels: ROUTE,
     help: "Response body bytes by route",
 };
 
 const LOCAL_ANSWERS: Labelled = Labelled {
     name: "gatehouse_local_answers",
-    kind: "Counter",
+    kind: MetricType::Counter,
     labels: &["reason"],
     help: "Answers that the gateway made itself, by reason",
 };
 
 const CERTIFICATES: Labelled = Labelled {
     name: "gatehouse_certificate_not_after_seconds",
-    kind: "Gauge",
+    kind: MetricType::Gauge,
     labels: &["certificate"],
     help: "End of validity of each certificate in use (namespace/secret), seconds since the Unix epoch",
 };
@@ -274,7 +273,7 @@ impl Collector for Routes {
             .map(|(key, route)| (Labels::of(key), route))
             .collect();
 
-        let mut family = REQUESTS.describe(&mut encoder, MetricType::Counter)?;
+        let mut family = REQUESTS.describe(&mut encoder)?;
         for (labels, route) in &labelled {
             for (class, count) in CLASSES.iter().zip(&route.classes) {
                 let count = count.load(Ordering::Relaxed);
@@ -285,7 +284,7 @@ impl Collector for Routes {
                 }
             }
         }
-        let mut family = DURATION.describe(&mut encoder, MetricType::Histogram)?;
+        let mut family = DURATION.describe(&mut encoder)?;
         for (labels, route) in &labelled {
             let buckets: Vec<(f64, u64)> = BUCKETS
                 .iter()
@@ -299,7 +298,7 @@ impl Collector for Routes {
                 .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
         }
         for (metric, read) in BYTES {
-            let mut family = metric.describe(&mut encoder, MetricType::Counter)?;
+            let mut family = metric.describe(&mut encoder)?;
             for (labels, route) in &labelled {
                 family
                     .encode_family(&labels.all())?
@@ -354,7 +353,7 @@ impl Default for Reasons {
 
 impl Collector for Reasons {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let mut family = LOCAL_ANSWERS.describe(&mut encoder, MetricType::Counter)?;
+        let mut family = LOCAL_ANSWERS.describe(&mut encoder)?;
         for (reason, count) in Reason::ALL.iter().zip(&self.0) {
             family
                 .encode_family(&[("reason", reason.code())])?
@@ -369,7 +368,7 @@ struct Certificates(Mutex<BTreeMap<CertKey, i64>>);
 
 impl Collector for Certificates {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let mut family = CERTIFICATES.describe(&mut encoder, MetricType::Gauge)?;
+        let mut family = CERTIFICATES.describe(&mut encoder)?;
         for (key, end) in lock(&self.0).iter() {
             family
                 .encode_family(&[("certificate", &*key.0)])?

@@ -312,12 +312,12 @@ impl fmt::Display for Trouble {
 impl Collector for Contacts {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let kinds = self.view();
-        let mut family = LAST_CONTACT.describe(&mut encoder, MetricType::Gauge)?;
+        let mut family = LAST_CONTACT.describe(&mut encoder)?;
         for kind in &kinds {
             let gauge = ConstGauge::new(kind.last_contact);
             gauge.encode(family.encode_family(&[("kind", kind.kind)])?)?;
         }
-        let mut family = TROUBLE.describe(&mut encoder, MetricType::Gauge)?;
+        let mut family = TROUBLE.describe(&mut encoder)?;
         for kind in &kinds {
             let gauge = ConstGauge::new(i64::try_from(kind.failing).unwrap_or(i64::MAX));
             gauge.encode(family.encode_family(&[("kind", kind.kind)])?)?;
@@ -331,14 +331,14 @@ pub const METRICS: [&Labelled; 2] = [&LAST_CONTACT, &TROUBLE];
 
 const LAST_CONTACT: Labelled = Labelled {
     name: "gatehouse_source_last_contact_seconds",
-    kind: "Gauge",
+    kind: MetricType::Gauge,
     labels: &["kind"],
     help: "Time since the API server was last heard, by kind",
 };
 
 const TROUBLE: Labelled = Labelled {
     name: "gatehouse_source_trouble",
-    kind: "Gauge",
+    kind: MetricType::Gauge,
     labels: &["kind"],
     help: "Watches of a kind that do not work, such as for lack of rights",
 };
