@@ -25,7 +25,7 @@ mod wanted;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Secret, Service};
@@ -201,7 +201,7 @@ impl Source {
             access: self.access.clone(),
             contact: self.contacts.open(&target),
             changes: self.changes.clone(),
-            known: Arc::clone(&known),
+            known: known.clone(),
             holdings: self.holdings.clone(),
             target: target.clone(),
         };
@@ -235,8 +235,7 @@ impl Source {
             // It sends nothing more after this.
             (&mut running.task).await.ok();
             self.contacts.close(&target);
-            let known = running.known.lock();
-            let known = std::mem::take(&mut *known.unwrap_or_else(PoisonError::into_inner));
+            let known = std::mem::take(&mut *running.known.keys());
             for key in known {
                 if self.holdings.release(&key) {
                     self.send(Change::Delete(key)).await?;
@@ -278,12 +277,10 @@ impl Source {
 impl Pairs for Source {
     fn lacks(&self, watch: &Target, secret: &ObjectKey) -> bool {
         self.settled(watch)
-            && self.running.get(watch).is_some_and(|running| {
-                let known = running.known.lock();
-                !known
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .contains(secret)
-            })
+            && self
+                .running
+                .get(watch)
+                .is_some_and(|running| !running.known.keys().contains(secret))
     }
 
     fn refused(&self, watch: &Target) -> bool {

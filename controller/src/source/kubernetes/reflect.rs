@@ -33,8 +33,16 @@ use super::holdings::Holdings;
 use super::prune::Pruned;
 use super::target::Target;
 
-/// Keys of the objects that a watch has sent.
-pub(super) type Known = Arc<Mutex<HashSet<ObjectKey>>>;
+/// Keys of the objects that a watch has sent. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Known(Arc<Mutex<HashSet<ObjectKey>>>);
+
+impl Known {
+    /// The keys; a poisoned lock means a panic elsewhere, and they are still the best there are.
+    pub(super) fn keys(&self) -> MutexGuard<'_, HashSet<ObjectKey>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// See the module.
 pub(super) struct Reflector {
@@ -109,15 +117,15 @@ impl Reflector {
 
     /// Lists everything, twice if need be; the answer is the version to go on from.
     async fn relist<K: Pruned>(&self) -> Result<String, Failure> {
-        let of = self.known().len();
+        let of = self.known.keys().len();
         let (mut version, mut listed) = self.list::<K>().await?;
-        let gone = self.known().difference(&listed).count();
+        let gone = self.known.keys().difference(&listed).count();
         if self.target.name.is_none() && is_doubtful(gone, of) {
             self.contact.trouble(Trouble::Held(gone, of));
             sleep(CONFIRM).await;
             (version, listed) = self.list::<K>().await?;
         }
-        let gone: Vec<ObjectKey> = self.known().difference(&listed).cloned().collect();
+        let gone: Vec<ObjectKey> = self.known.keys().difference(&listed).cloned().collect();
         for key in gone {
             self.delete(key).await?;
         }
@@ -267,7 +275,7 @@ impl Reflector {
             return Ok(None);
         };
         let room = self.room().await?;
-        if self.known().insert(key.clone()) {
+        if self.known.keys().insert(key.clone()) {
             self.holdings.take(&key);
         }
         room.send(Change::Apply(key.clone(), object.object()));
@@ -276,7 +284,7 @@ impl Reflector {
 
     async fn delete(&self, key: ObjectKey) -> Result<(), Failure> {
         let room = self.room().await?;
-        let known = self.known().remove(&key);
+        let known = self.known.keys().remove(&key);
         if known && self.holdings.release(&key) {
             room.send(Change::Delete(key));
         }
@@ -295,10 +303,6 @@ impl Reflector {
             .path()
             .map(Request::new)
             .ok_or(Failure::NotServed)
-    }
-
-    fn known(&self) -> MutexGuard<'_, HashSet<ObjectKey>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

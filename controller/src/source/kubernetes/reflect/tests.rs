@@ -86,7 +86,7 @@ impl Play {
             access: Access::with_client(Client::new(server, "default"), Origin::Cluster),
             contact: contacts.open(&target),
             changes: sender,
-            known: Arc::clone(&known),
+            known: known.clone(),
             holdings: Holdings::default(),
         };
         tokio::spawn(reflector.run::<Service>());
@@ -276,9 +276,9 @@ async fn an_object_is_known_until_it_is_sent_that_it_is_gone() {
     // Nobody takes the first change, so the second waits. Ended there, the watch leaves behind
     // what has to be taken back.
     sleep(Duration::from_secs(1)).await;
-    assert_eq!(play.known.lock().unwrap().len(), 1);
+    assert_eq!(play.known.keys().len(), 1);
     assert_eq!(play.next(2).await, ["+a", "-a"]);
-    assert!(play.known.lock().unwrap().is_empty());
+    assert!(play.known.keys().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
