@@ -168,11 +168,11 @@ pub struct SelectionArgs {
     pub watch_namespace: Vec<String>,
 
     /// Service that answers hosts and paths that nothing else serves.
-    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_name)]
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = namespaced_name)]
     pub default_backend_service: Option<ObjectName>,
 
     /// Secret with the certificate for hosts that have none.
-    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_name)]
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = namespaced_name)]
     pub default_ssl_certificate: Option<ObjectName>,
 
     /// Leave out every Ingress that has a default backend.
@@ -186,7 +186,7 @@ pub struct SelectionArgs {
     pub host_ownership: HostOwnership,
 
     /// ConfigMap with settings, followed live; it wins over --set.
-    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_name)]
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = namespaced_name)]
     pub configmap: Option<ObjectName>,
 
     /// A setting, by the name it has in the ConfigMap; may be repeated. `gatehouse run --help`
@@ -335,10 +335,6 @@ impl SelectionArgs {
             )
             .map_err(|message| format!("invalid value for '--set <NAME=VALUE>': {message}"))
     }
-}
-
-pub(super) fn object_name(text: &str) -> Result<ObjectName, String> {
-    namespaced_name(text)
 }
 
 fn assignment(text: &str) -> Result<(String, String), String> {

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Subcommand};
 
-use super::flags::{ObjectName, object_name};
-use super::values::label;
+use super::flags::ObjectName;
+use super::values::{label, namespaced_name};
 
 /// What `generate` makes.
 #[derive(Debug, Subcommand)]
@@ -44,11 +44,11 @@ pub struct RbacArgs {
     pub watch_namespace: Vec<String>,
 
     /// Secret with the certificate for hosts that have none, as for `run`.
-    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_name)]
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = namespaced_name)]
     pub default_ssl_certificate: Option<ObjectName>,
 
     /// ConfigMap with settings, as for `run`.
-    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_name)]
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = namespaced_name)]
     pub configmap: Option<ObjectName>,
 
     /// Whether one of several replicas is elected, as for `run`.
@@ -68,7 +68,7 @@ pub struct RbacArgs {
     pub update_status_on_shutdown: bool,
 
     /// Service whose addresses are written, as for `run`.
-    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_name)]
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = namespaced_name)]
     pub publish_service: Option<ObjectName>,
 
     /// Address that is written, as for `run`. With neither, nodes are asked for theirs.

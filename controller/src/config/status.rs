@@ -42,7 +42,7 @@ pub struct StatusArgs {
     pub update_status_on_shutdown: bool,
 
     /// Service in front of the gateway, whose addresses are those of the gateway.
-    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = object_name)]
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = namespaced_name)]
     pub publish_service: Option<ObjectName>,
 
     /// Address of the gateway, an IP address or a host name; may be repeated or a list with
@@ -88,10 +88,6 @@ impl Replica {
             sees_nodes,
         }
     }
-}
-
-fn object_name(text: &str) -> Result<ObjectName, String> {
-    namespaced_name(text)
 }
 
 fn address(text: &str) -> Result<Address, String> {
