@@ -63,8 +63,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         .build()
         .map_err(|error| Failure::System(format!("no runtime for the engine: {error}")))?;
     let feed = runtime.block_on(Feed::new(args))?;
-    if let Feed::Cluster(_, scope) = &feed {
-        base = base.reading_classes(if scope.namespaces.is_empty() {
+    if let Feed::Cluster(cluster) = &feed {
+        base = base.reading_classes(if cluster.scope.namespaces.is_empty() {
             ClassReading::Cluster
         } else {
             ClassReading::Nowhere
@@ -93,7 +93,6 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         listeners: views(&gateway, args),
         contacts: feed.contacts(&metrics),
     };
-    let contacts = state.contacts.clone().unwrap_or_default();
     admin::start(admin_listener, state)
         .map_err(|error| Failure::System(format!("the admin server cannot start: {error}")))?;
 
@@ -107,7 +106,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
             }
         });
         tokio::spawn(resolver::run(reports.clone(), change.clone()));
-        let writers = feed.start(args, contacts, &reports, change);
+        let writers = feed.start(args, &reports, change);
         if let Some(writers) = &writers {
             metrics.register(Box::new(writers.leadership()));
         }
@@ -133,7 +132,14 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
 /// Where objects come from.
 enum Feed {
     Directory(PathBuf),
-    Cluster(Access, Scope),
+    Cluster(Cluster),
+}
+
+struct Cluster {
+    access: Access,
+    scope: Scope,
+    /// What the conversation with it is written down in.
+    contacts: Contacts,
 }
 
 impl Feed {
@@ -146,7 +152,11 @@ impl Feed {
             let access = Access::new(origin)
                 .await
                 .map_err(|error| Failure::Usage(error.to_string()))?;
-            return Ok(Self::Cluster(access, scope(args)?));
+            return Ok(Self::Cluster(Cluster {
+                access,
+                scope: scope(args)?,
+                contacts: Contacts::default(),
+            }));
         };
         if !dir.is_dir() {
             return Err(Failure::Usage(format!(
@@ -161,16 +171,19 @@ impl Feed {
     fn start(
         self,
         args: &RunArgs,
-        contacts: Contacts,
         reports: &watch::Receiver<Arc<Report>>,
         change: mpsc::Sender<Change>,
     ) -> Option<Writers> {
-        let (access, scope) = match self {
+        let Cluster {
+            access,
+            scope,
+            contacts,
+        } = match self {
             Self::Directory(dir) => {
                 tokio::spawn(directory::watch(dir, change));
                 return None;
             }
-            Self::Cluster(access, scope) => (access, scope),
+            Self::Cluster(cluster) => cluster,
         };
         let source = kubernetes::watch(access.clone(), scope, contacts, reports.clone(), change);
         tokio::spawn(source);
@@ -184,13 +197,13 @@ impl Feed {
         ))
     }
 
-    /// What the conversation with a cluster is written down in, and shown by the metrics.
+    /// The conversation with the cluster, if there is one; the metrics show it from now on.
     fn contacts(&self, metrics: &Metrics) -> Option<Contacts> {
-        matches!(self, Self::Cluster(..)).then(|| {
-            let contacts = Contacts::default();
-            metrics.register(Box::new(contacts.clone()));
-            contacts
-        })
+        let Self::Cluster(Cluster { contacts, .. }) = self else {
+            return None;
+        };
+        metrics.register(Box::new(contacts.clone()));
+        Some(contacts.clone())
     }
 }
 
