@@ -1,8 +1,9 @@
 //! The files of a directory, without reading them.
 //!
 //! Invariants: paths are relative to the root, with `/`, and sorted; symbolic links are followed,
-//! loops, depth and the number of entries are bounded; names that begin with a dot are left out (hidden files, editors'
-//! locks, and the `..data` layout of mounted ConfigMaps, which is read through its links).
+//! loops, depth and the number of entries are bounded; names that begin with a dot are left out
+//! (hidden files, editors' locks, and the `..data` layout of mounted ConfigMaps, which is read
+//! through its links).
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
@@ -61,16 +62,12 @@ impl Walk {
     /// There is more than is looked at: whatever was read before may be in it.
     fn cut_short(&mut self) {
         self.hidden.push(String::new());
-        self.complaints.push(Diagnostic {
-            object: ".".into(),
-            field: "".into(),
-            severity: Severity::Error,
-            code: Code::FileUnreadable,
-            message: format!(
+        self.complaints.push(unreadable(
+            ".",
+            format!(
                 "more than {MAX_ENTRIES} files and directories, each counted again through every link to it; the rest is not read, and what was read from it before keeps serving: remove links between directories or split the manifests"
             ),
-            file: None,
-        });
+        ));
     }
 
     fn fail(&mut self, relative: &str, error: &io::Error) {
@@ -80,17 +77,23 @@ impl Walk {
         } else {
             relative.to_owned()
         });
-        self.complaints.push(Diagnostic {
-            object: name.into(),
-            field: "".into(),
-            severity: Severity::Error,
-            code: Code::FileUnreadable,
-            message: format!(
+        self.complaints.push(unreadable(
+            name,
+            format!(
                 "cannot be read: {error}; what was read from it before keeps serving, correct its permissions or remove it"
             ),
-            file: None,
-        });
+        ));
     }
+}
+
+fn unreadable(place: &str, message: String) -> Diagnostic {
+    Diagnostic::new(
+        Severity::Error,
+        &place.into(),
+        "",
+        Code::FileUnreadable,
+        message,
+    )
 }
 
 /// Walks the directory.
