@@ -49,14 +49,20 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Local {
     }
 }
 
+/// A bench whose endpoint speaks HTTP/2, and an upstream with counters of its own.
+async fn h2c_bench() -> (Bench, Arc<Metrics>, Rc<Upstream>) {
+    let bench = Bench::new(Settings::default()).await;
+    let address = bench.listener.local_addr().unwrap();
+    bench.cluster.apply(plan(UpstreamProtocol::H2c, &[address]));
+    let metrics = Metrics::new();
+    let upstream = Upstream::new(Arc::clone(&metrics));
+    (bench, metrics, upstream)
+}
+
 #[test]
 fn http2_is_multiplexed_with_bodies_and_trailers() {
     worker(async {
-        let bench = Bench::new(Settings::default()).await;
-        let address = bench.listener.local_addr().unwrap();
-        bench.cluster.apply(plan(UpstreamProtocol::H2c, &[address]));
-        let metrics = Metrics::new();
-        let upstream = Upstream::new(Arc::clone(&metrics));
+        let (bench, metrics, upstream) = h2c_bench().await;
         let client = async {
             let (body, sender) =
                 sending("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc").await;
@@ -93,11 +99,8 @@ fn http2_is_multiplexed_with_bodies_and_trailers() {
 #[test]
 fn a_shared_connection_to_an_endpoint_that_left_gets_no_new_streams() {
     worker(async {
-        let bench = Bench::new(Settings::default()).await;
+        let (bench, metrics, upstream) = h2c_bench().await;
         let address = bench.listener.local_addr().unwrap();
-        bench.cluster.apply(plan(UpstreamProtocol::H2c, &[address]));
-        let metrics = Metrics::new();
-        let upstream = Upstream::new(Arc::clone(&metrics));
         let ask = async || {
             let request = bench.request("GET", None);
             let answer = upstream.forward(request).await.1.unwrap();
