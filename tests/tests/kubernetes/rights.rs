@@ -95,12 +95,17 @@ fn the_cluster_is_read_with_the_printed_rights_and_no_others() {
             expected.insert(format!("{verb} secrets in shop "));
             expected.insert(format!("{verb} configmaps in own settings"));
         }
-        let asked = asked(&server, "own");
-        let reads = asked
-            .iter()
-            .filter(|line| line.starts_with("list") || line.starts_with("watch"));
-        let reads: BTreeSet<String> = reads.cloned().collect();
-        assert_eq!(reads, expected);
+        let reads = || -> BTreeSet<String> {
+            asked(&server, "own")
+                .into_iter()
+                .filter(|line| line.starts_with("list") || line.starts_with("watch"))
+                .collect()
+        };
+        // A gateway is ready once it has listed; its watches begin, and are logged, right after.
+        wait::within(wait::PATIENCE, || {
+            reads().is_superset(&expected).then_some(())
+        });
+        assert_eq!(reads(), expected);
         let types = server.audit();
         let secrets = types
             .iter()
