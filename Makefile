@@ -5,7 +5,7 @@ SHELL := /usr/bin/env bash
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast check fmt lint deny doc bench
+.PHONY: help run test test-fast check fmt lint deny doc bench bench-control
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -38,3 +38,6 @@ doc: ## does the documentation build without a warning?
 
 bench: ## against nginx of the distribution, see docs/performance.md
 	@python3 benches/bench.py
+
+bench-control: ## the control plane on a real API server: start, memory, how soon a change answers
+	@python3 benches/control.py

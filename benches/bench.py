@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "target" / "bench"
 PROXY_CORE = 0
 HOLD_OFF = 0.020
+PAUSE = 0.25
 TOOLS = {"nginx": "nginx", "wrk": "wrk", "h2load": "nghttp2-client", "openssl": "openssl", "taskset": "util-linux"}
 PORTS = [
     "backend", "backend_b", "nginx_http", "nginx_https", "second_http", "second_https",
@@ -213,13 +214,8 @@ def start_nginx(label, directory, servers, http, https, core):
     return Subject(label, process, http, https)
 
 
-def start_gateway(binary, label, manifests, ports, which):
-    """Starts it on all cores, times it to its ready line, then moves it to the core of the proxy."""
-    log = OUT / f"gatehouse-{which}.log"
-    command = [binary, "run", "--dir", manifests, "--workers", "1", "--access-log", "off",
-               "--default-ssl-certificate", "bench/cert"]
-    for name in ("http", "https", "admin"):
-        command += [f"--{name}-listen", f"127.0.0.1:{ports[f'{which}_{name}']}"]
+def launch(command, label, log):
+    """Starts a gateway; the answer is the process and the seconds to its ready line."""
     ready = threading.Event()
     before = time.monotonic()
     process = spawn(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
@@ -239,8 +235,18 @@ def start_gateway(binary, label, manifests, ports, which):
     if not ready.wait(120) or not took:
         tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
         raise Stop(f"{label} printed no ready line within 120 s or ended before it. The end of its log:\n{tail}")
+    return process, took[0]
+
+
+def start_gateway(binary, label, manifests, ports, which):
+    """Starts it on all cores, times it to its ready line, then moves it to the core of the proxy."""
+    command = [binary, "run", "--dir", manifests, "--workers", "1", "--access-log", "off",
+               "--default-ssl-certificate", "bench/cert"]
+    for name in ("http", "https", "admin"):
+        command += [f"--{name}-listen", f"127.0.0.1:{ports[f'{which}_{name}']}"]
+    process, took = launch(command, label, OUT / f"gatehouse-{which}.log")
     subject = Subject(label, process, ports[f"{which}_http"], ports[f"{which}_https"])
-    subject.ready = took[0]
+    subject.ready = took
     wait_for(subject.http, HOST, process, label)
     pin(process.pid, PROXY_CORE)
     return subject
@@ -319,18 +325,20 @@ class Watch:
         return data[-1:].decode()
 
 
-def live_edits(subject, host, path, texts, count):
-    """Seconds from the rename to the first answer that shows the edit, in milliseconds, one for each edit."""
-    watch = Watch(subject.http, host)
+def live_edits(port, host, write, count, pause):
+    """Milliseconds from the begin of a write to the first answer that shows it; `write` gets the letter of the wanted backend."""
+    watch = Watch(port, host)
     took = []
-    for index in range(count):
-        wanted = "ba"[index % 2]
-        time.sleep(0.25)
+    for number in range(count):
+        wanted = "ba"[number % 2]
+        if watch.letter() == wanted:
+            raise Stop(f"{host} answers from the other backend before the edit.")
+        time.sleep(pause)
         before = time.perf_counter()
-        replace(path, texts[wanted])
+        write(wanted)
         while watch.letter() != wanted:
             if time.perf_counter() - before > 10:
-                raise Stop(f"The edit of {path.name} was not seen within 10 s.")
+                raise Stop(f"The edit of {host} was not seen within 10 s.")
             time.sleep(0.0002)
         took.append((time.perf_counter() - before) * 1000)
     watch.socket.close()
@@ -356,9 +364,10 @@ def control_plane(subject, manifests, ports, starts, edits):
     return [
         timing("start with 10,000 Ingresses, exec to ready line", [s * 1000 for s in starts], None),
         timing("one edited Ingress live, after its hold-off of 20 ms",
-               live_edits(subject, "edited.bench.test", live / "edited.yaml", ingresses, edits), 50, HOLD_OFF * 1000),
+               live_edits(subject.http, "edited.bench.test", lambda side: replace(live / "edited.yaml", ingresses[side]), edits,
+                          PAUSE), 50, HOLD_OFF * 1000),
         timing("EndpointSlice changed, new endpoint answers",
-               live_edits(subject, "moving.bench.test", live / "moving-slice.yaml", slices, edits), 10),
+               live_edits(subject.http, "moving.bench.test", lambda side: replace(live / "moving-slice.yaml", slices[side]), edits, PAUSE), 10),
     ]
 
 

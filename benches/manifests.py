@@ -1,6 +1,7 @@
 """The manifests that the gateway is measured with."""
 
-def ingress(name, host, service):
+def ingress(name, host, service, certificate=None):
+    tls = f"  tls:\n  - hosts: [{host}]\n    secretName: {certificate}\n" if certificate else ""
     return f"""apiVersion: networking.k8s.io/v1
 kind: Ingress
 metadata:
@@ -9,7 +10,7 @@ metadata:
   creationTimestamp: "2026-01-01T00:00:00Z"
 spec:
   ingressClassName: gatehouse
-  rules:
+{tls}  rules:
   - host: {host}
     http:
       paths:
@@ -37,7 +38,8 @@ spec:
 """
 
 
-def endpoint_slice(name, port):
+def endpoint_slice(name, port, addresses=("127.0.0.1",)):
+    endpoints = "".join(f'- addresses: ["{address}"]\n  conditions:\n    ready: true\n' for address in addresses)
     return f"""apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata:
@@ -51,10 +53,24 @@ ports:
   port: {port}
   protocol: TCP
 endpoints:
-- addresses: ["127.0.0.1"]
-  conditions:
-    ready: true
+{endpoints}"""
+
+
+CLASS = """apiVersion: networking.k8s.io/v1
+kind: IngressClass
+metadata:
+  name: gatehouse
+spec:
+  controller: gatehouse.dev/ingress-controller
 """
+
+
+def key_pair(name, key, certificate):
+    indent = lambda path: path.read_text().strip().replace("\n", "\n    ")
+    return (
+        f"apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\n  namespace: bench\ntype: kubernetes.io/tls\nstringData:\n"
+        f"  tls.crt: |\n    {indent(certificate)}\n  tls.key: |\n    {indent(key)}\n"
+    )
 
 
 def replace(path, text):
@@ -67,13 +83,7 @@ def replace(path, text):
 def write_manifests(directory, numbers, ports, key, certificate):
     """One file for each application (Ingress, Service, EndpointSlice), and what the live edits change."""
     directory.mkdir(parents=True)
-    indent = lambda path: path.read_text().strip().replace("\n", "\n    ")
-    (directory / "class.yaml").write_text(
-        "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata:\n  name: gatehouse\n"
-        "spec:\n  controller: gatehouse.dev/ingress-controller\n---\n"
-        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: cert\n  namespace: bench\ntype: kubernetes.io/tls\nstringData:\n"
-        f"  tls.crt: |\n    {indent(certificate)}\n  tls.key: |\n    {indent(key)}\n"
-    )
+    (directory / "class.yaml").write_text("---\n".join([CLASS, key_pair("cert", key, certificate)]))
     for number in numbers:
         name = f"app-{number:05}"
         group = directory / f"group-{number // 100:03}"
