@@ -37,7 +37,7 @@ use crate::diagnostics::{Code, Diagnostic, Severity};
 use crate::expiry::{self, Judgement};
 use crate::source::{Change, Kind, ObjectKey};
 use crate::translate::merge::DefaultAnswer;
-use crate::translate::{Age, ClusterRef, Fragment, HostFragment};
+use crate::translate::{ClusterRef, Fragment, HostFragment};
 use crate::world::{Read, World};
 
 use self::findings::{Findings, Origin};
@@ -133,7 +133,8 @@ pub struct Engine {
     findings: Findings,
     fragments: HashMap<ObjectKey, Fragment>,
     owned: Arc<Ingresses>,
-    by_host: HashMap<HostPattern, BTreeMap<Age, Arc<HostFragment>>>,
+    /// By age, the oldest first. One as a rule, for which a tree would have ten times the room.
+    by_host: HashMap<HostPattern, Vec<Arc<HostFragment>>>,
     hosts: HashMap<HostPattern, Arc<HostPlan>>,
     wanted: HashMap<ClusterKey, Wanted>,
     clusters: HashMap<ClusterKey, Arc<ClusterPlan>>,

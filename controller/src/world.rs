@@ -10,19 +10,21 @@
 //!   last pair that was in use and good is part of the world, so that a rebuild from the same world
 //!   gives the same plans.
 
+pub mod facts;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use foldhash::HashMap;
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Secret, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Secret};
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 
 use gatehouse_gateway::model::{CertKey, CertificatePlan};
 use gatehouse_gateway::tls::parse_pair;
 
+use self::facts::{ServiceFacts, SliceFacts};
 use crate::source::{Kind, Object, ObjectKey};
 
 /// A question that translation can ask the world.
@@ -43,9 +45,9 @@ pub enum Read {
 pub struct World {
     ingresses: Objects<Ingress>,
     classes: Objects<IngressClass>,
-    services: Objects<Service>,
-    slices: Objects<EndpointSlice>,
-    slices_of: HashMap<ObjectKey, BTreeMap<Arc<str>, Arc<EndpointSlice>>>,
+    services: Objects<ServiceFacts>,
+    slices: Objects<SliceFacts>,
+    slices_of: HashMap<ObjectKey, Slices>,
     endpoints: Objects<Endpoints>,
     secrets: HashMap<ObjectKey, SecretEntry>,
     config_maps: Objects<ConfigMap>,
@@ -54,6 +56,10 @@ pub struct World {
 }
 
 type Objects<T> = HashMap<ObjectKey, Arc<T>>;
+
+/// The slices of one Service, sorted by name. There is one as a rule: a map would take ten times
+/// its room.
+type Slices = Vec<(Arc<str>, Arc<SliceFacts>)>;
 
 impl World {
     /// Nothing.
@@ -66,8 +72,10 @@ impl World {
         let changed = match object {
             Object::Ingress(new) => replace(&mut self.ingresses, key, new),
             Object::IngressClass(new) => replace(&mut self.classes, key, new),
-            Object::Service(new) => replace(&mut self.services, key, new),
-            Object::EndpointSlice(new) => return self.apply_slice(key, new),
+            Object::Service(new) => replace(&mut self.services, key, ServiceFacts::of(&new).into()),
+            Object::EndpointSlice(new) => {
+                return self.apply_slice(key, SliceFacts::of(&new).into());
+            }
             Object::Endpoints(new) => replace(&mut self.endpoints, key, new),
             Object::Secret(new) => self.apply_secret(key, new),
             Object::ConfigMap(new) => replace(&mut self.config_maps, key, new),
@@ -143,7 +151,7 @@ impl World {
         .collect()
     }
 
-    fn apply_slice(&mut self, key: &ObjectKey, new: Arc<EndpointSlice>) -> Vec<Read> {
+    fn apply_slice(&mut self, key: &ObjectKey, new: Arc<SliceFacts>) -> Vec<Read> {
         let mut reads = Vec::new();
         if let Some(old) = self.slices.get(key).cloned() {
             if old == new {
@@ -152,10 +160,10 @@ impl World {
             reads.extend(self.unlink_slice(key, &old));
         }
         if let Some(service) = service_of(key, &new) {
-            self.slices_of
-                .entry(service.clone())
-                .or_default()
-                .insert(Arc::clone(&key.name), Arc::clone(&new));
+            let slices = self.slices_of.entry(service.clone()).or_default();
+            let place = slices.partition_point(|(name, _)| *name < key.name);
+            slices.reserve_exact(1);
+            slices.insert(place, (Arc::clone(&key.name), Arc::clone(&new)));
             let read = Read::Slices(service);
             if !reads.contains(&read) {
                 reads.push(read);
@@ -165,10 +173,10 @@ impl World {
         reads
     }
 
-    fn unlink_slice(&mut self, key: &ObjectKey, old: &EndpointSlice) -> Option<Read> {
+    fn unlink_slice(&mut self, key: &ObjectKey, old: &SliceFacts) -> Option<Read> {
         let service = service_of(key, old)?;
         if let Some(slices) = self.slices_of.get_mut(&service) {
-            slices.remove(&key.name);
+            slices.retain(|(name, _)| *name != key.name);
             if slices.is_empty() {
                 self.slices_of.remove(&service);
             }
@@ -283,6 +291,7 @@ impl<'a> Lookup<'a> {
         let mut reads = self.reads.into_inner();
         reads.sort_unstable();
         reads.dedup();
+        reads.shrink_to_fit();
         reads
     }
 
@@ -309,18 +318,15 @@ impl<'a> Lookup<'a> {
     }
 
     /// One Service.
-    pub fn service(&self, key: &ObjectKey) -> Option<&'a Arc<Service>> {
+    pub fn service(&self, key: &ObjectKey) -> Option<&'a Arc<ServiceFacts>> {
         self.record(Read::Object(key.clone()));
         self.world.services.get(key)
     }
 
     /// The EndpointSlices of a Service, by name.
-    pub fn slices(
-        &self,
-        service: &ObjectKey,
-    ) -> Option<&'a BTreeMap<Arc<str>, Arc<EndpointSlice>>> {
+    pub fn slices(&self, service: &ObjectKey) -> Option<&'a [(Arc<str>, Arc<SliceFacts>)]> {
         self.record(Read::Slices(service.clone()));
-        self.world.slices_of.get(service)
+        self.world.slices_of.get(service).map(Vec::as_slice)
     }
 
     /// The legacy Endpoints of a Service, which have its name.
@@ -382,18 +388,18 @@ fn touched(key: &ObjectKey, changed: bool) -> Vec<Read> {
     reads
 }
 
-fn service_of(key: &ObjectKey, slice: &EndpointSlice) -> Option<ObjectKey> {
-    let labels = slice.metadata.labels.as_ref()?;
-    let name = labels.get("kubernetes.io/service-name")?;
+fn service_of(key: &ObjectKey, slice: &SliceFacts) -> Option<ObjectKey> {
     Some(ObjectKey {
         kind: Kind::Service,
         namespace: Arc::clone(&key.namespace),
-        name: name.as_str().into(),
+        name: Arc::clone(slice.service.as_ref()?),
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::discovery::v1::EndpointSlice;
+
     use super::*;
 
     fn key(kind: Kind, name: &str) -> ObjectKey {

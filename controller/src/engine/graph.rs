@@ -29,13 +29,63 @@ pub(super) enum Node {
 #[derive(Default)]
 pub(super) struct Graph {
     reads: HashMap<Node, Vec<Read>>,
-    readers: HashMap<Read, HashSet<Node>>,
+    readers: HashMap<Read, Readers>,
     /// DNS names that somebody reads.
     names: BTreeSet<Arc<str>>,
     listed: Option<Arc<[Arc<str>]>>,
     /// Objects that a source sends only on demand, and that somebody reads.
     wanted: BTreeSet<ObjectKey>,
     wanted_listed: Option<Arc<[ObjectKey]>>,
+}
+
+/// Who has read something, each once.
+enum Readers {
+    /// At most [`FEW`]; nearly always one, for which a table would have four times the room.
+    Few(Vec<Node>),
+    /// More.
+    Many(HashSet<Node>),
+}
+
+impl Default for Readers {
+    fn default() -> Self {
+        Self::Few(Vec::new())
+    }
+}
+
+impl Readers {
+    fn insert(&mut self, node: Node) {
+        match self {
+            Self::Few(nodes) if nodes.contains(&node) => {}
+            Self::Few(nodes) if nodes.len() < FEW => {
+                nodes.reserve_exact(1);
+                nodes.push(node);
+            }
+            Self::Few(nodes) => {
+                let mut many: HashSet<Node> = nodes.drain(..).collect();
+                many.insert(node);
+                *self = Self::Many(many);
+            }
+            Self::Many(nodes) => {
+                nodes.insert(node);
+            }
+        }
+    }
+
+    fn remove(&mut self, node: &Node) {
+        match self {
+            Self::Few(nodes) => nodes.retain(|other| other != node),
+            Self::Many(nodes) => {
+                nodes.remove(node);
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Few(nodes) => nodes.is_empty(),
+            Self::Many(nodes) => nodes.is_empty(),
+        }
+    }
 }
 
 impl Graph {
@@ -61,7 +111,12 @@ impl Graph {
 
     /// Who has read this.
     pub(super) fn readers(&self, read: &Read) -> impl Iterator<Item = &Node> {
-        self.readers.get(read).into_iter().flatten()
+        let (few, many) = match self.readers.get(read) {
+            Some(Readers::Few(nodes)) => (Some(nodes), None),
+            Some(Readers::Many(nodes)) => (None, Some(nodes)),
+            None => (None, None),
+        };
+        few.into_iter().flatten().chain(many.into_iter().flatten())
     }
 
     /// DNS names that somebody wants resolved.
@@ -136,6 +191,9 @@ impl Graph {
         }
     }
 }
+
+/// Readers that are looked through one by one.
+const FEW: usize = 8;
 
 /// Kinds of which a source need not send more than what is asked for.
 fn on_demand(kind: Kind) -> bool {

@@ -129,7 +129,17 @@ impl Engine {
             for host in new.hosts.iter().filter(|host| !same(&before, host)) {
                 self.dirty.hosts.insert(host.host.clone());
                 let fragments = self.by_host.entry(host.host.clone()).or_default();
-                fragments.insert(host.age.clone(), Arc::clone(host));
+                match fragments.binary_search_by(|other| other.age.cmp(&host.age)) {
+                    Ok(place) => {
+                        if let Some(old) = fragments.get_mut(place) {
+                            *old = Arc::clone(host);
+                        }
+                    }
+                    Err(place) => {
+                        fragments.reserve_exact(1);
+                        fragments.insert(place, Arc::clone(host));
+                    }
+                }
             }
         }
         if new != Fragment::default() {
@@ -140,7 +150,7 @@ impl Engine {
     fn leave_host(&mut self, fragment: &HostFragment) {
         self.dirty.hosts.insert(fragment.host.clone());
         if let Some(fragments) = self.by_host.get_mut(&fragment.host) {
-            fragments.remove(&fragment.age);
+            fragments.retain(|other| other.age != fragment.age);
             if fragments.is_empty() {
                 self.by_host.remove(&fragment.host);
             }
@@ -255,7 +265,8 @@ impl Engine {
                 .by_host
                 .get(&host)
                 .into_iter()
-                .flat_map(|fragments| fragments.values().map(|fragment| &**fragment))
+                .flatten()
+                .map(|fragment| &**fragment)
                 .collect();
             let (plan, list) = merge(&host, &fragments, &self.answer, &self.defaults);
             self.note(Origin::Host(host.clone()), list);

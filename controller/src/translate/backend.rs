@@ -5,9 +5,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Service, ServicePort};
 use k8s_openapi::api::networking::v1::ServiceBackendPort;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use gatehouse_gateway::model::{Affinity, Balance, ClusterPlan, UpstreamProtocol};
 
@@ -15,6 +13,7 @@ use super::{ClusterRef, endpoints};
 use crate::diagnostics::{Code, Diagnostic, Remarks, suggest};
 use crate::source::ObjectKey;
 use crate::world::Lookup;
+use crate::world::facts::{PortFacts, ServiceFacts, TargetPort};
 
 /// A port as a backend spells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,10 +101,10 @@ pub fn resolve(
     let port = port.ok_or(Problem::Incomplete(".port"))?;
     let object = lookup.service(service).ok_or(Problem::ServiceMissing)?;
     let number = match find(object, port) {
-        Some(found) => found.port,
+        Some(found) => found.number,
         // The ports of an ExternalName service are only a comment: any number is served.
         None => match port {
-            PortName::Number(number) if is_external(object) => *number,
+            PortName::Number(number) if object.external.is_some() => *number,
             _ => return Err(port_missing(object, port)),
         },
     };
@@ -122,8 +121,8 @@ pub fn first_port(service: &ObjectKey, lookup: &Lookup<'_>) -> Result<ClusterRef
         wanted: "(the first)".to_owned(),
         known: "it has none".to_owned(),
     };
-    let port = tcp_ports(object).next().ok_or_else(missing)?;
-    let number = u16::try_from(port.port).map_err(|_| missing())?;
+    let port = object.ports.first().ok_or_else(missing)?;
+    let number = u16::try_from(port.number).map_err(|_| missing())?;
     Ok(ClusterRef::new(service.clone(), number))
 }
 
@@ -145,20 +144,16 @@ pub fn cluster(
         return (plan, remarks.into_list());
     };
     let number = i32::from(wanted.port);
-    let declared = tcp_ports(service).find(|port| port.port == number);
+    let declared = service.ports.iter().find(|port| port.number == number);
     if let Some(port) = declared {
-        plan.protocol = protocol(service, port, &mut remarks);
+        plan.protocol = protocol(port, &mut remarks);
     }
-    let affinity = service
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.session_affinity.as_deref());
-    if affinity == Some("ClientIP") {
+    if service.client_ip {
         plan.affinity = Affinity::ClientIp;
     }
-    plan.endpoints = if is_external(service) {
+    plan.endpoints = if let Some(name) = &service.external {
         let port = declared.and_then(target_number).unwrap_or(wanted.port);
-        endpoints::external(service, port, lookup, &mut remarks)
+        endpoints::external(name, port, lookup, &mut remarks)
     } else if let Some(port) = declared {
         endpoints::cluster(&wanted.service, port, lookup, &mut remarks)
     } else {
@@ -169,39 +164,39 @@ pub fn cluster(
 
 /// By number, then by name, then by target port. (ingress-nginx takes the first port for which any
 /// of the three holds; a number that is one port's own and another's target is its own here.)
-fn find<'a>(service: &'a Service, wanted: &PortName) -> Option<&'a ServicePort> {
-    let find = |fits: &dyn Fn(&ServicePort) -> bool| tcp_ports(service).find(|port| fits(port));
+fn find<'a>(service: &'a ServiceFacts, wanted: &PortName) -> Option<&'a PortFacts> {
+    let find = |fits: &dyn Fn(&PortFacts) -> bool| service.ports.iter().find(|port| fits(port));
     let (number, text) = match wanted {
         PortName::Number(number) => (Some(*number), number.to_string()),
         PortName::Name(name) => (name.parse().ok(), name.to_string()),
     };
     number
-        .and_then(|number| find(&|port| port.port == number))
-        .or_else(|| find(&|port| port.name.as_deref() == Some(text.as_str())))
+        .and_then(|number| find(&|port| port.number == number))
+        .or_else(|| find(&|port| *port.name == *text))
         .or_else(|| {
-            find(&|port| match &port.target_port {
-                Some(IntOrString::Int(target)) => Some(*target) == number,
-                Some(IntOrString::String(target)) => *target == text,
+            find(&|port| match &port.target {
+                Some(TargetPort::Number(target)) => Some(*target) == number,
+                Some(TargetPort::Name(target)) => **target == *text,
                 None => false,
             })
         })
 }
 
-fn port_missing(service: &Service, wanted: &PortName) -> Problem {
+fn port_missing(service: &ServiceFacts, wanted: &PortName) -> Problem {
     let wanted = match wanted {
         PortName::Number(number) => number.to_string(),
         PortName::Name(name) => name.to_string(),
     };
-    let names: Vec<String> = tcp_ports(service)
-        .map(|port| match port.name.as_deref() {
-            Some(name) => format!("{name} ({})", port.port),
-            None => port.port.to_string(),
+    let names = service.ports.iter().filter(|port| !port.name.is_empty());
+    let near = suggest(&wanted, names.map(|port| &*port.name));
+    let names: Vec<String> = service
+        .ports
+        .iter()
+        .map(|port| match &*port.name {
+            "" => port.number.to_string(),
+            name => format!("{name} ({})", port.number),
         })
         .collect();
-    let near = suggest(
-        &wanted,
-        tcp_ports(service).filter_map(|port| port.name.as_deref()),
-    );
     let known = match (near, names.is_empty()) {
         (Some(near), _) => format!("did you mean `{near}`?"),
         (None, true) => "it has none".to_owned(),
@@ -210,28 +205,14 @@ fn port_missing(service: &Service, wanted: &PortName) -> Problem {
     Problem::PortMissing { wanted, known }
 }
 
-fn tcp_ports(service: &Service) -> impl Iterator<Item = &ServicePort> {
-    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref());
-    ports.into_iter().flatten().filter(|port| {
-        port.protocol
-            .as_deref()
-            .is_none_or(|protocol| protocol == "TCP")
-    })
-}
-
-fn is_external(service: &Service) -> bool {
-    let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
-    kind == Some("ExternalName")
-}
-
-fn target_number(port: &ServicePort) -> Option<u16> {
-    match port.target_port {
-        Some(IntOrString::Int(number)) if number != 0 => u16::try_from(number).ok(),
+fn target_number(port: &PortFacts) -> Option<u16> {
+    match port.target {
+        Some(TargetPort::Number(number)) if number != 0 => u16::try_from(number).ok(),
         _ => None,
     }
 }
 
-fn protocol(service: &Service, port: &ServicePort, remarks: &mut Remarks) -> UpstreamProtocol {
+fn protocol(port: &PortFacts, remarks: &mut Remarks) -> UpstreamProtocol {
     let Some(declared) = port.app_protocol.as_deref() else {
         return UpstreamProtocol::Http1;
     };
@@ -241,10 +222,8 @@ fn protocol(service: &Service, port: &ServicePort, remarks: &mut Remarks) -> Ups
         "kubernetes.io/h2c" | "h2c" | "grpc" => UpstreamProtocol::H2c,
         "grpcs" | "h2" => UpstreamProtocol::H2,
         _ => {
-            let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_ref());
-            let index = ports.and_then(|ports| ports.iter().position(|other| other == port));
             remarks.warning(
-                format!("spec.ports[{}].appProtocol", index.unwrap_or_default()),
+                format!("spec.ports[{}].appProtocol", port.index),
                 Code::ProtocolUnknown,
                 format!(
                     "appProtocol `{declared}` is unknown, so HTTP/1.1 is spoken: known are http, \

@@ -7,30 +7,29 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Endpoints, Service, ServicePort};
-use k8s_openapi::api::discovery::v1::{EndpointConditions, EndpointSlice};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::api::core::v1::Endpoints;
 
 use gatehouse_gateway::model::{EndpointPhase, EndpointPlan};
 
 use crate::diagnostics::{Code, Remarks};
 use crate::source::ObjectKey;
 use crate::world::Lookup;
+use crate::world::facts::{Address, PortFacts, SliceFacts, TargetPort, is_tcp};
 
 type Found = BTreeMap<SocketAddr, EndpointPhase>;
 
 /// The endpoints of a port of an ordinary or headless Service.
 pub fn cluster(
     service: &ObjectKey,
-    port: &ServicePort,
+    port: &PortFacts,
     lookup: &Lookup<'_>,
     remarks: &mut Remarks,
 ) -> Vec<EndpointPlan> {
     let mut found = Found::new();
     match lookup.slices(service) {
         Some(slices) => {
-            for slice in slices.values() {
-                from_slice(slice, port, &mut found, remarks);
+            for (name, slice) in slices {
+                from_slice((name, slice), port, &mut found, remarks);
             }
         }
         None => {
@@ -39,7 +38,7 @@ pub fn cluster(
             }
         }
     }
-    let port = port.port;
+    let port = port.number;
     if found.is_empty() {
         remarks.warning(
             "",
@@ -62,17 +61,13 @@ pub fn cluster(
 /// The endpoints of an ExternalName Service. Addresses of the machine itself and of its link are
 /// refused: a Service must not be a way to what only the gateway can reach.
 pub fn external(
-    service: &Service,
+    name: &str,
     port: u16,
     lookup: &Lookup<'_>,
     remarks: &mut Remarks,
 ) -> Vec<EndpointPlan> {
     const FIELD: &str = "spec.externalName";
-    let declared = service
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.external_name.as_deref());
-    let name = declared.unwrap_or_default().to_ascii_lowercase();
+    let name = name.to_ascii_lowercase();
     let name = name.strip_suffix('.').unwrap_or(&name);
     let mut refuse = |why: String| remarks.error(FIELD, Code::ExternalNameInvalid, why);
     if name.is_empty() {
@@ -116,9 +111,13 @@ pub fn external(
     plans(found)
 }
 
-fn from_slice(slice: &EndpointSlice, port: &ServicePort, found: &mut Found, remarks: &mut Remarks) {
-    if slice.address_type == "FQDN" {
-        let name = slice.metadata.name.as_deref().unwrap_or_default();
+fn from_slice(
+    (name, slice): (&str, &SliceFacts),
+    port: &PortFacts,
+    found: &mut Found,
+    remarks: &mut Remarks,
+) {
+    if slice.holds_names {
         remarks.warning(
             "",
             Code::EndpointInvalid,
@@ -126,122 +125,74 @@ fn from_slice(slice: &EndpointSlice, port: &ServicePort, found: &mut Found, rema
         );
         return;
     }
-    let ports = slice_ports(slice, port);
-    for endpoint in &slice.endpoints {
-        let Some(phase) = phase(endpoint.conditions.as_ref()) else {
-            continue;
-        };
-        for address in &endpoint.addresses {
-            insert(address, &ports, phase, found, remarks);
-        }
+    let ports = choose(port, |wanted| {
+        let fitting = slice.ports.iter().filter(|(name, _)| **name == *wanted);
+        fitting.filter_map(|(_, port)| number(*port)).collect()
+    });
+    for (address, phase) in &slice.endpoints {
+        insert(address, &ports, *phase, found, remarks);
     }
 }
 
-/// The ports of a slice that a service port means: the one with its name, or the only, nameless
-/// one; else the one named by `targetPort`; else the number of `targetPort` (hand-written slices,
-/// as in ingress-nginx).
-fn slice_ports(slice: &EndpointSlice, port: &ServicePort) -> Vec<u16> {
-    let tcp = || {
-        let ports = slice.ports.iter().flatten();
-        ports.filter(|port| {
-            port.protocol
-                .as_deref()
-                .is_none_or(|protocol| protocol == "TCP")
-        })
-    };
-    let named = |wanted: &str| -> Vec<u16> {
-        let fitting = tcp().filter(|port| port.name.as_deref().unwrap_or_default() == wanted);
-        fitting.filter_map(|port| number(port.port?)).collect()
-    };
-    choose(port, named)
-}
-
-/// The rule of [`slice_ports`], for slices and for legacy Endpoints.
-fn choose(port: &ServicePort, named: impl Fn(&str) -> Vec<u16>) -> Vec<u16> {
-    let name = port.name.as_deref().unwrap_or_default();
-    let mut ports = named(name);
-    if ports.is_empty() && !name.is_empty() {
+/// The ports of a slice or of legacy Endpoints that a service port means: the one with its name, or
+/// the only, nameless one; else the one named by `targetPort`; else the number of `targetPort`
+/// (hand-written slices, as in ingress-nginx).
+fn choose(port: &PortFacts, named: impl Fn(&str) -> Vec<u16>) -> Vec<u16> {
+    let mut ports = named(&port.name);
+    if ports.is_empty() && !port.name.is_empty() {
         ports = named("");
     }
     if ports.is_empty() {
-        ports = match &port.target_port {
-            Some(IntOrString::String(target)) => named(target),
-            Some(IntOrString::Int(target)) => number(*target).into_iter().collect(),
-            None => number(port.port).into_iter().collect(),
+        ports = match &port.target {
+            Some(TargetPort::Name(target)) => named(target),
+            Some(TargetPort::Number(target)) => number(*target).into_iter().collect(),
+            None => number(port.number).into_iter().collect(),
         };
     }
     ports
 }
 
-/// Ready (also when nothing is said), draining (terminating, but it still serves), or out.
-///
-/// A terminating endpoint that is called ready belongs to a Service that publishes addresses that
-/// are not ready: it serves, but who starts anew is better off elsewhere.
-fn phase(conditions: Option<&EndpointConditions>) -> Option<EndpointPhase> {
-    let Some(conditions) = conditions else {
-        return Some(EndpointPhase::Ready);
-    };
-    let ready = conditions.ready.unwrap_or(true);
-    let serves = ready || conditions.serving == Some(true);
-    match conditions.terminating {
-        Some(true) if serves => Some(EndpointPhase::Draining),
-        Some(true) => None,
-        None | Some(false) => ready.then_some(EndpointPhase::Ready),
-    }
-}
-
-fn from_legacy(
-    endpoints: &Endpoints,
-    port: &ServicePort,
-    found: &mut Found,
-    remarks: &mut Remarks,
-) {
+fn from_legacy(endpoints: &Endpoints, port: &PortFacts, found: &mut Found, remarks: &mut Remarks) {
     for subset in endpoints.subsets.iter().flatten() {
         let tcp = || {
             let ports = subset.ports.iter().flatten();
-            ports.filter(|port| {
-                port.protocol
-                    .as_deref()
-                    .is_none_or(|protocol| protocol == "TCP")
-            })
+            ports.filter(|port| is_tcp(port.protocol.as_deref()))
         };
         let ports = choose(port, |wanted| {
             let fitting = tcp().filter(|port| port.name.as_deref().unwrap_or_default() == wanted);
             fitting.filter_map(|port| number(port.port)).collect()
         });
         for address in subset.addresses.iter().flatten() {
-            insert(&address.ip, &ports, EndpointPhase::Ready, found, remarks);
+            let address = Address::of(&address.ip);
+            insert(&address, &ports, EndpointPhase::Ready, found, remarks);
         }
     }
 }
 
 fn insert(
-    address: &str,
+    address: &Address,
     ports: &[u16],
     phase: EndpointPhase,
     found: &mut Found,
     remarks: &mut Remarks,
 ) {
-    let usable = address
-        .parse::<IpAddr>()
-        .ok()
-        .map(|address| address.to_canonical())
+    let text = match address {
         // Loopback is what a directory of manifests is about; the API server refuses it anyway.
-        .filter(|address| !is_local(*address) || address.is_loopback());
-    let Some(ip) = usable else {
-        remarks.warning(
-            "",
-            Code::EndpointInvalid,
-            format!(
-                "endpoint address `{address}` is none that an endpoint can have, so it is left out"
-            ),
-        );
-        return;
+        Address::Ip(ip) if !is_local(*ip) || ip.is_loopback() => {
+            for port in ports {
+                let entry = found.entry(SocketAddr::new(*ip, *port)).or_insert(phase);
+                *entry = phase.min(*entry);
+            }
+            return;
+        }
+        Address::Ip(ip) => ip.to_string(),
+        Address::Bad(text) => text.to_string(),
     };
-    for port in ports {
-        let entry = found.entry(SocketAddr::new(ip, *port)).or_insert(phase);
-        *entry = phase.min(*entry);
-    }
+    remarks.warning(
+        "",
+        Code::EndpointInvalid,
+        format!("endpoint address `{text}` is none that an endpoint can have, so it is left out"),
+    );
 }
 
 fn plans(found: Found) -> Vec<EndpointPlan> {
@@ -285,38 +236,6 @@ const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_terminating_endpoint_drains_while_it_serves() {
-        let conditions = |ready, serving, terminating| {
-            phase(Some(&EndpointConditions {
-                ready,
-                serving,
-                terminating,
-            }))
-        };
-        assert_eq!(phase(None), Some(EndpointPhase::Ready));
-        assert_eq!(
-            conditions(None, Some(true), None),
-            Some(EndpointPhase::Ready)
-        );
-        assert_eq!(
-            conditions(Some(true), None, None),
-            Some(EndpointPhase::Ready)
-        );
-        assert_eq!(conditions(Some(false), Some(true), None), None);
-        assert_eq!(
-            conditions(Some(false), Some(true), Some(true)),
-            Some(EndpointPhase::Draining)
-        );
-        assert_eq!(conditions(Some(false), Some(false), Some(true)), None);
-        assert_eq!(conditions(Some(false), None, Some(true)), None);
-        assert_eq!(
-            conditions(Some(true), Some(false), Some(true)),
-            Some(EndpointPhase::Draining),
-            "addresses published although they are not ready"
-        );
-    }
 
     #[test]
     fn what_only_the_gateway_can_reach_is_local() {

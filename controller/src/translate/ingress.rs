@@ -92,7 +92,12 @@ impl Draft<'_> {
             self.close(closed);
         }
         self.tls();
-        self.hosts.into_values().map(Arc::new).collect()
+        let hosts = self.hosts.into_values().map(|mut host| {
+            // There are as many as hosts, and they stay.
+            host.routes.shrink_to_fit();
+            Arc::new(host)
+        });
+        hosts.collect()
     }
 
     /// Says of every annotation of a gateway what becomes of it, and how far they close the door:

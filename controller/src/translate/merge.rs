@@ -427,6 +427,7 @@ impl Policies<'_> {
                 value: Arc::clone(value),
             });
         }
+        policies.shrink_to_fit();
         policies
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass, IngressSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 
@@ -70,7 +70,12 @@ macro_rules! pruned {
 
 pruned! {
     // Its status stays: whoever writes it must know what is there.
-    Ingress |ingress| ingress.metadata.labels = None;
+    Ingress |ingress| {
+        ingress.metadata.labels = None;
+        if let Some(spec) = &mut ingress.spec {
+            fit(spec);
+        }
+    };
     IngressClass |class| class.metadata.labels = None;
     Service |service| {
         service.metadata.labels = None;
@@ -103,6 +108,22 @@ pruned! {
         map.metadata.annotations = None;
         map.binary_data = None;
     };
+}
+
+/// The decoder makes room for four of everything.
+fn fit(spec: &mut IngressSpec) {
+    if let Some(rules) = &mut spec.rules {
+        rules.shrink_to_fit();
+        for http in rules.iter_mut().filter_map(|rule| rule.http.as_mut()) {
+            http.paths.shrink_to_fit();
+        }
+    }
+    if let Some(tls) = &mut spec.tls {
+        tls.shrink_to_fit();
+        for hosts in tls.iter_mut().filter_map(|entry| entry.hosts.as_mut()) {
+            hosts.shrink_to_fit();
+        }
+    }
 }
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
