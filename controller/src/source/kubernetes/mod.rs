@@ -16,6 +16,7 @@ mod backoff;
 pub mod contact;
 mod failure;
 mod holdings;
+mod progress;
 mod prune;
 mod reflect;
 pub mod resource;

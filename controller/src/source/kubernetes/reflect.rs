@@ -5,7 +5,8 @@
 //!   has not changed.
 //! - What was sent stays until the server says that it is gone: no failure takes anything away.
 //! - A list that lacks most of what was known is not believed until a second one says the same.
-//! - A history that was set back (a restore of etcd) is noticed between two watches.
+//! - What is older than what was heard is not obeyed; a history that was set back (a restore of
+//!   etcd) is noticed between two watches.
 //! - A connection that is dead is noticed: every answer has a deadline, and no watch lives longer
 //!   than [`LIFE`].
 //! - Every attempt after a failure waits; the pauses grow and are cut to a quarter when another
@@ -30,6 +31,7 @@ use super::backoff::Backoff;
 use super::contact::{Contact, Trouble};
 use super::failure::Failure;
 use super::holdings::Holdings;
+use super::progress::Progress;
 use super::prune::Pruned;
 use super::target::Target;
 
@@ -164,7 +166,8 @@ impl Reflector {
     }
 
     /// Watches from a version on, again and again, until only a new list helps.
-    async fn follow<K: Pruned>(&self, mut version: String, backoff: &mut Backoff) -> Failure {
+    async fn follow<K: Pruned>(&self, version: String, backoff: &mut Backoff) -> Failure {
+        let mut progress = Progress::from(version);
         let mut refusals = 0;
         let mut first = true;
         loop {
@@ -172,10 +175,10 @@ impl Reflector {
             let good = if std::mem::take(&mut first) {
                 Ok(())
             } else {
-                self.check(&version).await
+                self.check(&progress).await
             };
             let outcome = match good {
-                Ok(()) => self.watch::<K>(&mut version).await,
+                Ok(()) => self.watch::<K>(&mut progress).await,
                 failed => failed,
             };
             match outcome {
@@ -202,7 +205,7 @@ impl Reflector {
 
     /// Whether history goes on from this version. When etcd was set back, it has not come that far
     /// yet: such a watch would work, and say nothing until it has.
-    async fn check(&self, version: &str) -> Result<(), Failure> {
+    async fn check(&self, progress: &Progress) -> Result<(), Failure> {
         let parameters = ListParams::default().limit(1);
         let request = self.collection()?.list(&ListParams {
             label_selector: self.labels.clone(),
@@ -213,16 +216,14 @@ impl Reflector {
         let client = self.access.client();
         let answer = timeout(ANSWER, client.request::<Page<IgnoredAny>>(request)).await;
         let page = answer.map_err(|_| Failure::Stalled)??;
-        let number = |text: &str| text.parse::<u64>().ok();
-        let now = page.metadata.resource_version.as_deref().and_then(number);
-        match now.zip(number(version)) {
-            Some((now, known)) if now < known => Err(Failure::Gone),
-            _ => Ok(()),
+        if progress.is_ahead_of(page.metadata.resource_version.as_deref()) {
+            return Err(Failure::Gone);
         }
+        Ok(())
     }
 
     /// One watch, until the server ends it as it was asked to.
-    async fn watch<K: Pruned>(&self, version: &mut String) -> Result<(), Failure> {
+    async fn watch<K: Pruned>(&self, progress: &mut Progress) -> Result<(), Failure> {
         let end = Instant::now() + LIFE;
         let parameters = WatchParams {
             label_selector: self.labels.clone(),
@@ -230,7 +231,7 @@ impl Reflector {
             timeout: Some(WATCH_SECONDS),
             ..WatchParams::default()
         };
-        let request = self.collection()?.watch(&parameters, version);
+        let request = self.collection()?.watch(&parameters, progress.version());
         let request = request.map_err(|error| Failure::Refused(error.to_string(), None))?;
         let client = self.access.client();
         let answer = timeout(ANSWER, client.request_events::<K>(request)).await;
@@ -243,30 +244,32 @@ impl Reflector {
             };
             match event? {
                 WatchEvent::Added(mut object) | WatchEvent::Modified(mut object) => {
-                    self.note(&mut object, version);
-                    self.apply(object).await?;
+                    if self.note(&mut object, progress) {
+                        self.apply(object).await?;
+                    }
                 }
                 WatchEvent::Deleted(mut object) => {
-                    self.note(&mut object, version);
-                    if let Some(key) = key_of(&mut object) {
+                    if self.note(&mut object, progress)
+                        && let Some(key) = key_of(&mut object)
+                    {
                         self.delete(key).await?;
                     }
                 }
                 WatchEvent::Bookmark(bookmark) => {
-                    *version = bookmark.metadata.resource_version;
-                    self.contact.heard(Some(version));
+                    progress.hear(bookmark.metadata.resource_version);
+                    self.contact.heard(Some(progress.version()));
                 }
                 WatchEvent::Error(status) => return Err(Failure::from(*status)),
             }
         }
     }
 
-    /// How far the world is.
-    fn note<K: Pruned>(&self, object: &mut K, version: &mut String) {
-        if let Some(new) = object.metadata().resource_version.take() {
-            *version = new;
-        }
-        self.contact.heard(Some(version));
+    /// How far the world is; and whether the object belongs to what is new.
+    fn note<K: Pruned>(&self, object: &mut K, progress: &mut Progress) -> bool {
+        let version = object.metadata().resource_version.take();
+        let new = version.is_none_or(|version| progress.hear(version));
+        self.contact.heard(Some(progress.version()));
+        new
     }
 
     async fn apply<K: Pruned>(&self, mut object: K) -> Result<Option<ObjectKey>, Failure> {

@@ -270,6 +270,35 @@ async fn a_history_that_was_set_back_costs_a_list() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_older_than_what_was_heard_is_not_obeyed() {
+    let at = |name: &str, version: &str| {
+        let mut object = service(name);
+        object["metadata"]["resourceVersion"] = json!(version);
+        object
+    };
+    let mut play = Play::start(&[
+        all(&["a"]),
+        Answer::Events(vec![
+            json!({"type": "DELETED", "object": at("a", "20")}),
+            json!({"type": "ADDED", "object": at("b", "21")}),
+            // A proxy repeats itself.
+            json!({"type": "ADDED", "object": at("a", "12")}),
+            json!({"type": "DELETED", "object": at("b", "9")}),
+            json!({"type": "BOOKMARK", "object": {
+                "kind": "Service", "apiVersion": "v1", "metadata": {"resourceVersion": "8"},
+            }}),
+            json!({"type": "MODIFIED", "object": at("b", "22")}),
+        ]),
+        hanging(),
+    ]);
+    assert_eq!(play.next(4).await, ["+a", "-a", "+b", "+b"]);
+    sleep(Duration::from_secs(2)).await;
+    assert!(play.changes.try_recv().is_err());
+    let asked = play.followed();
+    assert!(asked[2].1.contains("resourceVersion=22"), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_object_is_known_until_it_is_sent_that_it_is_gone() {
     let gone = json!({"type": "DELETED", "object": service("a")});
     let mut play = Play::with_room(1, &[all(&["a"]), Answer::Hanging(vec![gone])]);
