@@ -122,8 +122,17 @@ pub struct Process {
 impl Process {
     /// Starts the binary.
     pub fn start<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
+        Self::start_under(&[], arguments)
+    }
+
+    /// Starts the binary with these variables beside those of the test.
+    pub fn start_under<S: AsRef<OsStr>>(
+        variables: &[(&str, &Path)],
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Self {
         let mut child = Command::new(binary())
             .args(arguments)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -222,8 +231,19 @@ impl Gateway {
 
     /// The same on the objects of an API server, on the given addresses.
     pub fn start_in_cluster(kubeconfig: &Path, listen: [&str; 3], extra: &[&str]) -> Self {
+        Self::start_in_cluster_under(&[], kubeconfig, listen, extra)
+    }
+
+    /// The same with these variables beside those of the test.
+    pub fn start_in_cluster_under(
+        variables: &[(&str, &Path)],
+        kubeconfig: &Path,
+        listen: [&str; 3],
+        extra: &[&str],
+    ) -> Self {
         let source = ["--kubeconfig".into(), kubeconfig.display().to_string()];
-        Self::start_with(command_line(source, listen, &short_lived(extra)))
+        let arguments = command_line(source, listen, &short_lived(extra));
+        Self::of(Process::start_under(variables, arguments))
     }
 
     /// Starts on the given plain, TLS and admin addresses.
@@ -232,7 +252,10 @@ impl Gateway {
     }
 
     fn start_with(arguments: Vec<String>) -> Self {
-        let mut process = Process::start(arguments);
+        Self::of(Process::start(arguments))
+    }
+
+    fn of(mut process: Process) -> Self {
         let line = process.line("gatehouse ready:");
         let address = |name: &str| {
             let (_, rest) = line

@@ -92,21 +92,33 @@ impl<'a> Space<'a> {
     /// The same with a kubeconfig of its own.
     pub fn gateway_with(&self, kubeconfig: &Path, extra: &[&str]) -> Gateway {
         let any = "127.0.0.1:0";
-        self.start(kubeconfig, [any, any, any], extra)
+        self.start(&[], kubeconfig, [any, any, any], extra)
+    }
+
+    /// A gateway with these variables beside those of the test.
+    pub fn gateway_under(&self, variables: &[(&str, &Path)], extra: &[&str]) -> Gateway {
+        let any = "127.0.0.1:0";
+        self.start(variables, &self.server.admin(), [any, any, any], extra)
     }
 
     /// The same on the given plain, TLS and admin addresses.
     pub fn gateway_at(&self, listen: [&str; 3], extra: &[&str]) -> Gateway {
-        self.start(&self.server.admin(), listen, extra)
+        self.start(&[], &self.server.admin(), listen, extra)
     }
 
-    fn start(&self, kubeconfig: &Path, listen: [&str; 3], extra: &[&str]) -> Gateway {
+    fn start(
+        &self,
+        variables: &[(&str, &Path)],
+        kubeconfig: &Path,
+        listen: [&str; 3],
+        extra: &[&str],
+    ) -> Gateway {
         let controller = format!("--controller-class={}", self.controller);
         let class = format!("--ingress-class={}", self.name);
         // Replicas of other tests must not lead this one.
         let lease = format!("--pod-namespace={}", self.name);
         let flags = [&[&*controller, &*class, &*lease], extra].concat();
-        Gateway::start_in_cluster(kubeconfig, listen, &flags)
+        Gateway::start_in_cluster_under(variables, kubeconfig, listen, &flags)
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod answers;
 mod classes;
+mod clock;
 mod conformance;
 mod endpoints;
 mod events;
