@@ -10,7 +10,7 @@ const LINES: usize = 600;
 
 fn rust_files() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
-    for folder in ["gateway", "controller", "tests", "benches"] {
+    for folder in ["acme", "gateway", "controller", "tests", "benches"] {
         collect(&gateway::workspace().join(folder), &mut files);
     }
     assert!(files.len() > 20, "the sources are found");
@@ -90,6 +90,19 @@ fn the_gateway_knows_no_kubernetes() {
     for name in ["kube", "k8s-openapi", "gatehouse ="] {
         let named = manifest.lines().any(|line| line.starts_with(name));
         assert!(!named, "gateway/Cargo.toml depends on {name}");
+    }
+}
+
+#[test]
+fn what_talks_to_authorities_knows_neither_kubernetes_nor_the_gateway() {
+    let manifest = std::fs::read_to_string(gateway::workspace().join("acme/Cargo.toml"))
+        .expect("acme/Cargo.toml");
+    for name in ["kube", "k8s-openapi", "gatehouse"] {
+        let named = manifest
+            .lines()
+            .skip_while(|line| *line != "[dependencies]")
+            .any(|line| line.starts_with(name));
+        assert!(!named, "acme/Cargo.toml depends on {name}");
     }
 }
 

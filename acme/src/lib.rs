@@ -1,0 +1,24 @@
+//! Everything of Gatehouse that talks to a certificate authority.
+//!
+//! Somebody who knows the objects says which certificates are wanted; this crate orders them, keeps
+//! them in a vault, renews them, and hands them out. It knows neither Kubernetes nor the gateway: a
+//! cluster and a directory differ in the vault and in who asks.
+//!
+//! Invariants:
+//! - Only `finalize` creates a certificate: one finalize per certificate and revision.
+//! - Key, CSR and order URL are stored before the authority needs them.
+//! - Nothing is ordered that cannot be stored or is not allowed.
+//! - Serving depends neither on the leader nor on the authority.
+//! - Every call to the outside has a deadline; every wait is stored before it begins.
+//! - An issued certificate is never thrown away.
+//! - A private key shows up in no log, error, event or `Debug`.
+
+use std::pin::Pin;
+
+pub mod ca;
+pub mod dns;
+pub mod names;
+pub mod secrets;
+
+/// What a call to the outside returns, where an implementation is chosen at run time.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
