@@ -17,7 +17,12 @@ use std::pin::Pin;
 
 pub mod ca;
 pub mod dns;
+pub mod failure;
+pub mod issuers;
 pub mod names;
+pub mod pace;
+pub mod plan;
+pub mod schedule;
 pub mod secrets;
 
 /// What a call to the outside returns, where an implementation is chosen at run time.

@@ -1,0 +1,314 @@
+//! What a failure means: whose it is, how long to wait, whom else it concerns.
+//!
+//! Pure: no clock, no I/O.
+//!
+//! Invariants:
+//! - A client error is not one thing: the class comes from the problem's type and the step.
+//! - `Retry-After` always wins over our own table; without it, a date in the text does.
+//! - An outage of the authority is never counted against a certificate.
+//! - A wait has a bound, except for what only a person can mend, and that is probed daily.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::ca::{Cause, Problem, Refusal, Step};
+use crate::names::Name;
+use crate::schedule::{Life, between, later, share};
+
+/// Whose failure it is; this decides what waits and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Class {
+    /// A nonce was rejected: the same step again at once.
+    Transient,
+    /// The authority is away or broken; nobody's counters move.
+    Outage,
+    /// A rate limit.
+    Limited,
+    /// The authority stopped issuing for a name until a person follows a link.
+    Paused,
+    /// The authority could not validate a name.
+    Validation,
+    /// The authority will never issue this; the specification has to change.
+    Spec,
+    /// The account: terms, binding, deactivation. All certificates of the issuer wait.
+    Issuer,
+    /// The authority does not know the account: a private one was reset.
+    AccountGone,
+    /// The order does not exist any more: plan again with the same key.
+    OrderGone,
+    /// The reference to the replaced certificate is refused: the same without it.
+    Replaces,
+    /// The order is further than thought: look at it.
+    OrderNotReady,
+    /// What was downloaded is not what was ordered.
+    BadCertificate,
+    /// Here: DNS provider, storage, a key that does not load.
+    Local,
+}
+
+/// Whom a rate limit concerns.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "kind", content = "of")]
+pub enum Scope {
+    /// Every order of the account.
+    Account,
+    /// Every name below a registered domain.
+    Domain(String),
+    /// One set of names.
+    Set,
+    /// One name.
+    Name(Name),
+}
+
+/// A classified failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Whose it is.
+    pub class: Class,
+    /// The authority's words, or ours, for people.
+    pub detail: String,
+    /// The wait that the authority asks for.
+    pub retry_after: Option<SignedDuration>,
+    /// The moment that the text names.
+    pub until: Option<Timestamp>,
+    /// Whom a limit concerns.
+    pub scope: Option<Scope>,
+    /// Page that explains, or that a person has to visit.
+    pub link: Option<String>,
+}
+
+impl Failure {
+    /// A failure that no authority is part of.
+    pub fn local(class: Class, detail: impl Into<String>) -> Self {
+        Self {
+            class,
+            detail: detail.into(),
+            retry_after: None,
+            until: None,
+            scope: None,
+            link: None,
+        }
+    }
+
+    /// What a refusal means. `replacing` says whether the order named a certificate to replace.
+    pub fn of(refusal: &Refusal, replacing: bool) -> Self {
+        let class = class(refusal, replacing);
+        let detail = refusal.sentence();
+        let limited = class == Class::Limited;
+        Self {
+            class,
+            retry_after: refusal
+                .retry_after
+                .and_then(|wait| SignedDuration::try_from(wait).ok()),
+            until: limited.then(|| date_in(&detail)).flatten(),
+            scope: limited.then(|| scope(refusal.problem())),
+            link: refusal.help.clone().or_else(|| link_in(&detail)),
+            detail,
+        }
+    }
+
+    /// A validation that the authority reported inside an authorization.
+    pub fn of_validation(name: &Name, problem: Option<&Problem>) -> Self {
+        let text = problem.map_or_else(|| "no reason given".to_owned(), ToString::to_string);
+        let class = match problem {
+            Some(problem) if problem.kind == "rejectedIdentifier" => Class::Spec,
+            Some(problem) if is_paused(&problem.detail) => Class::Paused,
+            _ => Class::Validation,
+        };
+        let link = link_in(&text).filter(|_| class == Class::Paused);
+        Self {
+            link,
+            ..Self::local(class, format!("{name}: {text}"))
+        }
+    }
+
+    /// Until when to wait after the `n`th failure of this class in a row; `None` until somebody
+    /// changes something.
+    pub fn wait(
+        &self,
+        n: u32,
+        now: Timestamp,
+        life: Option<&Life>,
+        jitter: &str,
+    ) -> Option<Timestamp> {
+        let own = match self.class {
+            Class::Transient | Class::Replaces | Class::OrderNotReady | Class::OrderGone => {
+                SignedDuration::ZERO
+            }
+            Class::Outage | Class::AccountGone => jittered(pick(&OUTAGE, n), jitter),
+            Class::Limited => {
+                let asked = self.retry_after.map(|wait| later(now, wait)).or(self.until);
+                let until = asked.unwrap_or_else(|| later(now, LIMITED));
+                return Some(until.clamp(later(now, SOONEST), later(now, LONGEST_LIMIT)));
+            }
+            Class::Validation | Class::Local => {
+                let table = jittered(pick(&VALIDATION, n), jitter);
+                let most = life.map_or(DAY, |life| (life.left(now) / 8).max(LEAST_CAP));
+                table.min(most).min(DAY)
+            }
+            Class::BadCertificate => BAD_CERTIFICATE,
+            Class::Paused | Class::Issuer => DAY,
+            Class::Spec => return None,
+        };
+        let asked = self.retry_after.unwrap_or_default();
+        Some(later(now, own.max(asked.min(LONGEST_LIMIT))))
+    }
+}
+
+fn class(refusal: &Refusal, replacing: bool) -> Class {
+    let problem = match &refusal.cause {
+        Cause::Local(_) => return Class::Local,
+        Cause::Answer(429, _) => return Class::Limited,
+        Cause::Answer(404, _) => return not_found(refusal.step, replacing),
+        Cause::Unreachable(_) | Cause::Deadline(_) | Cause::Answer(..) => return Class::Outage,
+        Cause::Problem(status, problem) if *status >= 500 && problem.kind != "rateLimited" => {
+            return Class::Outage;
+        }
+        Cause::Problem(_, problem) => problem,
+    };
+    let new_order = refusal.step == Step::NewOrder;
+    match problem.kind.as_str() {
+        "badNonce" => Class::Transient,
+        _ if is_paused(&problem.detail) => Class::Paused,
+        "rateLimited" => Class::Limited,
+        "alreadyReplaced" => Class::Replaces,
+        _ if replacing && new_order && is_about_replacing(problem) => Class::Replaces,
+        "accountDoesNotExist" => Class::AccountGone,
+        "userActionRequired" | "externalAccountRequired" => Class::Issuer,
+        "unauthorized" if matches!(refusal.step, Step::Account | Step::NewOrder) => Class::Issuer,
+        _ if refusal.step == Step::Account => Class::Issuer,
+        "unauthorized" | "caa" | "dns" | "connection" | "tls" | "incorrectResponse" => {
+            Class::Validation
+        }
+        "orderNotReady" => Class::OrderNotReady,
+        "rejectedIdentifier" | "unsupportedIdentifier" | "invalidProfile" | "badCSR" => Class::Spec,
+        "malformed" if refusal.status() == Some(404) => not_found(refusal.step, replacing),
+        "malformed" if new_order => Class::Spec,
+        "serverInternal" => Class::Outage,
+        _ if refusal.status() == Some(404) => not_found(refusal.step, replacing),
+        _ if refusal.status() == Some(429) => Class::Limited,
+        _ => Class::Validation,
+    }
+}
+
+fn not_found(step: Step, replacing: bool) -> Class {
+    match step {
+        Step::NewOrder if replacing => Class::Replaces,
+        Step::Order | Step::Authorization | Step::Challenge | Step::Finalize => Class::OrderGone,
+        _ => Class::Outage,
+    }
+}
+
+/// Boulder answers 403, 404 or 400 about another account's, an unknown or an unreadable one.
+fn is_about_replacing(problem: &Problem) -> bool {
+    let detail = problem.detail.to_ascii_lowercase();
+    ["replac", "ari ", "predecessor"]
+        .iter()
+        .any(|mark| detail.contains(mark))
+}
+
+fn is_paused(detail: &str) -> bool {
+    detail.to_ascii_lowercase().contains("paused")
+}
+
+/// Whom a limit concerns, from the words of the authority; the account, if they do not tell.
+fn scope(problem: Option<&Problem>) -> Scope {
+    let Some(problem) = problem else {
+        return Scope::Account;
+    };
+    let detail = problem.detail.to_ascii_lowercase();
+    if detail.contains("exact set") || detail.contains("exact identifier") {
+        return Scope::Set;
+    }
+    let quoted = detail.split('"').nth(1);
+    if detail.contains("failed authorizations")
+        && let Some(name) = quoted.and_then(|text| Name::parse(text).ok())
+    {
+        return Scope::Name(name);
+    }
+    if detail.contains("registered domain") || detail.contains("already issued for") {
+        return match quoted.and_then(|text| Name::parse(text).ok()) {
+            Some(Name::Dns(domain)) => Scope::Domain(domain),
+            _ => Scope::Account,
+        };
+    }
+    Scope::Account
+}
+
+/// `retry after 2026-08-01 12:34:56 UTC`, as Let's Encrypt writes it.
+fn date_in(detail: &str) -> Option<Timestamp> {
+    let (_, rest) = detail.split_once("retry after ")?;
+    let mut words = rest.split_whitespace();
+    let (day, time) = (words.next()?, words.next().unwrap_or_default());
+    let clean = |text: &str| text.trim_end_matches(['.', ',', ':', ';']).to_owned();
+    let (day, time) = (clean(day), clean(time));
+    if day.contains('T') {
+        return day.parse().ok();
+    }
+    format!("{day}T{time}Z").parse().ok()
+}
+
+fn link_in(text: &str) -> Option<String> {
+    let start = text.find("https://")?;
+    let link: String = text
+        .get(start..)?
+        .chars()
+        .take_while(|each| each.is_ascii_graphic() && !"\"<>)".contains(*each))
+        .take(500)
+        .collect();
+    Some(link.trim_end_matches(['.', ',', ';']).to_owned())
+}
+
+fn pick(table: &[SignedDuration], n: u32) -> SignedDuration {
+    let place = usize::try_from(n.saturating_sub(1)).unwrap_or(usize::MAX);
+    let last = table.len().saturating_sub(1);
+    table.get(place.min(last)).copied().unwrap_or(DAY)
+}
+
+/// Up to a tenth more, so that certificates that failed together do not come back together.
+fn jittered(wait: SignedDuration, mark: &str) -> SignedDuration {
+    let width = u64::try_from(wait.as_millis() / 10).unwrap_or(0);
+    wait.saturating_add(SignedDuration::from_millis(share(mark, width)))
+}
+
+/// The moment from which a limit no longer holds, as seconds from `now`, for people.
+pub fn seconds_until(now: Timestamp, until: Timestamp) -> i64 {
+    between(now, until).as_secs().max(0)
+}
+
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+
+/// A limit without any date.
+const LIMITED: SignedDuration = SignedDuration::from_hours(1);
+
+/// A downloaded certificate that is wrong: a fault on one of the two sides takes a person.
+const BAD_CERTIFICATE: SignedDuration = SignedDuration::from_hours(1);
+
+/// No wait is believed to be longer: Let's Encrypt's longest refill is a week.
+const LONGEST_LIMIT: SignedDuration = SignedDuration::from_hours(8 * 24);
+
+/// A limit that is over already still costs a moment.
+const SOONEST: SignedDuration = SignedDuration::from_secs(1);
+
+/// A certificate that is nearly over tries more often, but not more often than this.
+const LEAST_CAP: SignedDuration = SignedDuration::from_mins(10);
+
+const OUTAGE: [SignedDuration; 5] = [
+    SignedDuration::from_mins(1),
+    SignedDuration::from_mins(2),
+    SignedDuration::from_mins(5),
+    SignedDuration::from_mins(10),
+    SignedDuration::from_mins(15),
+];
+
+/// Let's Encrypt's advice.
+const VALIDATION: [SignedDuration; 4] = [
+    SignedDuration::from_mins(1),
+    SignedDuration::from_mins(10),
+    SignedDuration::from_mins(100),
+    DAY,
+];
+
+#[cfg(test)]
+mod tests;

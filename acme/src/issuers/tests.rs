@@ -1,0 +1,134 @@
+//! What is read, what is refused, and with which words.
+
+use super::*;
+
+const FULL: &str = r#"
+acme:
+  issuers:
+    letsencrypt:
+      directory: https://acme-v02.api.letsencrypt.org/directory
+      testDirectory: https://acme-staging-v02.api.letsencrypt.org/directory
+      acceptTerms: true
+      contact: ops@example.org
+      profile: tlsserver
+      challenges: [http-01, tls-alpn-01]
+      dns: [{zones: [example.org], provider: exec, secret: dns-key}]
+      allow: [{namespaces: {matchLabels: {team: web}}, hosts: ["*.example.org", "example.org"]}]
+      fallback: [corp]
+    corp:
+      directory: https://ca.corp.example/acme
+      acceptTerms: true
+      caBundle: corp-root
+      eab: {kid: k1, secret: corp-eab}
+  default: letsencrypt
+  unlisted: deny
+"#;
+
+fn minimal(extra: &str) -> Result<Issuers, Vec<String>> {
+    Issuers::parse(&format!(
+        "acme:\n  issuers:\n    a:\n      directory: https://ca.example/dir\n      \
+         acceptTerms: true\n{extra}"
+    ))
+}
+
+fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+    pairs.iter().map(own).collect()
+}
+
+#[test]
+fn the_documented_shape_is_read() {
+    let issuers = Issuers::parse(FULL).expect("valid");
+    let first = &issuers.issuers["letsencrypt"];
+    assert_eq!(
+        first.challenges,
+        [ChallengeKind::Http01, ChallengeKind::TlsAlpn01]
+    );
+    assert_eq!(first.key, KeyKind::P256);
+    assert_eq!(issuers.issuers["corp"].challenges.len(), 3);
+}
+
+#[test]
+fn every_mistake_is_a_sentence_that_names_its_field() {
+    let cases = [
+        ("      insecur: true\n", "insecur"),
+        ("  default: b\n", "acme.default: there is no issuer \"b\""),
+        ("      fallback: [a]\n", "acme.issuers.a.fallback"),
+        ("      challenges: []\n", "acme.issuers.a.challenges"),
+        ("      challenges: [dns-01]\n", "acme.issuers.a.dns"),
+        ("      contact: mailto:a@b.c\n", "acme.issuers.a.contact"),
+        (
+            "      limits: {ordersPerMinute: 0}\n",
+            "acme.issuers.a.limits",
+        ),
+        ("      testDirectory: http://ca.example/\n", "not https"),
+        (
+            "      allow: [{hosts: [\"a.*.b\"]}]\n",
+            "acme.issuers.a.allow",
+        ),
+        ("      key: rsa1024\n", "rsa1024"),
+    ];
+    for (extra, expected) in cases {
+        let found = minimal(extra).expect_err(extra).join("\n");
+        assert!(found.contains(expected), "{extra}: {found}");
+    }
+    let found = Issuers::parse("acme:\n  issuers:\n    a: {directory: https://a/}\n");
+    assert!(found.expect_err("terms")[0].contains("acceptTerms"));
+}
+
+#[test]
+fn plain_http_is_for_this_machine_and_on_purpose() {
+    for (url, insecure, good) in [
+        ("http://127.0.0.1:14000/dir", true, true),
+        ("http://[::1]:14000/dir", true, true),
+        ("http://localhost/dir", true, true),
+        ("http://localhost/dir", false, false),
+        ("http://localhost.example/dir", true, false),
+        ("https://", false, false),
+        ("ftp://ca/", true, false),
+    ] {
+        assert_eq!(check_url(url, insecure).is_ok(), good, "{url} {insecure}");
+    }
+}
+
+#[test]
+fn who_may_have_which_host_is_decided_by_allow() {
+    let issuers = Issuers::parse(FULL).expect("valid");
+    let (web, none) = (labels(&[("team", "web"), ("x", "y")]), labels(&[]));
+    let listed = &issuers.issuers["letsencrypt"];
+    let asked = |labels: &BTreeMap<String, String>, host: &str| {
+        let name = Name::parse(host).expect(host);
+        issuers.allows(listed, "shop", labels, &name)
+    };
+    for host in [
+        "example.org",
+        "a.example.org",
+        "a.b.example.org",
+        "*.example.org",
+        "*.b.example.org",
+    ] {
+        assert!(asked(&web, host), "{host}");
+        assert!(!asked(&none, host), "{host} without the label");
+    }
+    for host in ["badexample.org", "example.com", "192.0.2.1"] {
+        assert!(!asked(&web, host), "{host}");
+    }
+    let unlisted = &issuers.issuers["corp"];
+    let name = Name::parse("a.corp.example").expect("a name");
+    assert!(!issuers.allows(unlisted, "shop", &web, &name));
+}
+
+#[test]
+fn a_wildcard_needs_a_wildcard_and_addresses_a_network() {
+    let name = |text: &str| Name::parse(text).expect(text);
+    assert!(!fits("example.org", &name("*.example.org")));
+    assert!(!fits("a.example.org", &name("*.a.example.org")));
+    assert!(fits("*.example.org", &name("*.example.org")));
+    assert!(!fits("*.a.example.org", &name("*.example.org")));
+    assert!(fits("10.0.0.0/8", &name("10.1.2.3")));
+    assert!(!fits("10.0.0.0/8", &name("11.1.2.3")));
+    assert!(fits("0.0.0.0/0", &name("11.1.2.3")));
+    assert!(fits("2001:db8::/32", &name("2001:db8::1")));
+    assert!(fits("192.0.2.1", &name("192.0.2.1")));
+    assert!(fits("*", &name("192.0.2.1")));
+}

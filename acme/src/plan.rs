@@ -1,0 +1,360 @@
+//! From what objects ask for to the certificates that are wanted.
+//!
+//! Pure: no clock, no I/O, no logging; the output is sorted, so equal requests give equal plans.
+//!
+//! Invariants:
+//! - One certificate per target; of several requests for one target the oldest decides.
+//! - Names are normalized, sorted, without duplicates and without one that a wildcard covers.
+//! - What is not allowed is not wanted: whatever is in [`Plan::wanted`] may be ordered.
+//! - A name belongs to the namespace of the oldest request for it.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::ca::ChallengeKind;
+use crate::issuers::{IssuerSpec, Issuers, KeyKind};
+use crate::names::Name;
+
+/// Where a certificate goes: a Secret, or in a directory what stands for one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Target {
+    /// Namespace.
+    pub namespace: String,
+    /// Name of the Secret.
+    pub secret: String,
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}/{}", self.namespace, self.secret)
+    }
+}
+
+/// One object's wish for one certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The object, as people know it: `Ingress shop/web`.
+    pub object: String,
+    /// When it was created: the oldest wins.
+    pub since: Timestamp,
+    /// Where the certificate goes.
+    pub target: Target,
+    /// Identity of the namespace, so that a new one of the same name inherits no key.
+    pub namespace_uid: String,
+    /// Labels of the namespace.
+    pub labels: BTreeMap<String, String>,
+    /// Hosts as written.
+    pub hosts: Vec<String>,
+    /// Issuer by name; the default one if absent.
+    pub issuer: Option<String>,
+    /// Profile instead of the issuer's.
+    pub profile: Option<String>,
+    /// Kind of key instead of the issuer's.
+    pub key: Option<KeyKind>,
+    /// Challenges instead of the issuer's.
+    pub challenges: Option<Vec<ChallengeKind>>,
+    /// Order even if a wildcard certificate of the namespace covers all hosts.
+    pub always: bool,
+}
+
+/// A certificate that is wanted and allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wanted {
+    /// Where it goes.
+    pub target: Target,
+    /// Identity of its namespace.
+    pub namespace_uid: String,
+    /// Its names.
+    pub names: Vec<Name>,
+    /// Its issuer by name.
+    pub issuer: String,
+    /// Its profile, if one is asked for.
+    pub profile: Option<String>,
+    /// Kind of its key.
+    pub key: KeyKind,
+    /// Challenges in the order of preference.
+    pub challenges: Vec<ChallengeKind>,
+}
+
+/// Something that a user can mend.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// Who asked.
+    pub object: String,
+    /// For what.
+    pub target: Target,
+    /// Which rule.
+    pub code: Code,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// The rules of the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Code {
+    /// Two objects want different certificates in one Secret.
+    ConflictingTls,
+    /// `allow` does not name it, or another namespace was first.
+    NotAllowed,
+    /// There is no such issuer, or none is named and there is no default.
+    UnknownIssuer,
+    /// A host that no certificate can carry; the others are ordered.
+    BadName,
+    /// More names than the profile takes.
+    TooManyNames,
+    /// No challenge can prove one of the names.
+    NoChallenge,
+    /// Nothing to order: a wildcard certificate of the namespace covers all hosts.
+    Covered,
+}
+
+/// What to have, and what is wrong with the requests.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Sorted by target.
+    pub wanted: Vec<Wanted>,
+    /// Sorted.
+    pub findings: Vec<Finding>,
+}
+
+/// Plans all requests.
+pub fn plan(issuers: &Issuers, requests: &[Request]) -> Plan {
+    let mut planner = Planner {
+        issuers,
+        findings: Vec::new(),
+        owners: BTreeMap::new(),
+    };
+    let mut by_age: Vec<&Request> = requests.iter().collect();
+    by_age.sort_by_key(|each| (each.since, &each.object, &each.target, &each.hosts));
+    let mut chosen: BTreeMap<&Target, (&Request, Wanted)> = BTreeMap::new();
+    for request in by_age {
+        let Some(wanted) = planner.wanted(request) else {
+            continue;
+        };
+        match chosen.entry(&request.target) {
+            Entry::Vacant(vacant) => {
+                vacant.insert((request, wanted));
+            }
+            Entry::Occupied(first) => planner.compare(first.get(), request, &wanted),
+        }
+    }
+    let covered = planner.covered(&chosen);
+    let mut findings = planner.findings;
+    findings.sort();
+    findings.dedup();
+    let wanted = chosen
+        .into_values()
+        .map(|(_, wanted)| wanted)
+        .filter(|wanted| !covered.contains(&wanted.target))
+        .collect();
+    Plan { wanted, findings }
+}
+
+struct Planner<'a> {
+    issuers: &'a Issuers,
+    findings: Vec<Finding>,
+    /// Namespace and object that had a name first.
+    owners: BTreeMap<Name, (&'a str, &'a str)>,
+}
+
+impl<'a> Planner<'a> {
+    fn find(&mut self, request: &Request, code: Code, message: String) {
+        self.findings.push(Finding {
+            object: request.object.clone(),
+            target: request.target.clone(),
+            code,
+            message,
+        });
+    }
+
+    fn wanted(&mut self, request: &'a Request) -> Option<Wanted> {
+        let (name, spec) = self.issuer(request)?;
+        let names = self.names(request);
+        if names.is_empty() {
+            return None;
+        }
+        if let Some(refused) = self.refused(request, name, spec, &names) {
+            self.find(request, Code::NotAllowed, refused);
+            return None;
+        }
+        let profile = request.profile.clone().or_else(|| spec.profile.clone());
+        let most = most_names(profile.as_deref());
+        if names.len() > most {
+            let profile = profile.as_deref().unwrap_or("classic");
+            let message = format!(
+                "{} names in one certificate, but profile {profile:?} takes {most}: spread them \
+                 over several Secrets",
+                names.len()
+            );
+            self.find(request, Code::TooManyNames, message);
+            return None;
+        }
+        let challenges = request
+            .challenges
+            .clone()
+            .unwrap_or_else(|| spec.challenges.clone());
+        if let Some(name) = names.iter().find(|name| !provable(name, &challenges, spec)) {
+            let message = format!(
+                "no challenge can prove {name}: a wildcard needs dns-01 with a solver for its \
+                 zone in the issuer's dns, an address http-01 or tls-alpn-01"
+            );
+            self.find(request, Code::NoChallenge, message);
+            return None;
+        }
+        for each in &names {
+            let owner = (request.target.namespace.as_str(), request.object.as_str());
+            self.owners.entry(each.clone()).or_insert(owner);
+        }
+        Some(Wanted {
+            target: request.target.clone(),
+            namespace_uid: request.namespace_uid.clone(),
+            names,
+            issuer: name.to_owned(),
+            profile,
+            key: request.key.unwrap_or(spec.key),
+            challenges,
+        })
+    }
+
+    fn issuer(&mut self, request: &'a Request) -> Option<(&'a str, &'a IssuerSpec)> {
+        let issuers = self.issuers;
+        let Some(name) = request.issuer.as_ref().or(issuers.default.as_ref()) else {
+            let message = "no issuer is named and acme.default is not set: name one".to_owned();
+            self.find(request, Code::UnknownIssuer, message);
+            return None;
+        };
+        let found = issuers.issuers.get_key_value(name);
+        if found.is_none() {
+            let known: Vec<&str> = issuers.issuers.keys().map(String::as_str).collect();
+            let message = format!("no issuer {name:?}; there are {}", known.join(", "));
+            self.find(request, Code::UnknownIssuer, message);
+        }
+        found.map(|(name, spec)| (name.as_str(), spec))
+    }
+
+    fn names(&mut self, request: &Request) -> Vec<Name> {
+        let mut names = BTreeSet::new();
+        for host in &request.hosts {
+            match Name::parse(host) {
+                Ok(name) => {
+                    names.insert(name);
+                }
+                Err(error) => self.find(request, Code::BadName, error.to_string()),
+            }
+        }
+        let covered = |name: &&Name| {
+            names
+                .iter()
+                .any(|other| other != *name && other.covers(name))
+        };
+        names
+            .iter()
+            .filter(|name| !covered(name))
+            .cloned()
+            .collect()
+    }
+
+    fn refused(
+        &self,
+        request: &Request,
+        issuer: &str,
+        spec: &IssuerSpec,
+        names: &[Name],
+    ) -> Option<String> {
+        let namespace = request.target.namespace.as_str();
+        names.iter().find_map(|name| {
+            if !self.issuers.allows(spec, namespace, &request.labels, name) {
+                return Some(format!(
+                    "namespace {namespace} may not have {name} from issuer {issuer}: the operator \
+                     adds it to acme.issuers.{issuer}.allow"
+                ));
+            }
+            match self.owners.get(name) {
+                Some((owner, object)) if *owner != namespace => Some(format!(
+                    "{name} belongs to namespace {owner} ({object} is older): remove it there first"
+                )),
+                _ => None,
+            }
+        })
+    }
+
+    fn compare(&mut self, first: &(&Request, Wanted), request: &Request, wanted: &Wanted) {
+        let (older, kept) = first;
+        if kept == wanted {
+            return;
+        }
+        let what = if kept.names == wanted.names {
+            "other settings"
+        } else {
+            "other hosts"
+        };
+        let message = format!(
+            "{} is older and wants {what} in Secret {}: use another secretName, or write the same \
+             hosts and settings",
+            older.object, request.target.secret
+        );
+        self.find(request, Code::ConflictingTls, message);
+    }
+
+    /// Targets whose names are all covered by one wildcard certificate of their namespace.
+    fn covered(&mut self, chosen: &BTreeMap<&Target, (&Request, Wanted)>) -> BTreeSet<Target> {
+        let mut covered = BTreeSet::new();
+        for (target, (request, wanted)) in chosen {
+            let covers = |(_, other): &&(&Request, Wanted)| {
+                other.target != **target
+                    && other.target.namespace == target.namespace
+                    && other.issuer == wanted.issuer
+                    && wanted.names.iter().all(|name| {
+                        let by = |wild: &Name| wild.is_wildcard() && wild.covers(name);
+                        other.names.iter().any(by)
+                    })
+                    && !wanted.names.iter().any(Name::is_wildcard)
+            };
+            if request.always {
+                continue;
+            }
+            if let Some((_, other)) = chosen.values().find(covers) {
+                let message = format!(
+                    "nothing is ordered: the wildcard certificate in Secret {} covers all hosts",
+                    other.target.secret
+                );
+                covered.insert((*target).clone());
+                self.find(request, Code::Covered, message);
+            }
+        }
+        covered
+    }
+}
+
+/// Whether one of the challenges can prove the name.
+fn provable(name: &Name, challenges: &[ChallengeKind], spec: &IssuerSpec) -> bool {
+    challenges.iter().any(|kind| can_prove(*kind, name, spec))
+}
+
+/// Whether a challenge of this type can prove the name with this issuer's solvers.
+pub fn can_prove(kind: ChallengeKind, name: &Name, spec: &IssuerSpec) -> bool {
+    match (kind, name.base()) {
+        (ChallengeKind::Http01 | ChallengeKind::TlsAlpn01, _) => !name.is_wildcard(),
+        (ChallengeKind::Dns01, Some(domain)) => {
+            spec.dns.iter().any(|solver| solver.fits(domain).is_some())
+        }
+        (ChallengeKind::DnsPersist01, Some(_)) => true,
+        (ChallengeKind::Dns01 | ChallengeKind::DnsPersist01, None) => false,
+    }
+}
+
+/// Names in one certificate: Let's Encrypt's limits, which profiles elsewhere do not exceed either.
+fn most_names(profile: Option<&str>) -> usize {
+    match profile {
+        Some("tlsserver" | "shortlived") => 25,
+        _ => 100,
+    }
+}
+
+#[cfg(test)]
+mod tests;

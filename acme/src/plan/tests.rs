@@ -1,0 +1,245 @@
+//! Requests in, certificates and findings out; names of tests carry the case of the test plan where
+//! there is one.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn issuers() -> Issuers {
+    Issuers::parse(
+        r#"
+acme:
+  issuers:
+    main:
+      directory: https://ca.example/dir
+      acceptTerms: true
+      dns: [{zones: [example.org], provider: exec}]
+    narrow:
+      directory: https://ca.example/dir
+      acceptTerms: true
+      allow: [{namespaces: {names: [shop]}, hosts: ["*.example.org"]}]
+  default: main
+  unlisted: allow
+"#,
+    )
+    .expect("valid")
+}
+
+fn request(age: i64, object: &str, secret: &str, hosts: &[&str]) -> Request {
+    let (namespace, _) = object.split_once('/').expect("namespace/name");
+    Request {
+        object: format!("Ingress {object}"),
+        since: Timestamp::from_second(1_000 + age).expect("a time"),
+        target: Target {
+            namespace: namespace.into(),
+            secret: secret.into(),
+        },
+        namespace_uid: format!("uid-{namespace}"),
+        labels: BTreeMap::new(),
+        hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        issuer: None,
+        profile: None,
+        key: None,
+        challenges: None,
+        always: false,
+    }
+}
+
+fn names(wanted: &Wanted) -> Vec<String> {
+    wanted.names.iter().map(ToString::to_string).collect()
+}
+
+fn codes(plan: &Plan) -> Vec<Code> {
+    plan.findings.iter().map(|finding| finding.code).collect()
+}
+
+#[test]
+fn case_16_a_name_below_a_wildcard_of_the_same_block_is_dropped() {
+    let hosts = [
+        "*.example.org",
+        "a.example.org",
+        "A.Example.org.",
+        "example.org",
+    ];
+    let plan = plan(&issuers(), &[request(0, "shop/web", "tls", &hosts)]);
+    assert_eq!(names(&plan.wanted[0]), ["*.example.org", "example.org"]);
+    assert_eq!(plan.findings, []);
+}
+
+#[test]
+fn case_46_order_and_case_of_hosts_want_the_same_certificate() {
+    let one = plan(
+        &issuers(),
+        &[request(
+            0,
+            "shop/web",
+            "tls",
+            &["a.example.org", "b.example.org"],
+        )],
+    );
+    let two = plan(
+        &issuers(),
+        &[request(
+            0,
+            "shop/web",
+            "tls",
+            &["B.example.org", "a.example.org"],
+        )],
+    );
+    assert_eq!(one, two);
+}
+
+#[test]
+fn case_47_of_two_objects_with_one_secret_the_oldest_decides() {
+    let older = request(0, "shop/web", "tls", &["a.example.org"]);
+    let younger = request(1, "shop/api", "tls", &["b.example.org"]);
+    for requests in [[older.clone(), younger.clone()], [younger, older]] {
+        let plan = plan(&issuers(), &requests);
+        assert_eq!(names(&plan.wanted[0]), ["a.example.org"]);
+        assert_eq!(plan.wanted.len(), 1);
+        assert_eq!(codes(&plan), [Code::ConflictingTls]);
+        assert_eq!(plan.findings[0].object, "Ingress shop/api");
+    }
+}
+
+#[test]
+fn two_objects_that_want_the_same_share_it_without_a_finding() {
+    let requests = [
+        request(0, "shop/web", "tls", &["a.example.org"]),
+        request(1, "shop/api", "tls", &["A.example.org"]),
+    ];
+    let plan = plan(&issuers(), &requests);
+    assert_eq!((plan.wanted.len(), plan.findings.len()), (1, 0));
+}
+
+#[test]
+fn case_48_hosts_of_others_and_outside_allow_are_not_wanted() {
+    let mut outside = request(2, "shop/out", "out", &["a.example.com"]);
+    outside.issuer = Some("narrow".into());
+    let requests = [
+        request(0, "shop/web", "tls", &["a.example.org"]),
+        request(1, "thief/web", "tls", &["a.example.org", "own.example.org"]),
+        outside,
+    ];
+    let plan = plan(&issuers(), &requests);
+    assert_eq!(plan.wanted.len(), 1);
+    assert_eq!(codes(&plan), [Code::NotAllowed, Code::NotAllowed]);
+    assert!(
+        plan.findings[0]
+            .message
+            .contains("acme.issuers.narrow.allow")
+    );
+    assert!(
+        plan.findings[1]
+            .message
+            .contains("belongs to namespace shop")
+    );
+}
+
+#[test]
+fn case_17_too_many_names_are_a_sentence_with_the_numbers() {
+    let hosts: Vec<String> = (0..101).map(|n| format!("h{n}.example.org")).collect();
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    let mut short = request(0, "shop/short", "short", &hosts[..26]);
+    short.profile = Some("tlsserver".into());
+    let requests = [
+        request(0, "shop/web", "tls", &hosts),
+        short,
+        request(0, "shop/fits", "fits", &hosts[..100]),
+    ];
+    let plan = plan(&issuers(), &requests);
+    assert_eq!(plan.wanted.len(), 1);
+    assert_eq!(codes(&plan), [Code::TooManyNames, Code::TooManyNames]);
+    assert!(
+        plan.findings[0].message.contains("26"),
+        "{:?}",
+        plan.findings
+    );
+    assert!(
+        plan.findings[1].message.contains("101"),
+        "{:?}",
+        plan.findings
+    );
+}
+
+#[test]
+fn case_15_a_wildcard_of_the_namespace_spares_the_single_order() {
+    let wildcard = request(0, "shop/wild", "wild", &["*.example.org"]);
+    let single = request(1, "shop/web", "tls", &["a.example.org"]);
+    let mut asked = request(1, "shop/asked", "asked", &["b.example.org"]);
+    asked.always = true;
+    let other = request(1, "other/web", "tls", &["c.example.org"]);
+    let plan = plan(&issuers(), &[wildcard, single, asked, other]);
+    let targets: Vec<String> = plan
+        .wanted
+        .iter()
+        .map(|each| each.target.to_string())
+        .collect();
+    assert_eq!(targets, ["other/tls", "shop/asked", "shop/wild"]);
+    assert_eq!(codes(&plan), [Code::Covered]);
+}
+
+#[test]
+fn what_no_challenge_can_prove_is_said_before_any_order() {
+    let requests = [
+        request(0, "shop/wild", "wild", &["*.example.com"]),
+        request(0, "shop/good", "good", &["*.example.org", "192.0.2.1"]),
+    ];
+    let plan = plan(&issuers(), &requests);
+    assert_eq!(codes(&plan), [Code::NoChallenge]);
+    assert_eq!(plan.wanted.len(), 1);
+}
+
+#[test]
+fn a_bad_host_does_not_harm_the_others() {
+    let plan = plan(
+        &issuers(),
+        &[request(0, "shop/web", "tls", &["a_.*", "a.example.org"])],
+    );
+    assert_eq!(codes(&plan), [Code::BadName]);
+    assert_eq!(names(&plan.wanted[0]), ["a.example.org"]);
+}
+
+fn some_request() -> impl Strategy<Value = Request> {
+    let host = prop_oneof![
+        "[ab]\\.example\\.org",
+        Just("*.example.org".to_owned()),
+        "[xy]\\.test"
+    ];
+    let namespace = prop_oneof![Just("shop"), Just("other")];
+    (
+        0..4i64,
+        namespace,
+        "[pq]",
+        "[st]",
+        prop::collection::vec(host, 0..4),
+    )
+        .prop_map(|(age, namespace, object, secret, hosts)| {
+            let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+            request(age, &format!("{namespace}/{object}"), &secret, &hosts)
+        })
+}
+
+proptest! {
+    #[test]
+    fn the_order_of_requests_does_not_matter_and_each_name_has_one_namespace(
+        requests in prop::collection::vec(some_request(), 0..12),
+        turn in 0..12usize,
+    ) {
+        let straight = plan(&issuers(), &requests);
+        let mut turned = requests;
+        if !turned.is_empty() {
+            let by = turn % turned.len();
+            turned.rotate_left(by);
+        }
+        prop_assert_eq!(&plan(&issuers(), &turned).wanted, &straight.wanted);
+        let mut owner = BTreeMap::new();
+        for wanted in &straight.wanted {
+            for name in &wanted.names {
+                let first = owner.entry(name).or_insert(&wanted.target.namespace);
+                prop_assert_eq!(*first, &wanted.target.namespace);
+            }
+            prop_assert!(wanted.names.is_sorted());
+        }
+    }
+}
