@@ -19,7 +19,7 @@ test: ## every test, end to end included
 	$(CARGO) test --workspace --locked
 
 test-fast: ## the same without the tests on a Kubernetes API server, and without building one
-	@scripts/test-setup namespaces
+	@scripts/test-setup namespaces acme
 	$(CARGO) test --workspace --locked --lib --bins --test '[!k]*'
 
 check: fmt lint deny doc ## format, lints, dependencies, documentation: what CI runs beside the tests

@@ -5,13 +5,16 @@
 //! Invariants: every port is chosen by the kernel; nothing here sleeps to synchronise, it polls a
 //! condition until a deadline ([`wait`]); whatever was started is ended when its owner is dropped.
 
+pub mod acme;
 pub mod backend;
+mod daemon;
 pub mod frames;
 pub mod gateway;
 pub mod http2;
 pub mod kubernetes;
 pub mod manifests;
 pub mod namespace;
+mod pki;
 pub mod raw;
 pub mod tls;
 pub mod wait;

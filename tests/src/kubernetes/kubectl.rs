@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use super::daemon::tool;
+use super::tool;
 
 /// Calls of `kubectl` with one kubeconfig.
 #[derive(Clone)]

@@ -7,9 +7,7 @@
 
 mod audit;
 pub mod cluster;
-mod daemon;
 mod kubectl;
-mod pki;
 mod proxy;
 mod space;
 
@@ -17,19 +15,19 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 
+use rcgen::KeyPair;
 use serde_json::{Value, json};
 
+use crate::daemon::{self, Daemon};
 use crate::manifests::Scratch;
+use crate::pki::Authority;
 use crate::raw::{self, Client};
 use crate::tls::Handshake;
 
 pub use audit::Audited;
-pub use daemon::tool;
 pub use kubectl::{Finished, Kubectl};
 pub use proxy::Proxy;
 pub use space::{Space, endpoint};
-
-use daemon::Daemon;
 
 /// Where API servers listen.
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
@@ -64,16 +62,16 @@ impl ApiServer {
         let scratch = Scratch::new();
         let address = SocketAddr::new(IpAddr::V4(HOST), port());
         let store = SocketAddr::new(IpAddr::V4(HOST), port());
-        pki::write(&scratch, address.ip());
+        write_keys(&scratch, address.ip());
         scratch.write("audit-policy.yaml", POLICY);
         let etcd = Daemon::start(
-            "etcd",
+            tool("etcd"),
             &scratch.file("etcd.log"),
             etcd_arguments(&scratch, store),
         );
         let mut arguments = api_arguments(&scratch, address, store);
         arguments.extend(flags.iter().map(ToString::to_string));
-        let api = Daemon::start("kube-apiserver", &scratch.file("api.log"), arguments);
+        let api = Daemon::start(tool("kube-apiserver"), &scratch.file("api.log"), arguments);
         let mut server = Self {
             api,
             etcd,
@@ -259,6 +257,23 @@ impl ApiServer {
             client.answer().is_ok_and(|answer| answer.status == 200)
         });
     }
+}
+
+/// A tool built by `scripts/test-setup`; `GATEHOUSE_TOOLS` names another folder.
+pub fn tool(name: &str) -> PathBuf {
+    daemon::tool("kubernetes", "GATEHOUSE_TOOLS", name)
+}
+
+/// Writes `ca.crt`, `server.crt|key`, `admin.crt|key` and `accounts.key|pub`.
+fn write_keys(scratch: &Scratch, server: IpAddr) {
+    let authority = Authority::new(scratch);
+    let hosts = ["localhost", "kubernetes.default.svc"];
+    authority.server(scratch, "kube-apiserver", server, &hosts);
+    // The group that RBAC lets do everything.
+    authority.client(scratch, "admin", "system:masters");
+    let accounts = KeyPair::generate().expect("key");
+    scratch.write("accounts.key", accounts.serialize_pem());
+    scratch.write("accounts.pub", accounts.public_key_pem());
 }
 
 fn admin_file(at: SocketAddr) -> String {

@@ -1,4 +1,4 @@
-//! A server of the cluster as a child process: its log in a file, signals, and a certain end.
+//! A server as a child process: its log in a file, signals, and a certain end.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -6,35 +6,47 @@ use std::process::{Child, Command, Stdio};
 
 use crate::{gateway, wait};
 
-/// A tool built by `scripts/test-setup`; `GATEHOUSE_TOOLS` names another folder.
-pub fn tool(name: &str) -> PathBuf {
-    let folder = std::env::var_os("GATEHOUSE_TOOLS").map_or_else(
-        || gateway::workspace().join("target/tools/kubernetes"),
+/// A tool that `scripts/test-setup` built for this part; `variable` may name another folder.
+pub(crate) fn tool(part: &str, variable: &str, name: &str) -> PathBuf {
+    let folder = std::env::var_os(variable).map_or_else(
+        || gateway::workspace().join("target/tools").join(part),
         PathBuf::from,
     );
     let path = folder.join(name);
     assert!(
         path.is_file(),
-        "{} is missing: run scripts/test-setup, which builds it once",
+        "{} is missing: run scripts/test-setup {part}, which builds it once",
         path.display()
     );
     path
 }
 
 /// A running server. Ended with SIGKILL when dropped: nothing in it is worth an orderly end.
-pub(super) struct Daemon {
-    name: &'static str,
+pub(crate) struct Daemon {
+    program: PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     log: PathBuf,
     child: Option<Child>,
 }
 
 impl Daemon {
     /// Starts it; `log` takes both of its streams, runs after the first are appended.
-    pub(super) fn start(name: &'static str, log: &Path, arguments: Vec<String>) -> Self {
+    pub(crate) fn start(program: PathBuf, log: &Path, arguments: Vec<String>) -> Self {
+        Self::start_with(program, log, arguments, Vec::new())
+    }
+
+    /// The same with more variables in its environment.
+    pub(crate) fn start_with(
+        program: PathBuf,
+        log: &Path,
+        arguments: Vec<String>,
+        environment: Vec<(String, String)>,
+    ) -> Self {
         let mut daemon = Self {
-            name,
+            program,
             arguments,
+            environment,
             log: log.to_owned(),
             child: None,
         };
@@ -43,32 +55,37 @@ impl Daemon {
     }
 
     /// Starts it again with the same command line; the old process must be gone.
-    pub(super) fn restart(&mut self) {
-        assert!(self.child.is_none(), "{} runs already", self.name);
+    pub(crate) fn restart(&mut self) {
+        assert!(self.child.is_none(), "{} runs already", self.name());
         let log = File::options().create(true).append(true).open(&self.log);
         let log = log.expect("log of a server");
-        let child = Command::new(tool(self.name))
+        let child = Command::new(&self.program)
             .args(&self.arguments)
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("log of a server"))
             .stderr(log)
             .spawn();
-        self.child = Some(child.unwrap_or_else(|error| panic!("{} starts: {error}", self.name)));
+        self.child = Some(child.unwrap_or_else(|error| panic!("{} starts: {error}", self.name())));
+    }
+
+    fn name(&self) -> String {
+        self.program.display().to_string()
     }
 
     /// Sends a signal by name, such as `STOP`.
-    pub(super) fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let id = self.child.as_ref().map(Child::id);
-        let id = id.unwrap_or_else(|| panic!("{} runs", self.name));
+        let id = id.unwrap_or_else(|| panic!("{} runs", self.name()));
         let status = Command::new("/bin/sh")
             .args(["-c", &format!("kill -{name} {id}")])
             .status()
             .expect("sh starts");
-        assert!(status.success(), "kill -{name} of {}", self.name);
+        assert!(status.success(), "kill -{name} of {}", self.name());
     }
 
     /// Ends it without warning.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().ok();
             child.wait().ok();
@@ -76,7 +93,7 @@ impl Daemon {
     }
 
     /// Waits until `ready`; panics with the end of the log when the process ends before, or never.
-    pub(super) fn wait_ready(&mut self, ready: impl Fn() -> bool) {
+    pub(crate) fn wait_ready(&mut self, ready: impl Fn() -> bool) {
         let found = wait::within(6 * wait::PATIENCE, || {
             if ready() {
                 return Some(true);
@@ -89,7 +106,7 @@ impl Daemon {
             let log = std::fs::read_to_string(&self.log).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
             let tail = lines[lines.len().saturating_sub(40)..].join("\n");
-            panic!("{} does not get ready; its log ends:\n{tail}", self.name);
+            panic!("{} does not get ready; its log ends:\n{tail}", self.name());
         }
     }
 }

@@ -1,0 +1,6 @@
+//! Certificates: against a real authority (Pebble), real DNS (BIND), and the faults between.
+//!
+//! A test that plays a case of the plan bears its number: `case_22_…`. All of them run in a network
+//! namespace of their own, each with servers of its own.
+
+mod rig;
