@@ -41,7 +41,7 @@ macro_rules! table {
 
 table! {
     Counter connections_accepted = "gatehouse_connections_accepted", "Client connections accepted";
-    Counter connections_refused = "gatehouse_connections_refused", "Client connections closed at once because a limit was reached";
+    Counter connections_refused = "gatehouse_connections_refused", "Client connections closed at once because a limit was reached, or descriptors are few";
     Gauge connections_active = "gatehouse_connections_active", "Client connections that are open";
     Gauge tunnels_active = "gatehouse_tunnels_active", "Upgraded connections (websocket) that are open";
     Gauge requests_active = "gatehouse_requests_active", "Requests between their head and the end of their answer";

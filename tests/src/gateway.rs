@@ -110,6 +110,15 @@ impl Lines {
     }
 }
 
+/// Limits on open files.
+#[derive(Debug, Clone, Copy)]
+pub struct OpenFiles {
+    /// The one that holds.
+    pub soft: u32,
+    /// What a process may raise it to.
+    pub hard: u32,
+}
+
 /// A child process of the binary.
 pub struct Process {
     child: Child,
@@ -130,9 +139,21 @@ impl Process {
         variables: &[(&str, &Path)],
         arguments: impl IntoIterator<Item = S>,
     ) -> Self {
-        let mut child = Command::new(binary())
-            .args(arguments)
-            .envs(variables.iter().copied())
+        let mut command = Command::new(binary());
+        Self::spawn(command.args(arguments).envs(variables.iter().copied()))
+    }
+
+    /// Starts it under these limits on open files.
+    pub fn start_limited(limit: OpenFiles, arguments: &[String]) -> Self {
+        let OpenFiles { soft, hard } = limit;
+        let script = format!(r#"ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$@""#);
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", &script, "sh"]).arg(binary());
+        Self::spawn(command.args(arguments))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -229,6 +250,12 @@ impl Gateway {
         Self::start_at(dir, [any, any, any], &short_lived(extra))
     }
 
+    /// The same under these limits on open files.
+    pub fn start_limited(dir: &Path, limit: OpenFiles, extra: &[&str]) -> Self {
+        let arguments = Self::arguments(dir, ["127.0.0.1:0"; 3], &short_lived(extra));
+        Self::started(Process::start_limited(limit, &arguments))
+    }
+
     /// The same on the objects of an API server, on the given addresses.
     pub fn start_in_cluster(kubeconfig: &Path, listen: [&str; 3], extra: &[&str]) -> Self {
         Self::start_in_cluster_under(&[], kubeconfig, listen, extra)
@@ -243,7 +270,7 @@ impl Gateway {
     ) -> Self {
         let source = ["--kubeconfig".into(), kubeconfig.display().to_string()];
         let arguments = command_line(source, listen, &short_lived(extra));
-        Self::of(Process::start_under(variables, arguments))
+        Self::started(Process::start_under(variables, arguments))
     }
 
     /// Starts on the given plain, TLS and admin addresses.
@@ -252,10 +279,10 @@ impl Gateway {
     }
 
     fn start_with(arguments: Vec<String>) -> Self {
-        Self::of(Process::start(arguments))
+        Self::started(Process::start(arguments))
     }
 
-    fn of(mut process: Process) -> Self {
+    fn started(mut process: Process) -> Self {
         let line = process.line("gatehouse ready:");
         let address = |name: &str| {
             let (_, rest) = line

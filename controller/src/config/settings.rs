@@ -261,7 +261,7 @@ settings! {
         |d, v| d.settings.limits.body_rate = v;
     "http2-max-concurrent-streams" Count "100", "Open streams of an HTTP/2 connection.",
         |d, v| d.settings.limits.http2_streams = v;
-    "max-connections" Count "50000", "Client connections in all.",
+    "max-connections" Count "50000", "Client connections in all; more are closed at once. Fewer where the limit on open files is low: a part of it is kept for endpoints.",
         |d, v| d.settings.limits.connections = bounded(v.into(), 1, u64::MAX);
     "max-connections-per-client" Count "1024", "Client connections from one address.",
         |d, v| d.settings.limits.connections_per_client = bounded(v.into(), 1, u64::MAX);

@@ -153,7 +153,7 @@ impl Gateway {
             metrics,
             access_log: config.access_log,
             connections: Arc::default(),
-            capacity: descriptors::share_of_clients(),
+            capacity: descriptors::claim(workers),
             orders: watch::Sender::new(Order::Serve),
             generations: (0..workers).map(|_| AtomicU64::new(0)).collect(),
             served: watch::Sender::new(0),

@@ -1,0 +1,16 @@
+//! What the system gives to the process: descriptors.
+
+mod descriptors;
+
+use gatehouse_tests::backend::Backend;
+use gatehouse_tests::manifests::{self, Scratch};
+
+/// A folder whose only host, `app.test`, is served by this backend.
+fn served_by(backend: &Backend) -> Scratch {
+    let scratch = Scratch::new();
+    let text = manifests::class()
+        + &manifests::service("app", &[backend.address])
+        + &manifests::ingress("app", "app.test", &[("/", "Prefix", "app")]);
+    scratch.write("all.yaml", text);
+    scratch
+}
