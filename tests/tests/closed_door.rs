@@ -1,9 +1,10 @@
 //! An Ingress that restricts access in a way that cannot be applied answers nobody, in each of its
-//! places; its neighbours on the same host do not notice.
+//! places; its neighbours on the same host do not notice. The admin server is closed to web pages.
 
 use gatehouse_tests::backend::Backend;
 use gatehouse_tests::gateway::{self, Gateway};
 use gatehouse_tests::manifests::{self, Scratch};
+use gatehouse_tests::raw;
 
 fn annotated(name: &str, host: &str, annotation: &str, path: &str) -> String {
     let metadata = format!("{{name: {name}, namespace: demo}}");
@@ -217,5 +218,24 @@ fn check_fails_and_explain_says_why() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     for part in ["503", "broken_policy", "AnnotationRefused", "auth-url"] {
         assert!(text.contains(part), "explain names {part}: {text}");
+    }
+}
+
+#[test]
+fn a_web_page_whose_name_resolves_to_loopback_reads_nothing_of_the_admin_server() {
+    let scratch = Scratch::new();
+    let gateway = Gateway::start(scratch.path(), &[]);
+    let ask = |host: &str| raw::get(gateway.admin, host, "/api/snapshot").expect("an answer");
+    let answer = ask("rebound.example:9091");
+    assert_eq!(answer.status, 421);
+    assert!(answer.text().contains("http://127.0.0.1"), "{answer:?}");
+    assert!(!answer.text().contains("generation"), "{answer:?}");
+    for host in [
+        "localhost",
+        "gateway.localhost:9091",
+        "127.0.0.1",
+        "[::1]:9091",
+    ] {
+        assert_eq!(ask(host).status, 200, "{host}");
     }
 }

@@ -20,7 +20,7 @@ pub(super) struct Page {
 }
 
 impl Page {
-    fn text(status: StatusCode, body: impl Into<String>) -> Self {
+    pub(super) fn text(status: StatusCode, body: impl Into<String>) -> Self {
         Self {
             status,
             content_type: "text/plain; charset=utf-8",

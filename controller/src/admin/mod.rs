@@ -1,11 +1,13 @@
 //! The admin server: health, metrics and a read-only view of what is served and why.
 //!
 //! Invariants: only GET and HEAD; not protected by itself, so it listens on loopback unless told
-//! otherwise; connections, their heads and their life are bounded; it runs on a thread of its own
-//! and never waits for the engine.
+//! otherwise, and there answers no web page that reaches it under a name of its own; connections,
+//! their heads and their life are bounded; it runs on a thread of its own and never waits for the
+//! engine.
 
 mod api;
 mod health;
+mod host;
 
 use std::convert::Infallible;
 use std::io;
@@ -77,6 +79,9 @@ pub fn start(listener: StdListener, state: State) -> io::Result<()> {
 
 async fn serve(listener: TcpListener, state: State) {
     let state = Arc::new(state);
+    let guarded = listener
+        .local_addr()
+        .is_ok_and(|address| address.ip().to_canonical().is_loopback());
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut told: Option<Instant> = None;
     loop {
@@ -87,7 +92,7 @@ async fn serve(listener: TcpListener, state: State) {
             Ok((stream, _)) => {
                 let state = Arc::clone(&state);
                 tokio::spawn(async move {
-                    connection(stream, state).await;
+                    connection(stream, state, guarded).await;
                     drop(place);
                 });
             }
@@ -102,9 +107,10 @@ async fn serve(listener: TcpListener, state: State) {
     }
 }
 
-async fn connection(stream: TcpStream, state: Arc<State>) {
+/// `guarded`: only names that nobody else can own are answered.
+async fn connection(stream: TcpStream, state: Arc<State>, guarded: bool) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = respond(&state, &request);
+        let response = respond(&state, &request, guarded);
         async move { Ok::<_, Infallible>(response) }
     });
     let serving = http1::Builder::new()
@@ -116,9 +122,13 @@ async fn connection(stream: TcpStream, state: Arc<State>) {
     timeout(LIFE, serving).await.ok();
 }
 
-fn respond(state: &State, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn respond(state: &State, request: &Request<Incoming>, guarded: bool) -> Response<Full<Bytes>> {
     let uri = request.uri();
-    let page = api::page(state, request.method(), uri.path(), uri.query());
+    let page = if guarded && !host::is_ours(uri, request.headers()) {
+        api::Page::text(StatusCode::MISDIRECTED_REQUEST, host::REMEDY)
+    } else {
+        api::page(state, request.method(), uri.path(), uri.query())
+    };
     let mut response = Response::new(Full::new(Bytes::from(page.body)));
     *response.status_mut() = page.status;
     let headers = response.headers_mut();

@@ -15,12 +15,16 @@ struct Admin {
 
 impl Admin {
     fn start() -> Self {
+        Self::start_at("127.0.0.1:0")
+    }
+
+    fn start_at(address: &str) -> Self {
         let metrics = Metrics::new();
         let (_, published) = Publisher::new(Arc::clone(&metrics));
         let mut engine = Engine::new(Arc::default(), Arc::default());
         let (report, reports) = watch::channel(Arc::new(engine.report()));
         let readiness = Readiness::default();
-        let listener = StdListener::bind("127.0.0.1:0").unwrap();
+        let listener = StdListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let state = State {
             published,
@@ -41,8 +45,14 @@ impl Admin {
 
     /// The whole answer to a request without a body.
     async fn ask(&self, method: &str, target: &str) -> String {
+        self.ask_as("localhost", method, target).await
+    }
+
+    /// The same for a name of the client's choice.
+    async fn ask_as(&self, host: &str, method: &str, target: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
-        let request = format!("{method} {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -122,4 +132,28 @@ async fn the_api_speaks_json_and_explains_mistakes() {
             .await
             .contains("gatehouse_generation")
     );
+}
+
+#[tokio::test]
+async fn on_loopback_a_web_page_under_a_name_of_its_own_reads_nothing() {
+    let admin = Admin::start();
+    for path in ["/api/snapshot", "/metrics", "/healthz"] {
+        let answer = admin.ask_as("rebound.example:9091", "GET", path).await;
+        assert!(answer.starts_with("HTTP/1.1 421"), "{answer}");
+        assert!(answer.contains("localhost"), "{answer}");
+    }
+    for host in ["127.0.0.1:9091", "[::1]", "gateway.localhost"] {
+        let answer = admin.ask_as(host, "GET", "/healthz").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{host}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn on_other_addresses_every_name_is_answered() {
+    // Prometheus and kubelets ask for the names that they know.
+    let admin = Admin::start_at("0.0.0.0:0");
+    let answer = admin
+        .ask_as("gatehouse-admin.demo.svc", "GET", "/healthz")
+        .await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }

@@ -91,7 +91,8 @@ pub struct RunArgs {
     pub https_listen: SocketAddr,
 
     /// Where to listen for health checks, metrics and the API. Not protected: keep it on a
-    /// loopback address or behind a firewall.
+    /// loopback address, where it answers to addresses, localhost and *.localhost only, or behind
+    /// a firewall.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9091", value_parser = listen_address)]
     pub admin_listen: SocketAddr,
 

@@ -1,0 +1,86 @@
+//! Whom a request to the admin server means.
+//!
+//! A server on loopback is out of reach for a web page, unless the page's own name is made to
+//! resolve to 127.0.0.1 (DNS rebinding): then the browser lets it read everything. Its requests
+//! still carry that name.
+//!
+//! Invariant: on loopback only names that nobody else can own are answered. On other addresses
+//! every name is, because Prometheus and kubelets use names of their choice; whoever listens there
+//! has decided who can connect.
+
+use std::net::IpAddr;
+
+use http::header::HOST;
+use http::uri::Authority;
+use http::{HeaderMap, Uri};
+
+/// Whether every name that the request gives is an address, `localhost` or below it. No name at
+/// all is fine: browsers always send one.
+pub(super) fn is_ours(uri: &Uri, headers: &HeaderMap) -> bool {
+    let target = uri.authority().is_none_or(local);
+    target
+        && headers.get_all(HOST).iter().all(|value| {
+            value.is_empty()
+                || Authority::try_from(value.as_bytes()).is_ok_and(|authority| local(&authority))
+        })
+}
+
+fn local(authority: &Authority) -> bool {
+    let host = authority.host();
+    let address = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    if address.parse::<IpAddr>().is_ok() {
+        return true;
+    }
+    let name = host.strip_suffix('.').unwrap_or(host);
+    name.rsplit('.')
+        .next()
+        .is_some_and(|label| label.eq_ignore_ascii_case("localhost"))
+}
+
+/// What such a request is told.
+pub(super) const REMEDY: &str = "this admin server listens on loopback and answers to addresses, localhost and *.localhost only, \
+     because any other name may belong to a web page; use http://127.0.0.1 with the same port\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(uri: &str, host: &str) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, host.parse().unwrap());
+        is_ours(&uri.parse().unwrap(), &headers)
+    }
+
+    #[test]
+    fn only_names_that_nobody_can_own_are_ours() {
+        let ours = [
+            "localhost",
+            "LOCALHOST:9091",
+            "localhost.:1",
+            "admin.localhost",
+            "127.0.0.1:9091",
+            "10.0.0.1",
+            "[::1]:9091",
+            "",
+        ];
+        for host in ours {
+            assert!(asked("/", host), "{host}");
+        }
+        let foreign = [
+            "rebound.example:9091",
+            "localhost.example",
+            "notlocalhost",
+            "127.0.0.1.example",
+            "127.0.0.1@rebound.example",
+            "a b",
+        ];
+        for host in foreign {
+            assert!(!asked("/", host), "{host}");
+        }
+        assert!(!asked("http://rebound.example/", "localhost"));
+        assert!(is_ours(&"/".parse().unwrap(), &HeaderMap::new()));
+    }
+}
