@@ -16,6 +16,7 @@ pub mod rbac;
 pub mod reference;
 pub mod resolver;
 pub mod run;
+mod signals;
 pub mod simulate;
 pub mod source;
 pub mod status;

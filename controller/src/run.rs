@@ -18,7 +18,6 @@ use gatehouse_gateway::metrics::Metrics;
 use gatehouse_gateway::model::{ListenerPlan, ListenerProtocol, ServerId};
 use gatehouse_gateway::publish::{Published, Publisher};
 use gatehouse_gateway::server::{Gateway, GatewayConfig, StartError};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, Readiness};
@@ -26,6 +25,7 @@ use crate::config::flags::{AccessLogFormat, RunArgs};
 use crate::config::{ClassReading, Replica};
 use crate::engine::{self, Engine, Report};
 use crate::leader::Clients;
+use crate::signals::Signals;
 use crate::simulate::ListenerView;
 use crate::source::kubernetes::access::{Access, Origin};
 use crate::source::kubernetes::contact::Contacts;
@@ -241,7 +241,8 @@ struct Life {
 
 impl Life {
     async fn live(mut self, args: &RunArgs) -> Result<ExitCode, Failure> {
-        let mut signals = Signals::new()?;
+        let mut signals = Signals::new()
+            .map_err(|error| Failure::System(format!("signals cannot be handled: {error}")))?;
         let first = tokio::select! {
             never = self.watch_over() => never,
             signal = signals.next() => signal,
@@ -407,56 +408,6 @@ impl Write for Output {
 
     fn flush(&mut self) -> io::Result<()> {
         self.stdout.flush()
-    }
-}
-
-/// The signals that end the process.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-/// Which one came.
-#[derive(Debug, Clone, Copy)]
-enum Stop {
-    Terminate,
-    Interrupt,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        let handle = |kind| {
-            signal(kind)
-                .map_err(|error| Failure::System(format!("signals cannot be handled: {error}")))
-        };
-        Ok(Self {
-            terminate: handle(SignalKind::terminate())?,
-            interrupt: handle(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> Stop {
-        tokio::select! {
-            _ = self.terminate.recv() => Stop::Terminate,
-            _ = self.interrupt.recv() => Stop::Interrupt,
-        }
-    }
-}
-
-impl Stop {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Terminate => "SIGTERM",
-            Self::Interrupt => "SIGINT",
-        }
-    }
-
-    /// 128 and the number of the signal, as shells report it.
-    fn exit_status(self) -> u8 {
-        match self {
-            Self::Terminate => 143,
-            Self::Interrupt => 130,
-        }
     }
 }
 

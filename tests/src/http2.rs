@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use h2::RecvStream;
-use h2::client::SendRequest;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
 use tokio::net::TcpStream;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio_rustls::TlsConnector;
 
 use crate::raw;
@@ -123,6 +123,26 @@ impl Session {
         })
     }
 
+    /// A POST that is not finished yet.
+    pub fn begin(&mut self, host: &str, path: &str, headers: &[(&str, &str)]) -> Open {
+        let uri = format!("{}://{host}{path}", self.scheme);
+        let mut request = Request::post(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).expect("a request");
+        let sender = self.sender.clone();
+        let (answer, content) = self.runtime.block_on(async move {
+            let mut sender = sender.ready().await.expect("a connection");
+            sender.send_request(request, false).expect("a stream")
+        });
+        Open {
+            runtime: self.runtime.handle().clone(),
+            answer,
+            content,
+        }
+    }
+
     /// Any request. Content is sent in one piece, without trailers.
     #[expect(clippy::too_many_arguments, reason = "the parts of a request")]
     pub fn send(
@@ -146,14 +166,43 @@ impl Session {
             let mut sender = sender.ready().await?;
             let (answer, mut stream) = sender.send_request(request, body.is_empty())?;
             if !body.is_empty() {
-                send_all(&mut stream, body).await?;
+                send_all(&mut stream, body, true).await?;
             }
             collect(answer.await?).await
         })
     }
 }
 
-async fn send_all(stream: &mut h2::SendStream<Bytes>, mut body: Bytes) -> Result<(), h2::Error> {
+/// A request whose content is not all sent yet.
+pub struct Open {
+    runtime: Handle,
+    answer: ResponseFuture,
+    content: SendStream<Bytes>,
+}
+
+impl Open {
+    /// Sends a part of the content.
+    pub fn say(&mut self, part: &[u8]) -> Result<(), h2::Error> {
+        let part = Bytes::copy_from_slice(part);
+        self.runtime
+            .block_on(send_all(&mut self.content, part, false))
+    }
+
+    /// Sends the last part and reads the answer.
+    pub fn finish(mut self, part: &[u8]) -> Result<Answer, h2::Error> {
+        let part = Bytes::copy_from_slice(part);
+        self.runtime.block_on(async {
+            send_all(&mut self.content, part, true).await?;
+            collect(self.answer.await?).await
+        })
+    }
+}
+
+async fn send_all(
+    stream: &mut SendStream<Bytes>,
+    mut body: Bytes,
+    last: bool,
+) -> Result<(), h2::Error> {
     while !body.is_empty() {
         stream.reserve_capacity(body.len());
         let room = std::future::poll_fn(|context| stream.poll_capacity(context)).await;
@@ -161,7 +210,7 @@ async fn send_all(stream: &mut h2::SendStream<Bytes>, mut body: Bytes) -> Result
             return Ok(());
         };
         let part = body.split_to(room.min(body.len()));
-        stream.send_data(part, body.is_empty())?;
+        stream.send_data(part, last && body.is_empty())?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
-//! What the system gives to the process: descriptors.
+//! What the system gives to the process and asks of it: descriptors and signals.
 
 mod descriptors;
+mod signals;
 
 use gatehouse_tests::backend::Backend;
 use gatehouse_tests::manifests::{self, Scratch};
