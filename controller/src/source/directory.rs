@@ -3,8 +3,10 @@
 //! Invariants:
 //! - What is sent is the difference: an object that did not change is not sent again, and a file
 //!   whose content did not change is not decoded again.
-//! - A file that is gone takes its objects with it. A file that cannot be read, is empty, or holds
-//!   a broken document keeps the last good version of what it can no longer tell.
+//! - A file that is gone takes its objects with it, unless all are gone because the directory is
+//!   another one, without any entry: most likely a volume that is not mounted. A file that cannot
+//!   be read, is empty, or holds a broken document keeps the last good version of what it can no
+//!   longer tell.
 //! - Of an object that stands in several places, the first by path and position counts.
 //! - Objects are sent as they stand: places and times of files say nothing about their age.
 //! - Nothing is lost if the system reports no changes: the directory is looked at every
@@ -177,7 +179,12 @@ impl Directory {
     }
 
     fn scan_all(&mut self, touched: &Touched) -> Vec<Change> {
-        let found = walk(&self.root);
+        let mut found = walk(&self.root);
+        if found.is_bare() && !self.sent.is_empty() && found.identity != self.identity {
+            // The one that was believed last stays known, so that the doubt lasts.
+            found.identity = self.identity;
+            found.doubt();
+        }
         self.identity = found.identity;
         self.links = found.links;
         self.effort.directories += found.directories;

@@ -59,6 +59,21 @@ impl Walk {
             .any(|prefix| path.starts_with(prefix.as_str()))
     }
 
+    /// Whether there is nothing at all, not even a hidden file.
+    pub(super) fn is_bare(&self) -> bool {
+        self.entries == 0 && self.hidden.is_empty()
+    }
+
+    /// Nothing is not believed: whatever was read before may still be meant.
+    pub(super) fn doubt(&mut self) {
+        self.hidden.push(String::new());
+        self.complaints.push(unreadable(
+            ".",
+            "another directory, an empty one, is in its place, as when its volume is not mounted; what was read from it before keeps serving: mount or restore it, or put any file into it if nothing shall be served"
+                .into(),
+        ));
+    }
+
     /// There is more than is looked at: whatever was read before may be in it.
     fn cut_short(&mut self) {
         self.hidden.push(String::new());

@@ -279,6 +279,66 @@ fn a_directory_that_cannot_be_read_keeps_everything() {
 }
 
 #[test]
+fn an_empty_directory_in_the_place_of_another_takes_nothing_until_something_is_in_it() {
+    let scratch = Scratch::new();
+    scratch.write("in/a.yaml", &configmap("one", "x"));
+    scratch.write("in/b/c.yaml", &configmap("two", "x"));
+    let root = scratch.0.join("in");
+    let mut directory = Directory::new(root.clone());
+    directory.scan(&everything());
+
+    // What is seen of a volume that is not mounted: another directory, with nothing in it.
+    fs::rename(&root, scratch.0.join("volume")).unwrap();
+    fs::create_dir(&root).unwrap();
+    let changes = directory.scan(&everything());
+    assert_eq!(steps(&changes), [""; 0]);
+    assert!(complaints(&changes)[0].contains("mounted"));
+    assert!(directory.scan(&everything()).is_empty(), "told once");
+
+    fs::remove_dir(&root).unwrap();
+    fs::rename(scratch.0.join("volume"), &root).unwrap();
+    let changes = directory.scan(&everything());
+    assert_eq!(steps(&changes), [""; 0]);
+    assert_eq!(complaints(&changes), [""; 0], "mounted again");
+
+    fs::remove_dir_all(root.join("b")).unwrap();
+    assert_eq!(steps(&directory.scan(&everything())), ["-two"]);
+    fs::rename(&root, scratch.0.join("volume")).unwrap();
+    fs::create_dir(&root).unwrap();
+    assert_eq!(steps(&directory.scan(&everything())), [""; 0]);
+    fs::write(root.join(".keep"), "").unwrap();
+    assert_eq!(steps(&directory.scan(&everything())), ["-one"]);
+    assert!(complaints(&directory.scan(&everything())).is_empty());
+}
+
+#[test]
+fn files_that_are_removed_one_by_one_are_meant_the_last_one_too() {
+    let scratch = Scratch::new();
+    scratch.write("a.yaml", &configmap("one", "x"));
+    let mut directory = Directory::new(scratch.0.clone());
+    directory.scan(&everything());
+    fs::remove_file(scratch.0.join("a.yaml")).unwrap();
+    assert_eq!(steps(&directory.scan(&everything())), ["-one"]);
+}
+
+#[test]
+fn a_configmap_without_keys_is_meant() {
+    let scratch = Scratch::new();
+    scratch.write("..2026_01/a.yaml", &configmap("one", "x"));
+    symlink("..2026_01", scratch.0.join("..data")).unwrap();
+    symlink("..data/a.yaml", scratch.0.join("a.yaml")).unwrap();
+    let mut directory = Directory::new(scratch.0.clone());
+    directory.scan(&everything());
+
+    fs::create_dir(scratch.0.join("..2026_02")).unwrap();
+    symlink("..2026_02", scratch.0.join("..data_tmp")).unwrap();
+    fs::rename(scratch.0.join("..data_tmp"), scratch.0.join("..data")).unwrap();
+    fs::remove_file(scratch.0.join("a.yaml")).unwrap();
+    fs::remove_dir_all(scratch.0.join("..2026_01")).unwrap();
+    assert_eq!(steps(&directory.scan(&everything())), ["-one"]);
+}
+
+#[test]
 fn links_in_circles_end() {
     let scratch = Scratch::new();
     scratch.write("a/one.yaml", &configmap("one", "x"));
