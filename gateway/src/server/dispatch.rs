@@ -44,6 +44,7 @@ pub(crate) async fn handle(
         worker,
         connection,
         version: head.version,
+        head_only: head.method == Method::HEAD,
     };
     let step = exchange.admit(head, &incoming, &mut record);
     let mut response = match step {
@@ -150,6 +151,8 @@ struct Exchange<'a> {
     worker: &'a Rc<Worker>,
     connection: &'a Rc<Connection>,
     version: Version,
+    /// The client wants the fields of an answer and not its content.
+    head_only: bool,
 }
 
 impl Exchange<'_> {
@@ -504,7 +507,9 @@ impl Exchange<'_> {
             None => Bytes::new(),
         };
         let length = text.len();
-        let watched = self.http2() && length > 0;
+        // On HTTP/1 hyper knows; on HTTP/2 it would send the content and break the stream.
+        let text = if self.head_only { Bytes::new() } else { text };
+        let watched = self.http2() && !text.is_empty();
         let active = watched.then(|| self.worker.active.watch(&self.connection.control));
         let mut response = Response::new(ResponseBody::watched(text, Some(record), active));
         *response.status_mut() = local.status;

@@ -11,6 +11,7 @@ use gatehouse_tests::gateway::Gateway;
 use gatehouse_tests::http2::Session;
 use gatehouse_tests::manifests::{self, Scratch};
 use gatehouse_tests::raw::{self, Client};
+use gatehouse_tests::tls::Handshake;
 use gatehouse_tests::wait;
 
 const LARGE: usize = 24 << 20;
@@ -265,4 +266,21 @@ fn a_content_above_the_limit_is_refused() {
         Ok(413),
         "chunks are counted"
     );
+}
+
+#[test]
+fn an_answer_of_the_gateway_itself_to_head_has_fields_and_no_content() {
+    let world = crate::World::start(&[]);
+    let secure = Handshake::h2("app.test");
+    let plain = Session::open(world.gateway.http, None);
+    let secure = Session::open(world.gateway.https, Some(&secure));
+    for mut session in [plain, secure] {
+        for round in 0..2 {
+            let answer = session.send("HEAD", "other.test", "/", &[], b"");
+            let answer = answer.expect("an answer");
+            assert_eq!((answer.status, answer.body.len()), (404, 0), "{round}");
+            assert_eq!(answer.header("content-length"), Some("25"));
+        }
+        assert_eq!(session.get("app.test", "/").expect("an answer").status, 200);
+    }
 }
