@@ -32,22 +32,13 @@ impl Kubectl {
 
     /// Runs it with this on its standard input.
     pub fn run_with(&self, arguments: &[&str], input: &str) -> Finished {
-        let mut child = Command::new(tool("kubectl"))
+        let mut command = Command::new(tool("kubectl"));
+        command
             .arg(format!("--kubeconfig={}", self.kubeconfig.display()))
             .arg(format!("--cache-dir={}", self.cache.display()))
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("kubectl starts");
-        let mut stdin = child.stdin.take().expect("stdin");
-        // It reads all of it before it writes anything. What it does not want it leaves unread.
-        stdin.write_all(input.as_bytes()).ok();
-        drop(stdin);
-        let output = child.wait_with_output().expect("kubectl ends");
-        let command = format!("kubectl {}", arguments.join(" "));
-        Finished { command, output }
+            .args(arguments);
+        let shown = format!("kubectl {}", arguments.join(" "));
+        Finished::of(command, shown, input)
     }
 
     /// Applies manifests, server-side.
@@ -109,6 +100,26 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// Runs a command to its end, with this on its standard input.
+    pub(super) fn of(mut command: Command, shown: String, input: &str) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{shown} starts: {error}"));
+        let mut stdin = child.stdin.take().expect("stdin");
+        // It reads all of it before it writes anything. What it does not want it leaves unread.
+        stdin.write_all(input.as_bytes()).ok();
+        drop(stdin);
+        let output = child.wait_with_output();
+        let output = output.unwrap_or_else(|error| panic!("{shown} ends: {error}"));
+        Self {
+            command: shown,
+            output,
+        }
+    }
+
     /// Whether it was successful.
     pub fn ok(&self) -> bool {
         self.output.status.success()

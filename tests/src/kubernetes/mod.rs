@@ -7,6 +7,7 @@
 
 mod audit;
 pub mod cluster;
+mod helm;
 mod kubectl;
 mod proxy;
 mod space;
@@ -25,6 +26,7 @@ use crate::raw::{self, Client};
 use crate::tls::Handshake;
 
 pub use audit::Audited;
+pub use helm::{Helm, chart};
 pub use kubectl::{Finished, Kubectl};
 pub use proxy::Proxy;
 pub use space::{Space, endpoint};

@@ -1,0 +1,93 @@
+{{- /* Every alarm says what is wrong, what it means for requests and where to look. */}}
+{{- define "gatehouse.alarms" -}}
+{{- $of := printf "namespace=%q" .Release.Namespace -}}
+- alert: GatehouseAbsent
+  expr: absent(gatehouse_generation{ {{- $of -}} })
+  for: 5m
+  labels: {severity: critical}
+  annotations:
+    summary: No replica of Gatehouse is scraped
+    description: Either none runs, or Prometheus does not reach the admin port.
+- alert: GatehouseApiServerSilent
+  expr: max by (pod, kind) (gatehouse_source_last_contact_seconds{ {{- $of -}} }) > 300
+  for: 5m
+  labels: {severity: warning}
+  annotations:
+    summary: {{ `'{{ $labels.pod }} has not heard from the API server about {{ $labels.kind }} for 5 minutes'` }}
+    description: What was published keeps serving; changes do not arrive. Look at the API server and at /api/convergence.
+- alert: GatehouseSourceTrouble
+  expr: max by (pod, kind) (gatehouse_source_trouble{ {{- $of -}} }) > 0
+  for: 15m
+  labels: {severity: warning}
+  annotations:
+    summary: {{ `'{{ $labels.pod }} cannot follow {{ $labels.kind }}'` }}
+    description: Most often rights are missing. /readyz and the log say which; compare with `gatehouse generate rbac`.
+- alert: GatehouseReplicasDiffer
+  expr: count(count_values("digest", gatehouse_digest{ {{- $of -}} })) > 1
+  for: 10m
+  labels: {severity: warning}
+  annotations:
+    summary: The replicas of Gatehouse do not serve the same
+    description: One of them has not received the latest changes. Compare /api/convergence of the pods.
+- alert: GatehouseNoLeader
+  expr: sum(gatehouse_leader{ {{- $of -}} }) == 0
+  for: 10m
+  labels: {severity: warning}
+  annotations:
+    summary: No replica of Gatehouse leads
+    description: Requests are served; the status of Ingresses and Events are not written. Look at the Lease and the rights to it.
+- alert: GatehouseCertificateEnds
+  expr: min by (certificate) (gatehouse_certificate_not_after_seconds{ {{- $of -}} }) - time() < {{ mul .Values.metrics.prometheusRule.certificateDays 86400 }}
+  for: 1h
+  labels: {severity: warning}
+  annotations:
+    summary: {{ printf "'The certificate {{ $labels.certificate }} ends in less than %d days'" (int .Values.metrics.prometheusRule.certificateDays) }}
+    description: Renew the Secret; the new certificate is served without a restart.
+- alert: GatehouseCertificateEnded
+  expr: min by (certificate) (gatehouse_certificate_not_after_seconds{ {{- $of -}} }) - time() < 86400
+  labels: {severity: critical}
+  annotations:
+    summary: {{ `'The certificate {{ $labels.certificate }} ends within a day, or has ended'` }}
+    description: Clients will refuse to connect, or already do.
+- alert: GatehousePanics
+  expr: increase(gatehouse_panics_total{ {{- $of -}} }[15m]) > 0
+  labels: {severity: critical}
+  annotations:
+    summary: {{ `'Requests failed in {{ $labels.pod }} by a defect of Gatehouse'` }}
+    description: Only those requests failed. The log has the details; please report them.
+- alert: GatehouseConnectionsRefused
+  expr: rate(gatehouse_connections_refused_total{ {{- $of -}} }[5m]) > 0
+  for: 5m
+  labels: {severity: warning}
+  annotations:
+    summary: {{ `'{{ $labels.pod }} refuses connections because a limit is reached'` }}
+    description: See the settings max-connections and max-connections-per-client; behind a balancer, every client has its address.
+- alert: GatehouseAcceptErrors
+  expr: rate(gatehouse_accept_errors_total{ {{- $of -}} }[5m]) > 0
+  for: 5m
+  labels: {severity: critical}
+  annotations:
+    summary: {{ `'{{ $labels.pod }} cannot accept connections'` }}
+    description: Most often the limit of open files is reached.
+- alert: GatehouseServerErrors
+  expr: sum by (exported_namespace, ingress) (rate(gatehouse_requests_total{ {{- $of -}} , code="5xx"}[5m])) / sum by (exported_namespace, ingress) (rate(gatehouse_requests_total{ {{- $of -}} }[5m])) > 0.05
+  for: 5m
+  labels: {severity: warning}
+  annotations:
+    summary: {{ `'More than 5 % of the requests of the Ingress {{ $labels.exported_namespace }}/{{ $labels.ingress }} fail'` }}
+    description: gatehouse_local_answers_total tells by reason what Gatehouse answered itself; the rest are answers of the backend.
+- alert: GatehouseUnreachableEndpoints
+  expr: sum by (pod) (rate(gatehouse_upstream_connect_failures_total{ {{- $of -}} }[5m])) / sum by (pod) (rate(gatehouse_upstream_connects_total{ {{- $of -}} }[5m])) > 0.2
+  for: 5m
+  labels: {severity: warning}
+  annotations:
+    summary: {{ `'{{ $labels.pod }} cannot connect to many endpoints'` }}
+    description: A network policy, or backends that are ready before they listen.
+- alert: GatehouseAccessLogDropped
+  expr: rate(gatehouse_access_log_dropped_total{ {{- $of -}} }[5m]) > 0
+  for: 15m
+  labels: {severity: warning}
+  annotations:
+    summary: {{ `'{{ $labels.pod }} drops lines of the access log'` }}
+    description: Whoever reads its standard output is too slow. Requests are not held up.
+{{- end }}

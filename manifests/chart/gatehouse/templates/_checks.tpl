@@ -1,0 +1,73 @@
+{{- /* Combinations that the schema cannot refuse. Each is answered with what is wrong and what to do. */}}
+{{- define "gatehouse.checks" }}
+{{- $needed := add .Values.drain.delaySeconds .Values.drain.timeoutSeconds 5 | int }}
+{{- if lt (int .Values.terminationGracePeriodSeconds) $needed }}
+{{- fail (printf "terminationGracePeriodSeconds is %d, but draining takes up to %d seconds (drain.delaySeconds + drain.timeoutSeconds + 5): the kubelet would kill requests that are still running. Set terminationGracePeriodSeconds to %d or more, or drain for less time." (int .Values.terminationGracePeriodSeconds) $needed $needed) }}
+{{- end }}
+{{- $type := include "gatehouse.serviceType" . }}
+{{- if or (not .Values.service.enabled) (eq $type "ClusterIP") }}
+{{- if or .Values.service.nodePorts.http .Values.service.nodePorts.https .Values.service.externalTrafficPolicy }}
+{{- fail "service.nodePorts and service.externalTrafficPolicy have no effect on a Service that is not reached from outside. Set service.type to NodePort or LoadBalancer, or leave them out." }}
+{{- end }}
+{{- end }}
+{{- if ne $type "LoadBalancer" }}
+{{- if or .Values.service.loadBalancerClass .Values.service.loadBalancerSourceRanges }}
+{{- fail "service.loadBalancerClass and service.loadBalancerSourceRanges have no effect without service.type LoadBalancer. Set it, or leave them out." }}
+{{- end }}
+{{- end }}
+{{- $ports := list (int .Values.listen.http) (int .Values.listen.https) (int .Values.listen.admin) }}
+{{- if ne (len (uniq $ports)) 3 }}
+{{- fail "listen.http, listen.https and listen.admin must be three different ports." }}
+{{- end }}
+{{- if eq .Values.mode "daemonset" }}
+{{- with .Values.daemonset }}
+{{- if and .hostPorts.enabled (eq (int .hostPorts.http) (int .hostPorts.https)) }}
+{{- fail "daemonset.hostPorts.http and daemonset.hostPorts.https must be two different ports." }}
+{{- end }}
+{{- if and .hostNetwork $.Values.networkPolicy.enabled }}
+{{- fail "networkPolicy.enabled has no effect on pods with daemonset.hostNetwork, so the admin port would be open to whoever reaches the node. Use daemonset.hostPorts instead of the network of the node, or leave the NetworkPolicy out and keep the admin port behind the firewall of the node." }}
+{{- end }}
+{{- end }}
+{{- if not (or .Values.service.enabled (include "gatehouse.hostPorts" .) (include "gatehouse.hostNetwork" .)) }}
+{{- fail "nobody could reach the gateway. Enable service, daemonset.hostPorts or daemonset.hostNetwork." }}
+{{- end }}
+{{- else }}
+{{- if not .Values.service.enabled }}
+{{- fail "nobody could reach a deployment without a Service. Set service.enabled to true." }}
+{{- end }}
+{{- with .Values.deployment }}
+{{- if and (eq (toString .maxSurge) "0" "0%") (eq (toString .maxUnavailable) "0" "0%") }}
+{{- fail "deployment.maxSurge and deployment.maxUnavailable are both 0, so no update could ever be rolled out. Set one of them to 1." }}
+{{- end }}
+{{- with .autoscaling }}
+{{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
+{{- fail "deployment.autoscaling.minReplicas is greater than maxReplicas." }}
+{{- end }}
+{{- if and .enabled (not (or .targetCPU .targetMemory)) }}
+{{- fail "deployment.autoscaling has nothing to look at. Set targetCPU or targetMemory." }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range $section, $names := dict "proxyProtocol" (list "use-proxy-protocol" "proxy-protocol-cidr") "forwardedHeaders" (list "use-forwarded-headers" "proxy-real-ip-cidr") }}
+{{- with get $.Values $section }}{{ if .enabled }}
+{{- if not .trustedCIDRs }}
+{{- fail (printf "%s.enabled without %s.trustedCIDRs would believe nobody. List the networks of the balancers in front." $section $section) }}
+{{- end }}
+{{- range $name := $names }}
+{{- if hasKey $.Values.settings $name }}
+{{- fail (printf "settings.%s is what the section %s stands for. Leave one of them out." $name $section) }}
+{{- end }}
+{{- end }}
+{{- end }}{{ end }}
+{{- end }}
+{{- if and .Values.defaultBackendService .Values.watchNamespaces }}
+{{- $namespace := first (splitList "/" .Values.defaultBackendService) }}
+{{- if not (has $namespace .Values.watchNamespaces) }}
+{{- fail (printf "defaultBackendService is in the namespace %s, which is not one of watchNamespaces, so it could not be read. Add the namespace, or choose a Service of another one." $namespace) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.metrics.serviceMonitor.enabled .Values.metrics.podMonitor.enabled }}
+{{- fail "metrics.serviceMonitor and metrics.podMonitor would both have every pod scraped. Enable one of them." }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,76 @@
+{{- define "gatehouse.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- /* Ends of up to 8 characters are appended to it. */}}
+{{- define "gatehouse.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 54 | trimSuffix "-" }}
+{{- else }}
+{{- $name := include "gatehouse.name" . }}
+{{- ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) | trunc 54 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "gatehouse.serviceAccountName" -}}
+{{- default (include "gatehouse.fullname" .) .Values.serviceAccount.name }}
+{{- end }}
+
+{{- define "gatehouse.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "gatehouse.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "gatehouse.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+{{ include "gatehouse.selectorLabels" . }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "gatehouse.image" -}}
+{{- with .Values.image }}
+{{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ default $.Chart.AppVersion .tag }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{- define "gatehouse.serviceType" -}}
+{{- default (ternary "NodePort" "ClusterIP" (eq .Values.mode "deployment")) .Values.service.type }}
+{{- end }}
+
+{{- define "gatehouse.hostNetwork" -}}
+{{- if and (eq .Values.mode "daemonset") .Values.daemonset.hostNetwork }}true{{ end }}
+{{- end }}
+
+{{- define "gatehouse.hostPorts" -}}
+{{- if and (eq .Values.mode "daemonset") .Values.daemonset.hostPorts.enabled (not .Values.daemonset.hostNetwork) }}true{{ end }}
+{{- end }}
+
+{{- /* NAMESPACE/NAME of the Service whose addresses are written into the status. */}}
+{{- define "gatehouse.publishService" -}}
+{{- if .Values.status.publishService }}
+{{- .Values.status.publishService }}
+{{- else if and .Values.service.enabled (eq (include "gatehouse.serviceType" .) "LoadBalancer") (not .Values.status.addresses) }}
+{{- .Release.Namespace }}/{{ include "gatehouse.fullname" . }}
+{{- end }}
+{{- end }}
+
+{{- /* Settings of the ConfigMap: those of the values, and those that sections of the values stand for. */}}
+{{- define "gatehouse.settings" -}}
+{{- $settings := dict }}
+{{- range $name, $value := .Values.settings }}
+{{- $_ := set $settings $name (ternary (printf "%.0f" $value) (toString $value) (kindIs "float64" $value)) }}
+{{- end }}
+{{- with .Values.proxyProtocol }}{{ if .enabled }}
+{{- $_ := set $settings "use-proxy-protocol" "true" }}
+{{- $_ := set $settings "proxy-protocol-cidr" (join "," .trustedCIDRs) }}
+{{- end }}{{ end }}
+{{- with .Values.forwardedHeaders }}{{ if .enabled }}
+{{- $_ := set $settings "use-forwarded-headers" "true" }}
+{{- $_ := set $settings "proxy-real-ip-cidr" (join "," .trustedCIDRs) }}
+{{- end }}{{ end }}
+{{- toYaml $settings }}
+{{- end }}

@@ -1,0 +1,182 @@
+{{- define "gatehouse.args" -}}
+{{- $any := ternary (printf "[%s]" .Values.listen.address) .Values.listen.address (contains ":" .Values.listen.address) -}}
+- run
+- --http-listen={{ $any }}:{{ .Values.listen.http }}
+- --https-listen={{ $any }}:{{ .Values.listen.https }}
+- --admin-listen={{ $any }}:{{ .Values.listen.admin }}
+- --configmap={{ .Release.Namespace }}/{{ include "gatehouse.fullname" . }}
+- --ingress-class={{ .Values.ingressClass.name }}
+- --controller-class={{ .Values.ingressClass.controller }}
+{{- if .Values.ingressClass.byName }}
+- --ingress-class-by-name
+{{- end }}
+{{- if .Values.ingressClass.withoutClass }}
+- --watch-ingress-without-class
+{{- end }}
+{{- range .Values.watchNamespaces }}
+- --watch-namespace={{ . }}
+{{- end }}
+{{- with .Values.ingressSelector }}
+- --watch-ingress-selector={{ . }}
+{{- end }}
+- --host-ownership={{ .Values.hostOwnership }}
+{{- with .Values.defaultBackendService }}
+- --default-backend-service={{ . }}
+{{- end }}
+{{- with .Values.defaultCertificate }}
+- --default-ssl-certificate={{ . }}
+{{- end }}
+{{- if .Values.disableCatchAll }}
+- --disable-catch-all
+{{- end }}
+{{- if .Values.leaderElection.enabled }}
+- --election-id={{ .Values.leaderElection.id }}
+{{- else }}
+- --leader-election=false
+{{- end }}
+{{- if .Values.status.enabled }}
+{{- with include "gatehouse.publishService" . }}
+- --publish-service={{ . }}
+{{- end }}
+{{- range .Values.status.addresses }}
+- --publish-status-address={{ . }}
+{{- end }}
+{{- if .Values.status.nodeInternalIP }}
+- --report-node-internal-ip-address
+{{- end }}
+{{- if .Values.status.clearOnShutdown }}
+- --update-status-on-shutdown
+{{- end }}
+{{- else }}
+- --update-status=false
+{{- end }}
+{{- with .Values.workers }}
+- --workers={{ . }}
+{{- end }}
+- --log-format={{ .Values.log.format }}
+- --log-level={{ .Values.log.level }}
+- --access-log={{ .Values.log.access }}
+- --drain-delay={{ .Values.drain.delaySeconds }}s
+- --drain-timeout={{ .Values.drain.timeoutSeconds }}s
+{{- end }}
+
+{{- define "gatehouse.pod" -}}
+metadata:
+  {{- with .Values.pod.annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  labels:
+    {{- include "gatehouse.selectorLabels" . | nindent 4 }}
+    {{- with .Values.commonLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    {{- with .Values.pod.labels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  serviceAccountName: {{ include "gatehouse.serviceAccountName" . }}
+  {{- with .Values.image.pullSecrets }}
+  imagePullSecrets:
+    {{- range . }}
+    - name: {{ . }}
+    {{- end }}
+  {{- end }}
+  {{- with .Values.pod.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
+  {{- if include "gatehouse.hostNetwork" . }}
+  hostNetwork: true
+  {{- end }}
+  {{- with .Values.pod.dnsPolicy | default (ternary "ClusterFirstWithHostNet" "" (include "gatehouse.hostNetwork" . | eq "true")) }}
+  dnsPolicy: {{ . }}
+  {{- end }}
+  securityContext:
+    runAsNonRoot: true
+    runAsUser: 65532
+    runAsGroup: 65532
+    seccompProfile:
+      type: RuntimeDefault
+  containers:
+    - name: gatehouse
+      image: {{ include "gatehouse.image" . | quote }}
+      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      args:
+        {{- range splitList "\n" (include "gatehouse.args" .) }}
+        - {{ trimPrefix "- " . | quote }}
+        {{- end }}
+      env:
+        - name: POD_NAME
+          valueFrom:
+            fieldRef:
+              fieldPath: metadata.name
+        - name: POD_NAMESPACE
+          valueFrom:
+            fieldRef:
+              fieldPath: metadata.namespace
+      ports:
+        - name: http
+          containerPort: {{ .Values.listen.http }}
+          {{- if include "gatehouse.hostPorts" . }}
+          hostPort: {{ .Values.daemonset.hostPorts.http }}
+          {{- end }}
+        - name: https
+          containerPort: {{ .Values.listen.https }}
+          {{- if include "gatehouse.hostPorts" . }}
+          hostPort: {{ .Values.daemonset.hostPorts.https }}
+          {{- end }}
+        - name: admin
+          containerPort: {{ .Values.listen.admin }}
+      # From the first snapshot that every worker serves until SIGTERM.
+      readinessProbe:
+        httpGet:
+          path: /readyz
+          port: admin
+        periodSeconds: 5
+        timeoutSeconds: 3
+        failureThreshold: 3
+      # Fails for what only a restart can mend.
+      livenessProbe:
+        httpGet:
+          path: /healthz
+          port: admin
+        periodSeconds: 10
+        timeoutSeconds: 5
+        failureThreshold: 3
+      securityContext:
+        allowPrivilegeEscalation: false
+        readOnlyRootFilesystem: true
+        capabilities:
+          drop: [ALL]
+      {{- with .Values.pod.resources }}
+      resources:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
+  {{- with .Values.pod.nodeSelector }}
+  nodeSelector:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.pod.tolerations }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.pod.affinity }}
+  affinity:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- if and .Values.deployment.topologySpreadConstraints (eq .Values.mode "deployment") }}
+  topologySpreadConstraints:
+    {{- range .Values.deployment.topologySpreadConstraints }}
+    - {{ toYaml . | nindent 6 | trim }}
+      {{- if not .labelSelector }}
+      labelSelector:
+        matchLabels:
+          {{- include "gatehouse.selectorLabels" $ | nindent 10 }}
+      {{- if not .matchLabelKeys }}
+      matchLabelKeys: [pod-template-hash]
+      {{- end }}
+      {{- end }}
+    {{- end }}
+  {{- end }}
+{{- end }}

@@ -1,0 +1,120 @@
+//! Values that cannot work are refused with a sentence, before anything is installed.
+
+use gatehouse_tests::kubernetes::{Helm, cluster};
+
+/// Values, and words of the answer.
+const REFUSED: &[(&str, &[&str])] = &[
+    ("mode: statefulset", &["/mode", "'deployment', 'daemonset'"]),
+    (
+        "replicas: 2",
+        &["additional properties 'replicas' not allowed"],
+    ),
+    (
+        "deployment: {replica: 2}",
+        &["/deployment", "'replica' not allowed"],
+    ),
+    ("listen: {http: 80}", &["/listen/http", "want 1,024"]),
+    ("listen: {http: 8443}", &["three different ports"]),
+    (
+        "service: {type: External}",
+        &["/service/type", "'NodePort'"],
+    ),
+    (
+        "service: {nodePorts: {http: 70000}}",
+        &["/service/nodePorts/http", "want 65,535"],
+    ),
+    (
+        "defaultCertificate: certificate",
+        &["/defaultCertificate", "does not match"],
+    ),
+    ("watchNamespaces: [Shop]", &["/watchNamespaces/0"]),
+    ("image: {digest: latest}", &["/image/digest"]),
+    (
+        "terminationGracePeriodSeconds: 60",
+        &["is 60", "draining takes up to 80 seconds", "to 80 or more"],
+    ),
+    (
+        "drain: {timeoutSeconds: 600}",
+        &["is 80", "up to 620 seconds"],
+    ),
+    (
+        "service: {type: ClusterIP, nodePorts: {http: 30080}}",
+        &[
+            "service.nodePorts",
+            "have no effect",
+            "NodePort or LoadBalancer",
+        ],
+    ),
+    (
+        "service: {loadBalancerClass: x}",
+        &[
+            "service.loadBalancerClass",
+            "without service.type LoadBalancer",
+        ],
+    ),
+    (
+        "service: {enabled: false}",
+        &["nobody could reach a deployment"],
+    ),
+    (
+        "{mode: daemonset, service: {enabled: false}, daemonset: {hostPorts: {enabled: false}}}",
+        &["nobody could reach the gateway"],
+    ),
+    (
+        "{mode: daemonset, daemonset: {hostPorts: {http: 443}}}",
+        &["must be two different ports"],
+    ),
+    (
+        "{mode: daemonset, daemonset: {hostNetwork: true}, networkPolicy: {enabled: true}}",
+        &["networkPolicy.enabled has no effect", "daemonset.hostPorts"],
+    ),
+    (
+        "deployment: {maxSurge: 0}",
+        &["no update could ever be rolled out"],
+    ),
+    (
+        "deployment: {autoscaling: {enabled: true, minReplicas: 20}}",
+        &["minReplicas is greater than maxReplicas"],
+    ),
+    (
+        "deployment: {autoscaling: {enabled: true, targetCPU: 0}}",
+        &["nothing to look at"],
+    ),
+    (
+        "proxyProtocol: {enabled: true}",
+        &["proxyProtocol.trustedCIDRs", "would believe nobody"],
+    ),
+    (
+        "{forwardedHeaders: {enabled: true, trustedCIDRs: [10.0.0.0/8]}, settings: {proxy-real-ip-cidr: 0.0.0.0/0}}",
+        &[
+            "settings.proxy-real-ip-cidr",
+            "the section forwardedHeaders",
+        ],
+    ),
+    (
+        "{watchNamespaces: [shop], defaultBackendService: pay/fallback}",
+        &["defaultBackendService", "namespace pay", "watchNamespaces"],
+    ),
+    (
+        "metrics: {serviceMonitor: {enabled: true}, podMonitor: {enabled: true}}",
+        &["scraped", "Enable one of them"],
+    ),
+];
+
+#[test]
+fn values_that_cannot_work_are_refused_with_a_sentence() {
+    cluster::alone(|| {
+        let helm = Helm::alone();
+        for (values, words) in REFUSED {
+            let finished = helm.render("gatehouse", "gatehouse", values);
+            assert!(!finished.ok(), "{values} is accepted");
+            for word in *words {
+                let said = finished.text();
+                assert!(
+                    said.contains(word),
+                    "{word:?} is missing for {values}: {said}"
+                );
+            }
+        }
+    });
+}

@@ -1,0 +1,198 @@
+//! What is rendered: as reviewed, accepted by the API server to the last field, and no more
+//! privileged than it has to be.
+
+use std::fs;
+use std::path::Path;
+
+use gatehouse_tests::gateway;
+use gatehouse_tests::kubernetes::{ApiServer, Helm, chart, cluster, tool};
+use serde_json::{Value, json};
+
+use super::{RELEASE, cases, objects, pod, text};
+
+/// Compares with a file, or writes it.
+fn differs(file: &Path, now: &str) -> bool {
+    if fs::read_to_string(file).unwrap_or_default() == now {
+        return false;
+    }
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(file, now).expect("a golden file");
+        return false;
+    }
+    println!("--- {} is now:\n{now}", file.display());
+    true
+}
+
+/// Manifests for `kubectl apply`, without what only helm needs.
+fn plain(mode: &str) -> String {
+    let chart = chart().display().to_string();
+    let mode = format!("--set=mode={mode}");
+    let flags = ["template", RELEASE, &chart, "--namespace", RELEASE];
+    let helm = Helm::alone();
+    let rendered = helm.run(&[&flags[..], &["--skip-tests", &mode]].concat(), "");
+    let of_helm = ["helm.sh/chart:", "app.kubernetes.io/managed-by:"];
+    let lines = rendered.success();
+    let lines = lines
+        .lines()
+        .filter(|line| !of_helm.iter().any(|label| line.trim().starts_with(label)));
+    let lines: Vec<&str> = lines.collect();
+    format!(
+        "# Rendered from the chart next to this file with {}; a test keeps it fresh. Apply it with `kubectl apply -f`.\n\
+         apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {RELEASE}\n{}\n",
+        mode.trim_start_matches("--set="),
+        lines.join("\n")
+    )
+}
+
+#[test]
+fn the_chart_renders_what_was_reviewed() {
+    cluster::alone(|| {
+        let mut files = Vec::new();
+        for case in cases() {
+            files.push((case.folder.join("manifests.yaml"), case.render()));
+        }
+        for mode in ["deployment", "daemonset"] {
+            let file = gateway::workspace().join(format!("manifests/{mode}.yaml"));
+            files.push((file, plain(mode)));
+        }
+        files.retain(|(file, now)| differs(file, now));
+        let files: Vec<_> = files.iter().map(|(file, _)| file).collect();
+        assert!(files.is_empty(), "differ: {files:#?}");
+    });
+}
+
+#[test]
+fn helm_finds_nothing_to_complain_about() {
+    cluster::alone(|| {
+        let chart = chart().display().to_string();
+        for case in cases() {
+            let flags = ["lint", "--strict", &chart, "--values=-"];
+            let finished = Helm::alone().run(&flags, &case.values);
+            assert!(finished.ok(), "{}: {}", case.name, finished.text());
+        }
+    });
+}
+
+/// What the manifests of the cases refer to.
+fn prepare(server: &ApiServer) {
+    let definitions = tool("definitions/monitoring.coreos.com_podmonitors.yaml");
+    let definitions = definitions
+        .parent()
+        .expect("a folder")
+        .display()
+        .to_string();
+    let kubectl = server.kubectl();
+    kubectl
+        .run(&["apply", "--server-side", "-f", &definitions])
+        .success();
+    let established = ["wait", "--for=condition=Established", "crd", "--all"];
+    kubectl.run(&established).success();
+    let mut needed = String::new();
+    for namespace in ["shop", "pay", "certificates", "balancers", RELEASE] {
+        needed +=
+            &format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}}}}}\n---\n");
+    }
+    for level in ["restricted", "baseline", "privileged"] {
+        let label = format!("{{pod-security.kubernetes.io/enforce: {level}}}");
+        needed += &format!(
+            "{{apiVersion: v1, kind: Namespace, metadata: {{name: {level}, labels: {label}}}}}\n---\n"
+        );
+        for account in [RELEASE, "edge", "existing", "default"] {
+            let place = format!("{{name: {account}, namespace: {level}}}");
+            needed +=
+                &format!("{{apiVersion: v1, kind: ServiceAccount, metadata: {place}}}\n---\n");
+        }
+    }
+    // A controller that is not there would make it.
+    needed += &format!(
+        "{{apiVersion: v1, kind: ServiceAccount, metadata: {{name: default, namespace: {RELEASE}}}}}\n"
+    );
+    kubectl.apply(&needed);
+}
+
+/// Whether a pod may be created where the namespace enforces this level of Pod Security.
+fn admitted(server: &ApiServer, level: &str, pod: &Value) -> Result<(), String> {
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "pod", "namespace": level, "labels": pod["metadata"]["labels"]},
+        "spec": pod["spec"],
+    });
+    let flags = ["create", "--dry-run=server", "--validate=strict", "-f", "-"];
+    let finished = server.kubectl().run_with(&flags, &pod.to_string());
+    if finished.ok() {
+        return Ok(());
+    }
+    Err(finished.text())
+}
+
+#[test]
+fn the_api_server_accepts_every_field_and_pods_need_no_privileges() {
+    cluster::shared(|server| {
+        prepare(server);
+        let apply = [
+            "apply",
+            "--server-side",
+            "--dry-run=server",
+            "--validate=strict",
+            "-f",
+            "-",
+        ];
+        for case in cases() {
+            let manifests = case.render();
+            let finished = server.kubectl().run_with(&apply, &manifests);
+            assert!(finished.ok(), "{}: {}", case.name, finished.text());
+
+            let objects = objects(&manifests);
+            let pod = pod(&objects);
+            let test = objects.iter().find(|object| text(object, "/kind") == "Pod");
+            admitted(server, "restricted", test.expect("a pod of helm test")).expect("restricted");
+            let node = ["daemonset", "daemonset-host-network"].contains(&case.name.as_str());
+            if !node {
+                admitted(server, "restricted", pod).expect(&case.name);
+                continue;
+            }
+            // Ports of the node are a privilege to Pod Security, and the only one that is asked for.
+            let refused = admitted(server, "baseline", pod).expect_err(&case.name);
+            assert!(
+                refused.contains("hostPort") || refused.contains("hostNetwork"),
+                "{refused}"
+            );
+            for word in ["seccomp", "runAsNonRoot", "capabilities"] {
+                assert!(!refused.contains(word), "{refused}");
+            }
+            admitted(server, "privileged", pod).expect(&case.name);
+        }
+        for mode in ["deployment", "daemonset"] {
+            let file = gateway::workspace().join(format!("manifests/{mode}.yaml"));
+            let manifests = fs::read_to_string(file).expect("plain manifests");
+            let finished = server.kubectl().run_with(&apply, &manifests);
+            assert!(finished.ok(), "{mode}: {}", finished.text());
+        }
+    });
+}
+
+#[test]
+fn alarms_and_dashboard_speak_of_metrics_that_exist() {
+    let read = |file: &str| {
+        let path = gateway::workspace().join(file);
+        fs::read_to_string(path).unwrap_or_else(|error| panic!("{file}: {error}"))
+    };
+    let reference = read("docs/reference/metrics.md");
+    for file in ["templates/_alarms.tpl", "files/dashboard.json"] {
+        let text = read(&format!("manifests/chart/gatehouse/{file}"));
+        let mut names = 0;
+        for part in text.split("gatehouse_").skip(1) {
+            let end = part.find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+            let name = part[..end.unwrap_or(part.len())].trim_end_matches("_bucket");
+            assert!(
+                reference.contains(&format!("`gatehouse_{name}`")),
+                "{file}: gatehouse_{name}"
+            );
+            names += 1;
+        }
+        assert!(names > 10, "{file} names metrics");
+    }
+    serde_json::from_str::<Value>(&read("manifests/chart/gatehouse/files/dashboard.json"))
+        .expect("JSON");
+}
