@@ -10,6 +10,19 @@
 //! - Texts of the authority are bounded before they are kept or shown.
 
 pub mod account;
+#[expect(
+    clippy::result_large_err,
+    reason = "a refusal is made once per request to an authority: not worth a box"
+)]
+mod calls;
+mod client;
+mod jws;
+#[expect(
+    clippy::result_large_err,
+    reason = "a refusal is made once per request to an authority: not worth a box"
+)]
+mod reply;
+mod wire;
 
 use std::time::Duration;
 
@@ -22,6 +35,8 @@ use crate::names::Name;
 use crate::secrets::Secret;
 
 pub use account::{Account, AccountKey, ExternalAccount, Registration};
+pub use calls::connect;
+pub use client::Observer;
 
 /// One authority: one directory URL.
 pub trait Ca: Send + Sync {
@@ -98,6 +113,17 @@ pub trait Ca: Send + Sync {
         certificate: &'a [u8],
         reason: u8,
     ) -> Answer<'a, Result<(), Refusal>>;
+
+    /// Gives the account another key, which is stored before this is asked. If no answer comes, either
+    /// key may be the right one: [`Ca::register`] with each tells.
+    fn change_key<'a>(
+        &'a self,
+        account: &'a Account,
+        next: &'a AccountKey,
+    ) -> Answer<'a, Result<Account, Refusal>>;
+
+    /// Ends the account for good: no order of it, old or new, is worked on afterwards.
+    fn deactivate<'a>(&'a self, account: &'a Account) -> Answer<'a, Result<(), Refusal>>;
 
     /// The `Date` of the newest answer, and when it came; also of a refusal.
     fn date(&self) -> Option<(Timestamp, Instant)>;
@@ -189,7 +215,8 @@ pub struct Order {
 }
 
 /// State of an order (RFC 8555, section 7.1.6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "each is the state of RFC 8555 with that name")]
 pub enum OrderStatus {
     Pending,
@@ -213,7 +240,8 @@ pub struct Authorization {
 }
 
 /// State of an authorization or of a challenge (RFC 8555, section 7.1.6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "each is the state of RFC 8555 with that name")]
 pub enum AuthorizationStatus {
     Pending,

@@ -18,6 +18,7 @@ use std::pin::Pin;
 pub mod ca;
 pub mod dns;
 pub mod failure;
+mod http;
 pub mod issuers;
 pub mod names;
 pub mod pace;

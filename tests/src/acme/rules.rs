@@ -15,6 +15,7 @@ use crate::raw::Answer;
 pub use edge::{On, edge_unavailable, internal_error, paused, rate_limited};
 pub use orders::{
     NameCount, NoOverlap, ReplacedByOwner, ReplacedOnce, ReusedOrders, SilentFailure, SlowFinalize,
+    certificate_id,
 };
 pub use renewal::{AlternatesGone, DirectoryExtra, ShortWindow};
 pub use replies::Replaced;

@@ -3,4 +3,8 @@
 //! A test that plays a case of the plan bears its number: `case_22_…`. All of them run in a network
 //! namespace of their own, each with servers of its own.
 
+mod accounts;
+mod customer;
+mod orders;
+mod outages;
 mod rig;

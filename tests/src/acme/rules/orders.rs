@@ -139,7 +139,7 @@ impl Rule for ReplacedByOwner {
 }
 
 /// Identifier of the first certificate in a PEM text, as `replaces` names it (RFC 9773).
-pub(crate) fn certificate_id(pem: &str) -> Option<String> {
+pub fn certificate_id(pem: &str) -> Option<String> {
     let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
     let certificate = block.parse_x509().ok()?;
     let key = certificate.extensions().iter().find_map(|extension| {

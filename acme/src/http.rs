@@ -1,0 +1,182 @@
+//! Requests to authorities and DNS providers.
+//!
+//! Invariants:
+//! - A request ends within [`DEADLINE`], connecting included; an answer is at most [`LARGEST`] long.
+//! - Status, fields and content come back whole, whatever they are: judging them is the caller's.
+//! - Redirects are not followed: a signed request is meant for one URL.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{HeaderMap, Request, StatusCode};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::time::timeout;
+
+/// Longest time from the call to the last byte of the answer.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Longest answer: a chain of ten certificates has a tenth of this.
+pub(crate) const LARGEST: usize = 256 * 1024;
+
+/// Who we say we are; some authorities refuse a request without it.
+pub(crate) const USER_AGENT: &str = concat!("gatehouse/", env!("CARGO_PKG_VERSION"));
+
+/// A client with its pool of connections.
+#[derive(Clone)]
+pub(crate) struct Http(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// Why there is none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// Name, connect, TLS, or a connection that broke. The text says which.
+    Unreachable(String),
+    /// Not within [`DEADLINE`].
+    Deadline,
+    /// Longer than [`LARGEST`].
+    TooLong,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unreachable(text) => write!(formatter, "no answer: {text}"),
+            Self::Deadline => write!(formatter, "no answer within {} s", DEADLINE.as_secs()),
+            Self::TooLong => write!(formatter, "the answer is longer than {LARGEST} bytes"),
+        }
+    }
+}
+
+impl Http {
+    /// Believes these roots (PEM), or those of the system.
+    pub(crate) fn new(roots: Option<&str>) -> Result<Self, String> {
+        let mut config =
+            ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+                .with_safe_default_protocol_versions()
+                .map_err(|error| error.to_string())?
+                .with_root_certificates(store(roots)?)
+                .with_no_client_auth();
+        config.enable_early_data = false;
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(DEADLINE / 3));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(config)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(20))
+            .pool_max_idle_per_host(8)
+            .build(connector);
+        Ok(Self(client))
+    }
+
+    /// Sends a request and reads its answer.
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Reply, Failure> {
+        match timeout(DEADLINE, Box::pin(self.exchange(request))).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Failure::Deadline),
+        }
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Reply, Failure> {
+        let answer = self.0.request(request).await;
+        let answer = answer.map_err(|error| Failure::Unreachable(causes(&error)))?;
+        let (parts, body) = answer.into_parts();
+        let body = match Limited::new(body, LARGEST).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(error) if error.is::<LengthLimitError>() => return Err(Failure::TooLong),
+            Err(error) => return Err(Failure::Unreachable(causes(&*error))),
+        };
+        Ok(Reply {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+        })
+    }
+}
+
+fn store(roots: Option<&str>) -> Result<RootCertStore, String> {
+    let mut store = RootCertStore::empty();
+    if let Some(pem) = roots {
+        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            let certificate =
+                certificate.map_err(|error| format!("the CA bundle is no PEM: {error}"))?;
+            let added = store.add(certificate);
+            added.map_err(|error| format!("the CA bundle has no usable certificate: {error}"))?;
+        }
+    } else {
+        let system = rustls_native_certs::load_native_certs();
+        store.add_parsable_certificates(system.certs);
+    }
+    if store.is_empty() {
+        return Err("there is no root certificate to believe: name a CA bundle".to_owned());
+    }
+    Ok(store)
+}
+
+/// An error with everything behind it: "client error (Connect)" alone says nothing.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// Text from outside, as it is kept and shown: without control characters, at most `limit` bytes.
+pub(crate) fn shown(text: &str, limit: usize) -> String {
+    let mut kept = String::new();
+    for character in text.chars() {
+        if kept.len() + character.len_utf8() > limit {
+            break;
+        }
+        kept.push(if character.is_control() {
+            ' '
+        } else {
+            character
+        });
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_outside_is_cut_between_characters_and_has_no_control_characters() {
+        assert_eq!(shown("ab\r\nc\u{1b}[1m", 100), "ab  c [1m");
+        assert_eq!(shown("aéé", 4), "aé");
+    }
+
+    #[test]
+    fn a_bundle_without_a_certificate_is_refused() {
+        let error = Http::new(Some("nothing")).err().expect("refused");
+        assert!(error.contains("CA bundle"), "{error}");
+    }
+}
