@@ -15,6 +15,7 @@
 
 use std::pin::Pin;
 
+pub mod alpn;
 pub mod ca;
 pub mod dns;
 pub mod failure;

@@ -4,6 +4,7 @@
 //! namespace of their own, each with servers of its own.
 
 mod accounts;
+mod alpn;
 mod customer;
 mod orders;
 mod outages;
