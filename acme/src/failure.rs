@@ -41,6 +41,8 @@ pub enum Class {
     Replaces,
     /// The order is further than thought: look at it.
     OrderNotReady,
+    /// The certificate of a valid order is not there yet.
+    NotYet,
     /// What was downloaded is not what was ordered.
     BadCertificate,
     /// Here: DNS provider, storage, a key that does not load.
@@ -73,7 +75,7 @@ pub struct Failure {
     /// The moment that the text names.
     pub until: Option<Timestamp>,
     /// Whom a limit concerns.
-    pub scope: Option<Scope>,
+    pub scope: Option<Box<Scope>>,
     /// Page that explains, or that a person has to visit.
     pub link: Option<String>,
 }
@@ -102,7 +104,7 @@ impl Failure {
                 .retry_after
                 .and_then(|wait| SignedDuration::try_from(wait).ok()),
             until: limited.then(|| date_in(&detail)).flatten(),
-            scope: limited.then(|| scope(refusal.problem())),
+            scope: limited.then(|| Box::new(scope(refusal.problem()))),
             link: refusal.help.clone().or_else(|| link_in(&detail)),
             detail,
         }
@@ -136,7 +138,9 @@ impl Failure {
             Class::Transient | Class::Replaces | Class::OrderNotReady | Class::OrderGone => {
                 SignedDuration::ZERO
             }
-            Class::Outage | Class::AccountGone => jittered(pick(&OUTAGE, n), jitter),
+            Class::Outage | Class::AccountGone | Class::NotYet => {
+                jittered(pick(&OUTAGE, n), jitter)
+            }
             Class::Limited => {
                 let asked = self.retry_after.map(|wait| later(now, wait)).or(self.until);
                 let until = asked.unwrap_or_else(|| later(now, LIMITED));
@@ -195,6 +199,7 @@ fn class(refusal: &Refusal, replacing: bool) -> Class {
 fn not_found(step: Step, replacing: bool) -> Class {
     match step {
         Step::NewOrder if replacing => Class::Replaces,
+        Step::Certificate => Class::NotYet,
         Step::Order | Step::Authorization | Step::Challenge | Step::Finalize => Class::OrderGone,
         _ => Class::Outage,
     }

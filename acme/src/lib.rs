@@ -15,17 +15,29 @@
 
 use std::pin::Pin;
 
+mod accounts;
 pub mod alpn;
+pub mod board;
 pub mod ca;
+pub mod clock;
 pub mod dns;
+pub mod driver;
+pub mod events;
 pub mod failure;
 mod http;
 pub mod issuers;
+pub mod journal;
+pub mod keeper;
+pub mod leaf;
 pub mod names;
 pub mod pace;
 pub mod plan;
+pub mod record;
 pub mod schedule;
 pub mod secrets;
+pub mod served;
+mod standing;
+pub mod vault;
 
 /// What a call to the outside returns, where an implementation is chosen at run time.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -158,9 +158,12 @@ fn the_scope_and_end_of_a_limit_come_from_the_words() {
         let until: Option<Timestamp> = until.map(|text| text.parse().expect("a time"));
         assert_eq!(failure.until, until, "{detail}");
         if detail.contains("(50)") {
-            assert_eq!(failure.scope, Some(Scope::Domain("example.org".into())));
+            assert_eq!(
+                failure.scope.as_deref(),
+                Some(&Scope::Domain("example.org".into()))
+            );
         } else {
-            assert_eq!(failure.scope, Some(scope), "{detail}");
+            assert_eq!(failure.scope.as_deref(), Some(&scope), "{detail}");
         }
     }
 }

@@ -1,0 +1,368 @@
+//! Our accounts at the authorities.
+//!
+//! Invariants:
+//! - A key is stored before it is registered, and registering is repeated with the same key, so no
+//!   crash makes a second account.
+//! - One key per issuer, also for its test directory: stateless answers stay unambiguous.
+//! - An account that an authority refuses is not asked for again before its wait is over or the
+//!   configuration changes; the wait is stored.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use crate::board::{Pen, Thumbprint};
+use crate::ca::{Account, AccountKey, Ca, Connect, Endpoint, ExternalAccount, Registration};
+use crate::clock::Clock;
+use crate::failure::{Class, Failure};
+use crate::issuers::IssuerSpec;
+use crate::leaf;
+use crate::schedule::{between, later};
+use crate::secrets::{Entries, Secret, Secrets};
+use crate::vault::{Key, Vault, VaultError, Version};
+
+/// Why there is no account to order with.
+#[derive(Debug)]
+pub(crate) enum NoAccount {
+    /// The authority's or the configuration's fault.
+    Failed(Failure),
+    /// The account could not be read or stored.
+    Vault(VaultError),
+}
+
+impl From<VaultError> for NoAccount {
+    fn from(error: VaultError) -> Self {
+        Self::Vault(error)
+    }
+}
+
+/// An issuer as it is in the configuration.
+#[derive(Clone, Copy)]
+pub(crate) struct Named<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) spec: &'a IssuerSpec,
+    /// Whether its test directory is meant.
+    pub(crate) test: bool,
+}
+
+impl<'a> Named<'a> {
+    /// URL of the directory that is meant.
+    pub(crate) fn directory(self) -> &'a str {
+        match &self.spec.test_directory {
+            Some(url) if self.test => url,
+            _ => &self.spec.directory,
+        }
+    }
+}
+
+/// All accounts of this installation.
+pub(crate) struct Accounts {
+    pub(crate) vault: Arc<dyn Vault>,
+    pub(crate) secrets: Arc<dyn Secrets>,
+    pub(crate) connect: Arc<Connect>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) pen: Arc<Pen>,
+    /// Registrations follow each other, so that none is made twice.
+    pub(crate) known: Mutex<Known>,
+}
+
+/// What was read and connected so far.
+#[derive(Default)]
+pub(crate) struct Known {
+    entries: BTreeMap<String, Entry>,
+    authorities: BTreeMap<(String, Option<String>), Arc<dyn Ca>>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    version: Version,
+    key: AccountKey,
+    sheet: Sheet,
+}
+
+/// `account.json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Sheet {
+    /// URLs of accounts by directory.
+    accounts: BTreeMap<String, String>,
+    /// What an authority refused, by directory.
+    #[serde(default)]
+    troubles: BTreeMap<String, Trouble>,
+    /// When an authority last did not know the key any more.
+    #[serde(default)]
+    reset: BTreeMap<String, Timestamp>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Trouble {
+    until: Timestamp,
+    detail: String,
+    /// Of the configuration that was refused.
+    hash: String,
+}
+
+impl Accounts {
+    /// Forgets what was read: another one may have written.
+    pub(crate) async fn forget(&self) {
+        self.known.lock().await.entries.clear();
+    }
+
+    async fn authority_of(
+        &self,
+        known: &mut Known,
+        issuer: Named<'_>,
+    ) -> Result<Arc<dyn Ca>, Failure> {
+        let roots = match &issuer.spec.ca_bundle {
+            None => None,
+            Some(secret) => Some(self.entry(secret, "ca.crt", issuer.name).await?),
+        };
+        let roots = roots.and_then(|roots| roots.text().map(str::to_owned));
+        let place = (issuer.directory().to_owned(), roots);
+        if let Some(authority) = known.authorities.get(&place) {
+            return Ok(Arc::clone(authority));
+        }
+        let endpoint = Endpoint {
+            directory: place.0.clone(),
+            roots: place.1.clone(),
+        };
+        let authority =
+            (self.connect)(&endpoint).map_err(|why| Failure::local(Class::Issuer, why))?;
+        known.authorities.insert(place, Arc::clone(&authority));
+        Ok(authority)
+    }
+
+    /// The account of an issuer, registered if it is not yet.
+    pub(crate) async fn account(
+        &self,
+        issuer: Named<'_>,
+    ) -> Result<(Arc<dyn Ca>, Account), NoAccount> {
+        let mut known = self.known.lock().await;
+        let authority = self
+            .authority_of(&mut known, issuer)
+            .await
+            .map_err(NoAccount::Failed)?;
+        let mut entry = self.stored(&mut known, issuer).await?;
+        let directory = issuer.directory().to_owned();
+        if let Some(url) = entry.sheet.accounts.get(&directory) {
+            let (url, key) = (url.clone(), entry.key);
+            return Ok((authority, Account { url, key }));
+        }
+        let external = self.external(issuer).await.map_err(NoAccount::Failed)?;
+        let hash = hash_of(issuer.spec, external.as_ref());
+        let now = self.clock.now();
+        if let Some(trouble) = entry.sheet.troubles.get(&directory)
+            && trouble.until > now
+            && trouble.hash == hash
+        {
+            let mut failure = Failure::local(Class::Issuer, trouble.detail.clone());
+            failure.retry_after = Some(between(now, trouble.until));
+            return Err(NoAccount::Failed(failure));
+        }
+        let contact = issuer.spec.contact.iter();
+        let registration = Registration {
+            key: entry.key.clone(),
+            contact: contact.map(|address| format!("mailto:{address}")).collect(),
+            terms_agreed: issuer.spec.accept_terms,
+            external,
+        };
+        match authority.register(&registration).await {
+            Ok(account) => {
+                tracing::info!(
+                    issuer = issuer.name,
+                    account = account.url,
+                    "account registered"
+                );
+                entry.sheet.troubles.remove(&directory);
+                entry.sheet.accounts.insert(directory, account.url.clone());
+                self.store(&mut known, issuer, entry).await?;
+                Ok((authority, account))
+            }
+            Err(refusal) => {
+                let failure = Failure::of(&refusal, false);
+                if failure.class == Class::Issuer {
+                    let trouble = Trouble {
+                        until: later(now, TROUBLE),
+                        detail: failure.detail.clone(),
+                        hash,
+                    };
+                    entry.sheet.troubles.insert(directory, trouble);
+                    self.store(&mut known, issuer, entry).await?;
+                }
+                Err(NoAccount::Failed(failure))
+            }
+        }
+    }
+
+    /// The authority does not know the account any more: register the same key again, once an hour
+    /// at most. Says whether that may help.
+    pub(crate) async fn reset(&self, issuer: Named<'_>) -> Result<bool, VaultError> {
+        let mut known = self.known.lock().await;
+        let mut entry = self.stored(&mut known, issuer).await?;
+        let (directory, now) = (issuer.directory().to_owned(), self.clock.now());
+        if !entry.sheet.accounts.contains_key(&directory) {
+            return Ok(true);
+        }
+        if let Some(last) = entry.sheet.reset.get(&directory) {
+            let ago = between(*last, now);
+            if ago < JUST_RESET {
+                // Another flow met the same: it is registered again already.
+                return Ok(true);
+            }
+            if ago < RESET {
+                return Ok(false);
+            }
+        }
+        entry.sheet.accounts.remove(&directory);
+        entry.sheet.reset.insert(directory, now);
+        self.store(&mut known, issuer, entry).await?;
+        Ok(true)
+    }
+
+    /// An authority refuses the account: nobody orders with it until the wait is over.
+    pub(crate) async fn refuse(&self, issuer: Named<'_>, detail: &str) -> Result<(), VaultError> {
+        let mut known = self.known.lock().await;
+        let mut entry = self.stored(&mut known, issuer).await?;
+        let external = self.external(issuer).await.ok().flatten();
+        let trouble = Trouble {
+            until: later(self.clock.now(), TROUBLE),
+            detail: detail.to_owned(),
+            hash: hash_of(issuer.spec, external.as_ref()),
+        };
+        let directory = issuer.directory().to_owned();
+        entry.sheet.accounts.remove(&directory);
+        entry.sheet.troubles.insert(directory, trouble);
+        self.store(&mut known, issuer, entry).await
+    }
+
+    async fn stored(&self, known: &mut Known, issuer: Named<'_>) -> Result<Entry, VaultError> {
+        if let Some(entry) = known.entries.get(issuer.name) {
+            return Ok(entry.clone());
+        }
+        let key = Key::Account(issuer.name.to_owned());
+        let found = self.vault.read(&key).await?;
+        let entry = if let Some(stored) = found {
+            let (key, sheet) = read(&stored.entries).map_err(VaultError::Unavailable)?;
+            let version = stored.version;
+            Entry {
+                version,
+                key,
+                sheet,
+            }
+        } else {
+            let made = AccountKey::generate().map_err(VaultError::Unavailable)?;
+            let sheet = Sheet::default();
+            let entries = entries(&made, &sheet).map_err(VaultError::Unavailable)?;
+            let version = self.vault.write(&key, None, &entries).await?;
+            Entry {
+                version,
+                key: made,
+                sheet,
+            }
+        };
+        let thumbprint = Thumbprint {
+            thumbprint: entry.key.thumbprint().to_owned(),
+            answers: issuer.spec.http01,
+        };
+        self.pen.introduce(issuer.name, thumbprint).await?;
+        known.entries.insert(issuer.name.to_owned(), entry.clone());
+        Ok(entry)
+    }
+
+    async fn store(
+        &self,
+        known: &mut Known,
+        issuer: Named<'_>,
+        mut entry: Entry,
+    ) -> Result<(), VaultError> {
+        let key = Key::Account(issuer.name.to_owned());
+        // Whatever happens below, what is known is no longer what is stored.
+        known.entries.remove(issuer.name);
+        let entries = entries(&entry.key, &entry.sheet).map_err(VaultError::Unavailable)?;
+        entry.version = self
+            .vault
+            .write(&key, Some(&entry.version), &entries)
+            .await?;
+        known.entries.insert(issuer.name.to_owned(), entry);
+        Ok(())
+    }
+
+    async fn external(&self, issuer: Named<'_>) -> Result<Option<ExternalAccount>, Failure> {
+        let Some(eab) = &issuer.spec.eab else {
+            return Ok(None);
+        };
+        let mac = self.entry(&eab.secret, "mac", issuer.name).await?;
+        let text = mac.text().unwrap_or_default().trim_end_matches('=');
+        let text = text.replace('+', "-").replace('/', "_");
+        let mac = URL_SAFE_NO_PAD.decode(&text).map_err(|_| {
+            let secret = &eab.secret;
+            let detail = format!("entry mac of secret {secret} is not base64url: copy it whole");
+            Failure::local(Class::Issuer, detail)
+        })?;
+        Ok(Some(ExternalAccount {
+            kid: eab.kid.clone(),
+            mac: Secret::new(mac),
+        }))
+    }
+
+    async fn entry(&self, secret: &str, entry: &str, issuer: &str) -> Result<Secret, Failure> {
+        let failed = |why: String| {
+            let detail = format!("issuer {issuer}: secret {secret}: {why}");
+            Failure::local(Class::Issuer, detail)
+        };
+        let mut entries = self.secrets.read(secret).await.map_err(failed)?;
+        entries
+            .remove(entry)
+            .ok_or_else(|| failed(format!("it has no entry {entry}")))
+    }
+}
+
+fn hash_of(spec: &IssuerSpec, external: Option<&ExternalAccount>) -> String {
+    let mut text = format!("{:?}|{}|", spec.contact, spec.accept_terms).into_bytes();
+    if let Some(external) = external {
+        text.extend_from_slice(external.kid.as_bytes());
+        text.extend_from_slice(external.mac.expose());
+    }
+    leaf::fingerprint(&text)
+}
+
+fn entries(key: &AccountKey, sheet: &Sheet) -> Result<Entries, String> {
+    let sheet = serde_json::to_vec_pretty(sheet).map_err(|error| error.to_string())?;
+    Ok(Entries::from([
+        (
+            KEY.to_owned(),
+            Secret::new(leaf::pem("PRIVATE KEY", key.pkcs8().expose())),
+        ),
+        (SHEET.to_owned(), Secret::new(sheet)),
+        (THUMBPRINT.to_owned(), Secret::new(key.thumbprint())),
+    ]))
+}
+
+fn read(entries: &Entries) -> Result<(AccountKey, Sheet), String> {
+    let text = |name: &str| {
+        let text = entries.get(name).and_then(Secret::text);
+        text.ok_or_else(|| format!("{name} of the account is missing"))
+    };
+    let key = leaf::der(text(KEY)?).ok_or_else(|| format!("{KEY} of the account is no PEM"))?;
+    let sheet = serde_json::from_str(text(SHEET)?).map_err(|error| format!("{SHEET}: {error}"))?;
+    Ok((AccountKey::from_pkcs8(Secret::new(key))?, sheet))
+}
+
+/// An account that is refused is probed this often.
+const TROUBLE: SignedDuration = SignedDuration::from_hours(24);
+
+/// A private authority that was reset is registered with again this often at most.
+const RESET: SignedDuration = SignedDuration::from_hours(1);
+
+/// Flows that were under way meet a reset within this time.
+const JUST_RESET: SignedDuration = SignedDuration::from_mins(2);
+
+const KEY: &str = "key.pem";
+const SHEET: &str = "account.json";
+const THUMBPRINT: &str = "thumbprint";

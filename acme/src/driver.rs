@@ -1,0 +1,411 @@
+//! One certificate, one step at a time.
+//!
+//! Every step does one thing outside and stores what came of it; a crash anywhere is met by doing
+//! the step again, which each step is written for.
+//!
+//! Invariants:
+//! - Every arrow between phases is one compare-and-swap write with the leader's epoch.
+//! - What the authority needs is stored before it is asked; `finalize` comes after the write of
+//!   `Finalizing` was accepted, so who lost the lead does not reach it.
+//! - A wait is stored before it begins. Only polling within one order, and pacing, which is
+//!   computed from what is stored, are not.
+//! - Authorizations are never deactivated to tidy up: another leader may share them.
+
+mod challenge;
+mod due;
+mod fail;
+mod issue;
+mod order;
+mod valid;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::{broadcast, watch};
+
+use crate::Answer;
+use crate::accounts::{Accounts, Named, NoAccount};
+use crate::board::{Board, Pen, Posted};
+use crate::ca::{Order, Refusal, Step};
+use crate::clock::Clock;
+use crate::dns::{Solver, Solvers};
+use crate::events::{Event, What};
+use crate::failure::{Class, Failure};
+use crate::issuers::Issuers;
+use crate::journal::{Journal, Point};
+use crate::plan::{Target, Wanted};
+use crate::record::{Material, Phase, Record, Revision};
+use crate::secrets::Secrets;
+use crate::standing::Standing;
+use crate::vault::{Key, Vault, VaultError, Version};
+
+pub(crate) use due::due;
+
+/// Where finished certificates go: Secrets of users, or nowhere in particular.
+pub trait Projector: Send + Sync {
+    /// Whether the target could be written; asked before anything is ordered.
+    fn preflight<'a>(&'a self, target: &'a Target) -> Answer<'a, Result<(), String>>;
+
+    /// Writes the target; may be repeated.
+    fn project<'a>(
+        &'a self,
+        target: &'a Target,
+        material: &'a Material,
+    ) -> Answer<'a, Result<(), String>>;
+}
+
+/// Makes sure that every replica answers, before the authority asks.
+pub trait Barrier: Send + Sync {
+    /// Waits as long as it makes sense; the error says who does not answer, and is a warning. The
+    /// board is as it was stored with the entries on it.
+    fn wait<'a>(
+        &'a self,
+        board: &'a Board,
+        entries: &'a [Posted],
+    ) -> Answer<'a, Result<(), String>>;
+}
+
+/// Nowhere and nobody: for one process that reads the vault itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Alone;
+
+impl Projector for Alone {
+    fn preflight<'a>(&'a self, _: &'a Target) -> Answer<'a, Result<(), String>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn project<'a>(&'a self, _: &'a Target, _: &'a Material) -> Answer<'a, Result<(), String>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+impl Barrier for Alone {
+    fn wait<'a>(&'a self, _: &'a Board, _: &'a [Posted]) -> Answer<'a, Result<(), String>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+/// What is wanted, by target.
+pub type Wishes = BTreeMap<Target, Wanted>;
+
+/// Everything that flows share.
+pub(crate) struct Driver {
+    pub(crate) issuers: watch::Receiver<Arc<Issuers>>,
+    pub(crate) vault: Arc<dyn Vault>,
+    pub(crate) accounts: Accounts,
+    pub(crate) secrets: Arc<dyn Secrets>,
+    pub(crate) solvers: Arc<Solvers>,
+    pub(crate) made: Mutex<BTreeMap<String, Arc<dyn Solver>>>,
+    pub(crate) projector: Arc<dyn Projector>,
+    pub(crate) barrier: Arc<dyn Barrier>,
+    pub(crate) pen: Arc<Pen>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) standing: Mutex<Standing>,
+    pub(crate) events: broadcast::Sender<Event>,
+    /// What is wanted now: looked at before every step.
+    pub(crate) wishes: watch::Receiver<Arc<Wishes>>,
+    pub(crate) served: Arc<crate::served::Served>,
+    pub(crate) tombstone: SignedDuration,
+}
+
+/// One certificate while it is worked on.
+pub(crate) struct Flow {
+    pub(crate) record: Record,
+    pub(crate) version: Option<Version>,
+    pub(crate) wanted: Option<Wanted>,
+    pub(crate) epoch: u64,
+    pub(crate) memo: Memo,
+}
+
+/// What a flow remembers between steps, and may forget.
+#[derive(Default)]
+pub(crate) struct Memo {
+    /// The order as it was just seen.
+    order: Option<Order>,
+    /// Whether the phase was entered by this flow: what it stands for was not done yet.
+    fresh: bool,
+    polls: u32,
+    transient: u32,
+    /// End of a wait that is not stored.
+    deadline: Option<Timestamp>,
+    /// Not before this is the flow taken up again.
+    pub(crate) rest_until: Option<Timestamp>,
+    /// How often the authority did not know the account.
+    resets: u32,
+}
+
+/// What follows a step.
+pub(crate) enum Turn {
+    /// The next step.
+    Go,
+    /// The same step after a short wait.
+    Poll(Duration),
+    /// Nothing, until the record is due.
+    Rest,
+}
+
+/// Why a step did not end.
+pub(crate) enum Trouble {
+    /// To be classified and stored.
+    Failed(Failure),
+    /// The vault: nothing more may be done with this record as it is here.
+    Vault(VaultError),
+}
+
+impl From<Failure> for Trouble {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<VaultError> for Trouble {
+    fn from(error: VaultError) -> Self {
+        Self::Vault(error)
+    }
+}
+
+impl From<NoAccount> for Trouble {
+    fn from(error: NoAccount) -> Self {
+        match error {
+            NoAccount::Failed(failure) => Self::Failed(failure),
+            NoAccount::Vault(error) => Self::Vault(error),
+        }
+    }
+}
+
+impl Flow {
+    pub(crate) fn target(&self) -> &Target {
+        &self.record.state.target
+    }
+
+    /// The revision that is being ordered; its absence in a busy phase is damage.
+    fn revision(&self) -> Result<&Revision, Failure> {
+        self.record
+            .state
+            .revision
+            .as_ref()
+            .ok_or_else(|| Failure::local(Class::Local, "the record lost what it orders"))
+    }
+
+    fn revision_mut(&mut self) -> Result<&mut Revision, Failure> {
+        self.record
+            .state
+            .revision
+            .as_mut()
+            .ok_or_else(|| Failure::local(Class::Local, "the record lost what it orders"))
+    }
+
+    fn order_url(&self) -> Result<String, Failure> {
+        let order = self.revision()?.order.clone();
+        order.ok_or_else(|| Failure::local(Class::OrderGone, "the record has no order"))
+    }
+}
+
+impl Driver {
+    /// Works until nothing is to be done now. The error is the vault's: the record has to be read
+    /// again.
+    pub(crate) async fn run(&self, flow: &mut Flow) -> Result<(), VaultError> {
+        flow.memo = Memo::default();
+        loop {
+            // Boxed: a step is large, and only one exists at a time.
+            let turn = match Box::pin(self.step(flow)).await {
+                Ok(turn) => turn,
+                Err(Trouble::Vault(error)) => return Err(error),
+                Err(Trouble::Failed(failure)) => match Box::pin(self.fail(flow, failure)).await {
+                    Ok(turn) => turn,
+                    Err(Trouble::Vault(error)) => return Err(error),
+                    Err(Trouble::Failed(failure)) => {
+                        // Failing to note a failure: try again later as if it just began.
+                        tracing::warn!(target = %flow.target(), error = failure.detail, "a failure could not be noted");
+                        Turn::Rest
+                    }
+                },
+            };
+            match turn {
+                Turn::Go => {}
+                Turn::Poll(wait) => {
+                    let wait = SignedDuration::try_from(wait).unwrap_or_default();
+                    let until = crate::schedule::later(self.clock.now(), wait);
+                    tokio::time::sleep_until(self.clock.instant(until)).await;
+                }
+                Turn::Rest => return Ok(()),
+            }
+        }
+    }
+
+    async fn step(&self, flow: &mut Flow) -> Result<Turn, Trouble> {
+        flow.wanted = self.wishes.borrow().get(flow.target()).cloned();
+        if let Some(turn) = self.abort_or_wait(flow).await? {
+            return Ok(turn);
+        }
+        match flow.record.state.phase {
+            Phase::Empty | Phase::Valid => self.rest(flow).await,
+            Phase::Planned => self.planned(flow).await,
+            Phase::Ordered => self.ordered(flow).await,
+            Phase::Presenting => self.presenting(flow).await,
+            Phase::Validating => self.validating(flow).await,
+            Phase::Finalizing => self.finalizing(flow).await,
+            Phase::Issued => self.issued(flow).await,
+            Phase::Delivering => self.delivering(flow).await,
+            Phase::Tombstone => self.tombstone(flow).await,
+        }
+    }
+
+    /// Before anything else: what is no longer wanted is given up, and a stored wait is kept.
+    async fn abort_or_wait(&self, flow: &mut Flow) -> Result<Option<Turn>, Trouble> {
+        let hash = flow.wanted.as_ref().map(Wanted::hash);
+        let state = &mut flow.record.state;
+        let ordered = state.revision.as_ref().map(|revision| &revision.spec_hash);
+        let other = ordered.is_some() && ordered != hash.as_ref();
+        if state.phase.is_busy() && other && !state.phase.is_past_return() {
+            state.wait = None;
+            flow.record.drop_revision();
+            self.save(flow).await?;
+            self.pen.post(flow.target(), Vec::new()).await?;
+            return Ok(Some(Turn::Go));
+        }
+        let Some(wait) = &state.wait else {
+            return Ok(None);
+        };
+        let changed = hash.as_ref() != Some(&wait.spec_hash) && !state.phase.is_past_return();
+        let over = wait.until.is_some_and(|until| until <= self.clock.now());
+        if changed || over || state.asked.is_some() {
+            if changed {
+                state.attempts.n = 0;
+            }
+            state.wait = None;
+            return Ok(None);
+        }
+        // TXT records need not wait for what the certificate waits for.
+        if !state.cleanup.is_empty() && !state.phase.is_busy() {
+            return self.clean(flow).await.map(Some);
+        }
+        Ok(Some(Turn::Rest))
+    }
+
+    /// Stores the record: one arrow.
+    async fn save(&self, flow: &mut Flow) -> Result<(), Trouble> {
+        let state = &mut flow.record.state;
+        if state.epoch > flow.epoch {
+            return Err(VaultError::NotLeader("a later leader wrote the record".into()).into());
+        }
+        state.epoch = flow.epoch;
+        let (phase, target) = (state.phase, state.target.clone());
+        let entries = flow.record.to_entries().map_err(VaultError::Unavailable)?;
+        self.journal.reached(Point::Storing(phase), &target).await;
+        let key = Key::Certificate(target.clone());
+        let version = self
+            .vault
+            .write(&key, flow.version.as_ref(), &entries)
+            .await?;
+        flow.version = Some(version);
+        self.served.show(&flow.record, flow.wanted.as_ref());
+        self.journal.reached(Point::Stored(phase), &target).await;
+        Ok(())
+    }
+
+    /// Stores the record in another phase.
+    async fn enter(&self, flow: &mut Flow, phase: Phase) -> Result<Turn, Trouble> {
+        flow.record.state.phase = phase;
+        let order = flow.memo.order.take();
+        flow.memo = Memo {
+            order,
+            fresh: true,
+            transient: flow.memo.transient,
+            resets: flow.memo.resets,
+            ..Memo::default()
+        };
+        self.save(flow).await?;
+        Ok(Turn::Go)
+    }
+
+    /// Asks the authority, unless it is known to be away.
+    async fn ask<T>(
+        &self,
+        flow: &Flow,
+        step: Step,
+        call: impl Future<Output = Result<T, Refusal>> + Send,
+    ) -> Result<T, Failure> {
+        let revision = flow.revision()?;
+        let directory = revision.directory.as_str();
+        let away = self.standing().away_until(directory, self.clock.now());
+        if let Some(until) = away {
+            let mut failure = Failure::local(Class::Outage, format!("{directory} is away"));
+            failure.until = Some(until);
+            return Err(failure);
+        }
+        self.journal
+            .reached(Point::Asking(step), flow.target())
+            .await;
+        let answer = match tokio::time::timeout(LONGEST_CALL, call).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Refusal::new(step, crate::ca::Cause::Deadline(LONGEST_CALL))),
+        };
+        self.journal
+            .reached(Point::Asked(step), flow.target())
+            .await;
+        let answer = answer.map_err(|refusal| Failure::of(&refusal, revision.replaces.is_some()));
+        if !matches!(&answer, Err(failure) if failure.class == Class::Outage) {
+            self.standing().answered(directory);
+        }
+        answer
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, flow: &Flow, what: What) {
+        let target = flow.target().clone();
+        let (namespace, name) = (&target.namespace, &target.secret);
+        match &what {
+            What::Failed {
+                class,
+                detail,
+                until,
+            } => {
+                let until = until.map(|until| until.to_string());
+                tracing::warn!(
+                    namespace,
+                    name,
+                    ?class,
+                    error = detail,
+                    until,
+                    "certificate waits"
+                );
+            }
+            What::Warning(text) => tracing::warn!(namespace, name, error = text, "certificate"),
+            What::Issued { serial, .. } => {
+                tracing::info!(namespace, name, serial, "certificate issued");
+            }
+            What::Ordered { issuer, .. } => {
+                tracing::info!(namespace, name, issuer, "certificate ordered");
+            }
+            What::Finalizing => tracing::debug!(namespace, name, "certificate asked for"),
+        }
+        // Nobody has to listen.
+        drop(self.events.send(Event { target, what }));
+    }
+}
+
+/// The issuer that the revision names, as it is configured now.
+fn named<'a>(issuers: &'a Issuers, revision: &Revision) -> Result<Named<'a>, Failure> {
+    let found = issuers.issuers.get_key_value(&revision.issuer);
+    let (name, spec) = found.ok_or_else(|| {
+        let detail = format!("issuer {} is no longer configured", revision.issuer);
+        Failure::local(Class::Issuer, detail)
+    })?;
+    let test = revision.test;
+    let found = Named { name, spec, test };
+    if found.directory() != revision.directory && !revision.directory.is_empty() {
+        let detail = format!("issuer {name} now has another directory");
+        return Err(Failure::local(Class::OrderGone, detail));
+    }
+    Ok(found)
+}
+
+/// No call takes longer, whatever the parts below promise.
+const LONGEST_CALL: Duration = Duration::from_secs(60);

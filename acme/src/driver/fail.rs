@@ -1,0 +1,237 @@
+//! What becomes of a record when a step failed.
+//!
+//! Invariants:
+//! - Every failure ends in a stored wait or in a bounded repetition, and in one event.
+//! - From `Finalizing` on the order is kept: it may yet give its certificate.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Driver, Flow, Trouble, Turn, named};
+use crate::events::What;
+use crate::failure::{Class, Failure, Scope};
+use crate::plan::Wanted;
+use crate::record::{Phase, Wait};
+use crate::schedule::{between, later};
+
+impl Driver {
+    /// Notes a failure and says what follows.
+    pub(super) async fn fail(&self, flow: &mut Flow, failure: Failure) -> Result<Turn, Trouble> {
+        match failure.class {
+            Class::Transient => {
+                flow.memo.transient += 1;
+                if flow.memo.transient <= MOST_TRANSIENT {
+                    return Ok(Turn::Go);
+                }
+                let detail = format!("{} times in a row: {}", MOST_TRANSIENT, failure.detail);
+                self.outage(flow, Failure::local(Class::Outage, detail))
+                    .await
+            }
+            Class::Outage => self.outage(flow, failure).await,
+            Class::Replaces => {
+                flow.revision_mut()?.replaces = None;
+                if let Some(current) = &mut flow.record.state.current {
+                    current.ari.refused = true;
+                }
+                self.tell(flow, What::Warning(failure.detail));
+                self.save(flow).await?;
+                Ok(Turn::Go)
+            }
+            Class::OrderNotReady => {
+                flow.memo.fresh = false;
+                flow.memo.polls += 1;
+                if flow.memo.polls > MOST_POLLS {
+                    return self.wait(flow, failure, true).await;
+                }
+                Ok(Turn::Poll(std::time::Duration::from_secs(2)))
+            }
+            Class::OrderGone => self.order_gone(flow, failure).await,
+            Class::AccountGone => self.account_gone(flow, failure).await,
+            Class::Issuer => {
+                let issuers = self.issuers.borrow().clone();
+                // A refusal by the issuer's own conversation is stored with the account already.
+                if failure.retry_after.is_none()
+                    && let Ok(revision) = flow.revision()
+                    && let Ok(named) = named(&issuers, revision)
+                {
+                    self.accounts.refuse(named, &failure.detail).await?;
+                }
+                self.wait(flow, failure, false).await
+            }
+            Class::Limited => {
+                self.limited(flow, &failure);
+                self.wait(flow, failure, true).await
+            }
+            Class::BadCertificate | Class::NotYet => self.wait(flow, failure, true).await,
+            Class::Validation | Class::Spec | Class::Paused | Class::Local => {
+                let keep = flow.record.state.phase.is_past_return()
+                    && flow.record.state.phase != Phase::Finalizing;
+                self.wait(flow, failure, keep).await
+            }
+        }
+    }
+
+    /// The authority is away: its circuit says until when; the certificate's counters stay.
+    async fn outage(&self, flow: &mut Flow, failure: Failure) -> Result<Turn, Trouble> {
+        let now = self.clock.now();
+        let directory = match flow.revision() {
+            Ok(revision) => revision.directory.clone(),
+            Err(_) => self.main_directory(flow),
+        };
+        // An end that is known comes from the circuit itself.
+        let until = failure
+            .until
+            .unwrap_or_else(|| self.standing().outage(&directory, &failure, now));
+        let state = &mut flow.record.state;
+        state.attempts.detail = Some(failure.detail.clone());
+        self.store_wait(flow, &failure, Some(until)).await
+    }
+
+    fn main_directory(&self, flow: &Flow) -> String {
+        let issuers = self.issuers.borrow();
+        let wanted = flow.wanted.as_ref();
+        let spec = wanted.and_then(|wanted| issuers.issuers.get(&wanted.issuer));
+        spec.map(|spec| spec.directory.clone()).unwrap_or_default()
+    }
+
+    async fn order_gone(&self, flow: &mut Flow, failure: Failure) -> Result<Turn, Trouble> {
+        if flow.record.state.phase == Phase::Delivering {
+            return self.wait(flow, failure, true).await;
+        }
+        flow.record.state.challenges.clear();
+        let Ok(revision) = flow.revision_mut() else {
+            flow.record.drop_revision();
+            return self.wait(flow, failure, false).await;
+        };
+        revision.order = None;
+        revision.gone += 1;
+        if revision.gone > MOST_GONE {
+            let detail = format!("orders disappear: {}", failure.detail);
+            return self
+                .wait(flow, Failure::local(Class::Local, detail), false)
+                .await;
+        }
+        // The same key and CSR: an order that did not disappear after all does no harm.
+        self.enter(flow, Phase::Planned).await
+    }
+
+    async fn account_gone(&self, flow: &mut Flow, failure: Failure) -> Result<Turn, Trouble> {
+        let issuers = self.issuers.borrow().clone();
+        let named = named(&issuers, flow.revision()?)?;
+        flow.memo.resets += 1;
+        if flow.memo.resets > MOST_RESETS || !self.accounts.reset(named).await? {
+            let failure = Failure {
+                class: Class::Issuer,
+                ..failure
+            };
+            self.accounts.refuse(named, &failure.detail).await?;
+            return self.wait(flow, failure, false).await;
+        }
+        self.tell(flow, What::Warning(failure.detail));
+        flow.record.state.challenges.clear();
+        let revision = flow.revision_mut()?;
+        revision.order = None;
+        revision.replaces = None;
+        self.enter(flow, Phase::Planned).await
+    }
+
+    fn limited(&self, flow: &Flow, failure: &Failure) {
+        let now = self.clock.now();
+        let until = failure.wait(1, now, None, "");
+        if let (Ok(revision), Some(scope), Some(until)) = (flow.revision(), &failure.scope, until) {
+            self.standing().limit(
+                &revision.issuer,
+                Scope::clone(scope),
+                &revision.names,
+                until,
+            );
+        }
+    }
+
+    /// Counts the failure and waits; `keep` says whether the order stays.
+    async fn wait(&self, flow: &mut Flow, failure: Failure, keep: bool) -> Result<Turn, Trouble> {
+        let now = self.clock.now();
+        let state = &mut flow.record.state;
+        if state.attempts.class != Some(failure.class) {
+            state.attempts.n = 0;
+        }
+        state.attempts.n = state.attempts.n.saturating_add(1);
+        state.attempts.class = Some(failure.class);
+        state.attempts.detail = Some(failure.detail.clone());
+        state.attempts.link.clone_from(&failure.link);
+        let life = state.current.as_ref().map(|current| &current.life);
+        let mark = state.target.to_string();
+        let mut until = failure.wait(state.attempts.n, now, life, &mark);
+        if failure.class == Class::Validation {
+            let failed = &mut state.attempts.failed;
+            failed.retain(|at| between(*at, now) < HOUR);
+            failed.push(now);
+            if failed.len() >= PER_HOUR {
+                let oldest = failed.first().map(|at| later(*at, HOUR));
+                until = until.max(oldest);
+            }
+            failed.truncate(PER_HOUR);
+            state.attempts.rehearsed = false;
+        }
+        if !keep {
+            flow.record.drop_revision();
+        }
+        let turn = self.store_wait(flow, &failure, until).await?;
+        if !keep {
+            self.pen.post(flow.target(), Vec::new()).await?;
+        }
+        Ok(turn)
+    }
+
+    async fn store_wait(
+        &self,
+        flow: &mut Flow,
+        failure: &Failure,
+        until: Option<Timestamp>,
+    ) -> Result<Turn, Trouble> {
+        let wanted = flow.wanted.as_ref().map(Wanted::hash);
+        let state = &mut flow.record.state;
+        let ordered = state.revision.as_ref();
+        let spec_hash = wanted
+            .or_else(|| ordered.map(|revision| revision.spec_hash.clone()))
+            .unwrap_or_default();
+        state.asked = None;
+        state.wait = Some(Wait {
+            class: failure.class,
+            until,
+            scope: failure.scope.as_deref().cloned(),
+            spec_hash,
+        });
+        self.save(flow).await?;
+        self.tell(
+            flow,
+            What::Failed {
+                class: failure.class,
+                detail: failure.detail.clone(),
+                until,
+            },
+        );
+        // What can be tidied up is tidied up now, while the reasons are fresh.
+        Ok(if flow.record.state.cleanup.is_empty() {
+            Turn::Rest
+        } else {
+            Turn::Go
+        })
+    }
+}
+
+/// Rejected nonces in one flow; below this they are nobody's failure.
+const MOST_TRANSIENT: u32 = 10;
+
+/// Looks at an order that should be further.
+const MOST_POLLS: u32 = 60;
+
+/// Accounts that disappear within one flow.
+const MOST_RESETS: u32 = 2;
+
+/// Orders of one revision that may disappear.
+const MOST_GONE: u32 = 3;
+
+/// Failed validations of one certificate in an hour: two below Let's Encrypt's limit.
+const PER_HOUR: usize = 3;
+
+const HOUR: SignedDuration = SignedDuration::from_hours(1);

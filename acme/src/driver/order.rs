@@ -1,0 +1,250 @@
+//! From a plan to published challenges.
+//!
+//! Invariants:
+//! - An order is stored before anything else is done with it; if that write is refused, the order
+//!   is forgotten: another leader has its own.
+//! - After a failed attempt the next one begins with another type of challenge.
+
+use super::{Driver, Flow, Trouble, Turn, named};
+use crate::ca::{Account, Authorization, AuthorizationStatus, Ca, ChallengeKind, NewOrder};
+use crate::ca::{OrderStatus, Step};
+use crate::events::What;
+use crate::failure::{Class, Failure};
+use crate::issuers::IssuerSpec;
+use crate::names::Name;
+use crate::pace::Purpose;
+use crate::plan::can_prove;
+use crate::record::{Leftover, Need, Ordered, Phase, Published};
+use crate::schedule::{between, later};
+use jiff::SignedDuration;
+use std::sync::Arc;
+
+impl Driver {
+    /// `Planned`: makes the order.
+    pub(super) async fn planned(&self, flow: &mut Flow) -> Result<Turn, Trouble> {
+        let issuers = self.issuers.borrow().clone();
+        let revision = flow.revision()?.clone();
+        let named = named(&issuers, &revision)?;
+        let now = self.clock.now();
+        if self.standing().away_for(&revision.directory, now) >= SignedDuration::from_hours(1)
+            && !named.spec.fallback.is_empty()
+        {
+            // Nothing was ordered yet: plan again, perhaps with another issuer.
+            flow.record.drop_revision();
+            self.save(flow).await?;
+            return Ok(Turn::Go);
+        }
+        let (authority, account) = self.accounts.account(named).await?;
+        if let Some(until) = self
+            .standing()
+            .limited_until(named.name, &revision.names, now)
+        {
+            let mut failure = Failure::local(Class::Limited, "a limit of the authority holds");
+            failure.until = Some(until);
+            return Err(failure.into());
+        }
+        let purpose = match revision.need {
+            Need::New | Need::Changed => Purpose::New,
+            Need::Renewal(_) | Need::Asked => Purpose::Renewal,
+        };
+        let admitted = self
+            .standing()
+            .admit((named.name, &issuers), purpose, &revision.names, now);
+        if let Err(free) = admitted {
+            flow.memo.rest_until = Some(free);
+            return Ok(Turn::Rest);
+        }
+        let request = NewOrder {
+            names: revision.names.clone(),
+            profile: revision.profile.clone(),
+            replaces: revision.replaces.clone(),
+        };
+        let order = self
+            .ask(
+                flow,
+                Step::NewOrder,
+                authority.new_order(&account, &request),
+            )
+            .await?;
+        let stored = flow.revision_mut()?;
+        stored.order = Some(order.url.clone());
+        stored.ordered_at = Some(now);
+        stored.account.clone_from(&account.url);
+        let state = &mut flow.record.state;
+        state.wait = None;
+        state
+            .ordered
+            .retain(|ordered| between(ordered.at, now) < PACE);
+        state.ordered.push(Ordered {
+            at: now,
+            issuer: named.name.to_owned(),
+            renewal: purpose == Purpose::Renewal,
+        });
+        flow.memo.order = Some(order);
+        let turn = self.enter(flow, Phase::Ordered).await?;
+        let issuer = named.name.to_owned();
+        self.tell(
+            flow,
+            What::Ordered {
+                need: revision.need,
+                issuer,
+            },
+        );
+        Ok(turn)
+    }
+
+    /// The conversation that the revision needs.
+    pub(super) async fn conversation(
+        &self,
+        flow: &Flow,
+    ) -> Result<(Arc<dyn Ca>, Account, String), Trouble> {
+        let issuers = self.issuers.borrow().clone();
+        let named = named(&issuers, flow.revision()?)?;
+        let (authority, account) = self.accounts.account(named).await?;
+        Ok((authority, account, flow.order_url()?))
+    }
+
+    /// `Ordered`: looks how far the order is, and chooses challenges.
+    pub(super) async fn ordered(&self, flow: &mut Flow) -> Result<Turn, Trouble> {
+        let (authority, account, url) = self.conversation(flow).await?;
+        let order = match flow.memo.order.take() {
+            Some(order) => order,
+            None => {
+                self.ask(flow, Step::Order, authority.order(&account, &url))
+                    .await?
+            }
+        };
+        match order.status {
+            OrderStatus::Pending => {}
+            OrderStatus::Ready => return self.proved(flow).await,
+            OrderStatus::Processing | OrderStatus::Valid => {
+                return self.enter(flow, Phase::Finalizing).await.inspect(|_| {
+                    // Somebody finalized it already.
+                    flow.memo.fresh = false;
+                });
+            }
+            OrderStatus::Invalid => return Err(self.why_invalid(flow, order.error).await?.into()),
+        }
+        let authorizations = self
+            .ask(
+                flow,
+                Step::Authorization,
+                authority.authorizations(&account, &url),
+            )
+            .await?;
+        let issuers = self.issuers.borrow().clone();
+        let named = named(&issuers, flow.revision()?)?;
+        let mut challenges = Vec::new();
+        for authorization in &authorizations {
+            match authorization.status {
+                AuthorizationStatus::Valid => {}
+                AuthorizationStatus::Pending | AuthorizationStatus::Processing => {
+                    let chosen = choose_challenge(flow, named.spec, authorization)?;
+                    challenges.push(chosen);
+                }
+                _ => return Err(self.why_invalid(flow, order.error).await?.into()),
+            }
+        }
+        for challenge in &mut challenges {
+            if challenge.kind == ChallengeKind::Dns01 {
+                let domain = challenge.name.base().unwrap_or_default().to_owned();
+                let solver = self.solver(named.spec, &domain).await?;
+                let value = account.key.dns_value(&challenge.token);
+                let record = solver.locate(&domain, &value).await;
+                let record = record.map_err(|why| dns_failure(&challenge.name, &why))?;
+                challenge.dns = Some(record);
+            }
+        }
+        let issuer = named.name.to_owned();
+        let leftovers = challenges.iter().filter_map(|challenge| {
+            Some(Leftover {
+                issuer: issuer.clone(),
+                domain: challenge.name.base()?.to_owned(),
+                record: challenge.dns.clone()?,
+            })
+        });
+        let leftovers: Vec<Leftover> = leftovers.collect();
+        let state = &mut flow.record.state;
+        for leftover in leftovers {
+            if !state.cleanup.contains(&leftover) {
+                state.cleanup.push(leftover);
+            }
+        }
+        state.challenges = challenges;
+        self.enter(flow, Phase::Presenting).await
+    }
+
+    /// All names are proved: a rehearsal ends here, the real thing goes on.
+    pub(super) async fn proved(&self, flow: &mut Flow) -> Result<Turn, Trouble> {
+        if flow.revision()?.test {
+            flow.record.state.attempts.rehearsed = true;
+            flow.record.state.wait = None;
+            flow.record.drop_revision();
+            self.save(flow).await?;
+            self.pen.post(flow.target(), Vec::new()).await?;
+            return Ok(Turn::Go);
+        }
+        self.enter(flow, Phase::Finalizing).await
+    }
+}
+
+fn choose_challenge(
+    flow: &Flow,
+    spec: &IssuerSpec,
+    authorization: &Authorization,
+) -> Result<Published, Failure> {
+    let name = &authorization.name;
+    let kinds = &flow.revision()?.kinds;
+    let usable: Vec<ChallengeKind> = kinds
+        .iter()
+        .copied()
+        .filter(|kind| can_prove(*kind, name, spec))
+        .collect();
+    let failed = usize::try_from(flow.record.state.attempts.n).unwrap_or(0);
+    let first = failed.checked_rem(usable.len()).unwrap_or(0);
+    let in_turn = usable.iter().cycle().skip(first).take(usable.len());
+    for kind in in_turn {
+        let offered = authorization
+            .challenges
+            .iter()
+            .find(|each| each.kind == *kind);
+        if let Some(challenge) = offered {
+            return Ok(Published {
+                name: name.clone(),
+                kind: *kind,
+                token: challenge.token.clone(),
+                url: challenge.url.clone(),
+                dns: None,
+            });
+        }
+    }
+    Err(no_way(name, &usable, authorization))
+}
+
+fn no_way(name: &Name, usable: &[ChallengeKind], authorization: &Authorization) -> Failure {
+    let offered: Vec<String> = authorization
+        .challenges
+        .iter()
+        .map(|challenge| format!("{:?}", challenge.kind))
+        .collect();
+    let detail = format!(
+        "{name}: the authority offers {} and this issuer can use {usable:?}",
+        offered.join(", ")
+    );
+    Failure::local(Class::Spec, detail)
+}
+
+pub(super) fn dns_failure(name: &Name, error: &crate::dns::DnsError) -> Failure {
+    Failure::local(
+        Class::Local,
+        format!("{name}: DNS was not changed: {error}"),
+    )
+}
+
+/// How long an order counts for pacing.
+const PACE: SignedDuration = SignedDuration::from_hours(3);
+
+/// A challenge is not answered any more after this.
+pub(super) fn expiry(now: jiff::Timestamp) -> jiff::Timestamp {
+    later(now, SignedDuration::from_hours(1))
+}

@@ -1,0 +1,403 @@
+//! Nothing is going on: what has to begin, what has to be asked, what has to go.
+//!
+//! Invariants:
+//! - A plan is stored with its key and CSR, and only after the target could be written and there is
+//!   an account.
+//! - A window is asked for only about the current certificate, and stored with it.
+//! - While our clock and the authority's differ, nothing is planned.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Driver, Flow, Trouble, Turn};
+use crate::accounts::Named;
+use crate::ca::{Ca, Directory, Refusal, Step};
+use crate::events::What;
+use crate::failure::{Class, Failure};
+use crate::issuers::{Issuers, KeyKind};
+use crate::leaf;
+use crate::plan::Wanted;
+use crate::record::{Ari, Asked, Current, Need, Next, Phase, Revision};
+use crate::schedule::{
+    Reason, Window, between, earlier, later, next_check, next_check_after_failure,
+};
+use crate::secrets::Secret;
+
+impl Driver {
+    /// `Empty` and `Valid`.
+    pub(super) async fn rest(&self, flow: &mut Flow) -> Result<Turn, Trouble> {
+        if !flow.record.state.cleanup.is_empty() {
+            return self.clean(flow).await;
+        }
+        let Some(wanted) = flow.wanted.clone() else {
+            let state = &mut flow.record.state;
+            state.until = Some(later(self.clock.now(), self.tombstone));
+            state.asked = None;
+            return self.enter(flow, Phase::Tombstone).await;
+        };
+        // A namespace of the same name is another tenant: it inherits no certificate.
+        if flow.record.state.namespace_uid != wanted.namespace_uid {
+            flow.record.current = None;
+            flow.record.previous = None;
+            flow.record.state.current = None;
+            flow.record
+                .state
+                .namespace_uid
+                .clone_from(&wanted.namespace_uid);
+            self.served.hide(&wanted.target);
+            self.save(flow).await?;
+        }
+        let now = self.clock.now();
+        if let Some(need) = need(flow, &wanted, now) {
+            return self.begin(flow, &wanted, need).await;
+        }
+        flow.record.state.asked = None;
+        let due = |current: &Current| current.ari.next_check.is_some_and(|check| check <= now);
+        if flow.record.state.current.as_ref().is_some_and(due) {
+            return self.check_window(flow).await;
+        }
+        Ok(Turn::Rest)
+    }
+
+    /// Everything that has to be true before an order, then the plan.
+    async fn begin(&self, flow: &mut Flow, wanted: &Wanted, need: Need) -> Result<Turn, Trouble> {
+        let issuers = self.issuers.borrow().clone();
+        let named = self.choose(flow, wanted, &issuers)?;
+        let now = self.clock.now();
+        if let Some(until) = self.standing().away_until(named.directory(), now) {
+            let mut failure =
+                Failure::local(Class::Outage, format!("{} is away", named.directory()));
+            failure.until = Some(until);
+            return Err(failure.into());
+        }
+        let preflight = self.projector.preflight(&wanted.target);
+        if let Err(why) = within(preflight).await {
+            let detail = format!("Secret {} cannot be written: {why}", wanted.target);
+            return Err(Failure::local(Class::Local, detail).into());
+        }
+        let (authority, account) = match self.accounts.account(named).await {
+            Ok(found) => found,
+            Err(error) => {
+                let trouble = Trouble::from(error);
+                return Err(self.with_directory(trouble, named, now));
+            }
+        };
+        let directory = authority.directory().await;
+        let directory = directory.map_err(|refusal| self.refused(&refusal, named, now))?;
+        self.check_clock(authority.as_ref())?;
+        check_profile(wanted, named, &directory)?;
+        let key = self.key(flow, wanted.key, named.spec.reuse_key).await?;
+        let csr = leaf::csr(&key, &wanted.names).map_err(|why| Failure::local(Class::Spec, why))?;
+        let state = &mut flow.record.state;
+        let replaces = state.current.as_ref().filter(|current| {
+            directory.renewal_info
+                && current.account == account.url
+                && !current.ari.refused
+                && current.life.not_after > now
+                && current.names.iter().any(|name| wanted.names.contains(name))
+        });
+        state.revision = Some(Revision {
+            spec_hash: wanted.hash(),
+            names: wanted.names.clone(),
+            issuer: named.name.to_owned(),
+            directory: named.directory().to_owned(),
+            test: named.test,
+            account: account.url,
+            profile: wanted.profile.clone(),
+            key: wanted.key,
+            kinds: wanted.challenges.clone(),
+            need,
+            replaces: replaces
+                .filter(|_| !named.test)
+                .map(|current| current.life.cert_id.clone()),
+            order: None,
+            planned_at: now,
+            ordered_at: None,
+            presented_at: None,
+            gone: 0,
+        });
+        state.rev += 1;
+        state.asked = None;
+        state.wait = None;
+        flow.record.next = Some(Next { key, csr });
+        flow.record.rejected = None;
+        self.enter(flow, Phase::Planned).await
+    }
+
+    /// The issuer that is wanted, its test directory after a failed validation, or a fallback while
+    /// it has been away for long and a certificate is missing or nearly over.
+    fn choose<'a>(
+        &self,
+        flow: &Flow,
+        wanted: &Wanted,
+        issuers: &'a Issuers,
+    ) -> Result<Named<'a>, Failure> {
+        let missing = |name: &str| {
+            Failure::local(
+                Class::Issuer,
+                format!("issuer {name} is no longer configured"),
+            )
+        };
+        let find = |name: &str| {
+            let found = issuers.issuers.get_key_value(name);
+            found.ok_or_else(|| missing(name))
+        };
+        let (name, spec) = find(&wanted.issuer)?;
+        let state = &flow.record.state;
+        let now = self.clock.now();
+        let urgent = state
+            .current
+            .as_ref()
+            .is_none_or(|current| current.life.is_ending(now));
+        let standing = self.standing();
+        if urgent && standing.away_for(&spec.directory, now) >= FALLBACK_AFTER {
+            for other in &spec.fallback {
+                let (name, spec) = find(other)?;
+                if standing.away_until(&spec.directory, now).is_none() {
+                    return Ok(Named {
+                        name,
+                        spec,
+                        test: false,
+                    });
+                }
+            }
+        }
+        let attempts = &state.attempts;
+        let test = spec.test_directory.is_some()
+            && attempts.class == Some(Class::Validation)
+            && attempts.n > 0
+            && !attempts.rehearsed;
+        Ok(Named { name, spec, test })
+    }
+
+    /// An outage met before there is a revision opens the circuit of the directory that was asked.
+    fn with_directory(&self, trouble: Trouble, named: Named<'_>, now: Timestamp) -> Trouble {
+        match trouble {
+            Trouble::Failed(mut failure) if failure.class == Class::Outage => {
+                failure.until = Some(self.standing().outage(named.directory(), &failure, now));
+                failure.into()
+            }
+            // The wait is stored with the account.
+            Trouble::Failed(mut failure) if failure.class == Class::Issuer => {
+                failure.retry_after = failure.retry_after.or(Some(SignedDuration::ZERO));
+                failure.into()
+            }
+            other => other,
+        }
+    }
+
+    fn refused(&self, refusal: &Refusal, named: Named<'_>, now: Timestamp) -> Trouble {
+        let failure = Failure::of(refusal, false);
+        self.with_directory(failure.into(), named, now)
+    }
+
+    /// A wrong clock must not start a wave of renewals.
+    fn check_clock(&self, authority: &dyn Ca) -> Result<(), Failure> {
+        let Some((date, read)) = authority.date() else {
+            return Ok(());
+        };
+        let age = SignedDuration::try_from(read.elapsed()).unwrap_or_default();
+        let theirs = later(date, age);
+        let apart = between(theirs, self.clock.now()).abs();
+        if apart <= SKEW {
+            return Ok(());
+        }
+        let mut failure = Failure::local(
+            Class::Local,
+            format!(
+                "the clock of this machine and the authority's differ by {} min: nothing is \
+                 ordered until they agree",
+                apart.as_mins()
+            ),
+        );
+        failure.retry_after = Some(SignedDuration::from_mins(5));
+        Err(failure)
+    }
+
+    async fn key(&self, flow: &Flow, kind: KeyKind, reuse: bool) -> Result<Secret, Failure> {
+        let state = &flow.record.state;
+        let same = state
+            .current
+            .as_ref()
+            .is_some_and(|current| current.key == kind);
+        if let (true, true, Some(current)) = (reuse, same, &flow.record.current) {
+            return Ok(current.key.clone());
+        }
+        let made = tokio::task::spawn_blocking(move || leaf::generate(kind)).await;
+        made.unwrap_or_else(|error| Err(error.to_string()))
+            .map_err(|why| Failure::local(Class::Local, why))
+    }
+
+    /// Asks when the current certificate should be renewed.
+    async fn check_window(&self, flow: &mut Flow) -> Result<Turn, Trouble> {
+        let now = self.clock.now();
+        let Some(current) = flow.record.state.current.clone() else {
+            return Ok(Turn::Rest);
+        };
+        let answer = self.ask_window(flow, &current).await;
+        let mut warning = None;
+        if let Some(stored) = &mut flow.record.state.current {
+            match answer {
+                Ok(Some(window)) => {
+                    stored.ari.failures = 0;
+                    stored.ari.next_check = Some(next_check(now, window.retry_after));
+                    let sensible = Window::new(window.start, window.end);
+                    warning = unusual(stored.ari.window, sensible, window.explanation.as_deref());
+                    stored.ari.window = sensible;
+                    stored.ari.url = window.explanation;
+                }
+                Ok(None) => stored.ari = Ari::default(),
+                Err(_) => {
+                    stored.ari.failures = stored.ari.failures.saturating_add(1);
+                    let next = next_check_after_failure(now, stored.ari.failures);
+                    stored.ari.next_check = Some(next);
+                }
+            }
+            let (renew_at, reason) = stored.life.renewal(stored.ari.window);
+            stored.renew_at = renew_at;
+            stored.renew_reason = reason;
+            // Nobody asks about what is over.
+            if stored.life.not_after <= now {
+                stored.ari.next_check = None;
+            }
+        }
+        if let Some(text) = warning {
+            self.tell(flow, What::Warning(text));
+        }
+        self.save(flow).await?;
+        Ok(Turn::Go)
+    }
+
+    /// The answer; `None` if the authority does not offer it or another account ordered.
+    async fn ask_window(
+        &self,
+        flow: &Flow,
+        current: &Current,
+    ) -> Result<Option<crate::ca::RenewalWindow>, Trouble> {
+        let issuers = self.issuers.borrow().clone();
+        let Some((name, spec)) = issuers.issuers.get_key_value(&current.issuer) else {
+            return Ok(None);
+        };
+        let named = Named {
+            name,
+            spec,
+            test: false,
+        };
+        if named.directory() != current.directory || current.life.cert_id.starts_with('.') {
+            return Ok(None);
+        }
+        let now = self.clock.now();
+        if self.standing().away_until(named.directory(), now).is_some() {
+            return Err(Failure::local(Class::Outage, "away").into());
+        }
+        let (authority, account) = self.accounts.account(named).await?;
+        let directory = authority.directory().await;
+        if !directory
+            .map_err(|refusal| Failure::of(&refusal, false))?
+            .renewal_info
+        {
+            return Ok(None);
+        }
+        let point = crate::journal::Point::Asking(Step::RenewalInfo);
+        self.journal.reached(point, flow.target()).await;
+        let window = authority
+            .renewal_info(&account, &current.life.cert_id)
+            .await;
+        window
+            .map(Some)
+            .map_err(|refusal| Failure::of(&refusal, false).into())
+    }
+
+    /// `Tombstone`: revived if wanted again, removed when it is over.
+    pub(super) async fn tombstone(&self, flow: &mut Flow) -> Result<Turn, Trouble> {
+        if flow.wanted.is_some() {
+            flow.record.state.until = None;
+            let phase = flow.record.rest_phase();
+            return self.enter(flow, phase).await;
+        }
+        let over = flow
+            .record
+            .state
+            .until
+            .is_none_or(|until| until <= self.clock.now());
+        if let (true, Some(version)) = (over, flow.version.clone()) {
+            let key = crate::vault::Key::Certificate(flow.target().clone());
+            self.vault.remove(&key, &version).await?;
+            flow.version = None;
+            self.served.hide(flow.target());
+        }
+        Ok(Turn::Rest)
+    }
+}
+
+fn need(flow: &Flow, wanted: &Wanted, now: Timestamp) -> Option<Need> {
+    let state = &flow.record.state;
+    let (Some(current), Some(_)) = (&state.current, &flow.record.current) else {
+        return Some(Need::New);
+    };
+    if current.spec_hash != wanted.hash() {
+        return Some(Need::Changed);
+    }
+    if state.asked == Some(Asked::Renew) {
+        return Some(Need::Asked);
+    }
+    (current.renew_at <= now).then_some(Need::Renewal(current.renew_reason))
+}
+
+fn check_profile(wanted: &Wanted, named: Named<'_>, directory: &Directory) -> Result<(), Failure> {
+    let Some(profile) = &wanted.profile else {
+        return Ok(());
+    };
+    if directory.profiles.iter().any(|(name, _)| name == profile) {
+        return Ok(());
+    }
+    let offered: Vec<&str> = directory
+        .profiles
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    let offered = if offered.is_empty() {
+        "no profiles".to_owned()
+    } else {
+        offered.join(", ")
+    };
+    let detail = format!(
+        "issuer {} offers no profile {profile:?}; it offers {offered}",
+        named.name
+    );
+    Err(Failure::local(Class::Spec, detail))
+}
+
+/// An authority that explains its window, or moves it far ahead, wants people to know.
+fn unusual(old: Option<Window>, new: Option<Window>, page: Option<&str>) -> Option<String> {
+    let moved = match (old, new) {
+        (Some(old), Some(new)) => new.start < earlier(old.start, FAR),
+        _ => false,
+    };
+    match (moved, page) {
+        (_, Some(page)) => Some(format!("the authority asks for an early renewal: {page}")),
+        (true, None) => Some("the authority moved the renewal ahead by more than a day".to_owned()),
+        (false, None) => None,
+    }
+}
+
+/// No part outside may hold a flow.
+async fn within<T>(call: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let limit = std::time::Duration::from_secs(60);
+    let answer = tokio::time::timeout(limit, call).await;
+    answer.unwrap_or_else(|_| Err("no answer within 60 s".to_owned()))
+}
+
+/// The moment of a certificate that was just stored.
+pub(super) fn first_renewal(current: &mut Current, now: Timestamp) {
+    let (renew_at, reason) = current.life.renewal(None);
+    current.renew_at = renew_at;
+    current.renew_reason = match reason {
+        Reason::Backstop => Reason::Backstop,
+        _ => Reason::Lifetime,
+    };
+    current.ari.next_check = Some(now);
+}
+
+const FALLBACK_AFTER: SignedDuration = SignedDuration::from_hours(1);
+const SKEW: SignedDuration = SignedDuration::from_hours(1);
+const FAR: SignedDuration = SignedDuration::from_hours(24);

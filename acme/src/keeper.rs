@@ -1,0 +1,508 @@
+//! Keeps all certificates: one place that knows what is wanted, what is stored and what is due.
+//!
+//! Invariants:
+//! - Only who leads works; everybody else shows what is stored.
+//! - At most [`Config::flows`] certificates are worked on at once; what is nearly over comes first.
+//! - Nothing happens before it is known what is wanted: an empty start removes nothing.
+//! - Dropping the [`Keeper`] ends all work at once, as a crash would.
+
+mod command;
+mod slots;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::accounts::{Accounts, Known};
+use crate::board::{Board, Pen};
+use crate::ca::Connect;
+use crate::clock::{Clock, SystemClock};
+use crate::dns::Solvers;
+use crate::driver::{Alone, Barrier, Driver, Flow, Memo, Projector, Wishes};
+use crate::events::{Event, What};
+use crate::issuers::Issuers;
+use crate::journal::{Journal, Silent};
+use crate::plan::{Finding, Request, Target, plan};
+use crate::record::Record;
+use crate::secrets::Secrets;
+use crate::served::{Certificates, Reports, Served};
+use crate::standing::Standing;
+use crate::vault::{Key, Vault, VaultError};
+
+use slots::{Slot, Slots};
+
+/// What a keeper needs.
+pub struct Config {
+    /// Issuers, as they are configured now.
+    pub issuers: watch::Receiver<Arc<Issuers>>,
+    /// Where everything is kept; says who leads.
+    pub vault: Arc<dyn Vault>,
+    /// Secrets that the issuers name.
+    pub secrets: Arc<dyn Secrets>,
+    /// Makes conversations with authorities.
+    pub connect: Arc<Connect>,
+    /// Makes writers of TXT records.
+    pub solvers: Arc<Solvers>,
+    /// Where certificates go beside the vault.
+    pub projector: Arc<dyn Projector>,
+    /// Makes sure that replicas answer.
+    pub barrier: Arc<dyn Barrier>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Who listens to the steps.
+    pub journal: Arc<dyn Journal>,
+    /// Certificates that are worked on at once.
+    pub flows: usize,
+    /// How long a certificate is kept that is no longer wanted.
+    pub tombstone: SignedDuration,
+}
+
+impl Config {
+    /// A process on its own: nothing but the vault, the system's clock, usual bounds.
+    pub fn alone(
+        issuers: watch::Receiver<Arc<Issuers>>,
+        vault: Arc<dyn Vault>,
+        secrets: Arc<dyn Secrets>,
+        connect: Arc<Connect>,
+        solvers: Arc<Solvers>,
+    ) -> Self {
+        Self {
+            issuers,
+            vault,
+            secrets,
+            connect,
+            solvers,
+            projector: Arc::new(Alone),
+            barrier: Arc::new(Alone),
+            clock: Arc::new(SystemClock),
+            journal: Arc::new(Silent),
+            flows: FLOWS,
+            tombstone: TOMBSTONE,
+        }
+    }
+}
+
+/// What a person asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// A renewal now; `force` even if the same names were issued four times this week.
+    Renew {
+        /// Even near the limit of the authority.
+        force: bool,
+    },
+    /// To end a wait.
+    Retry,
+    /// To revoke the current certificate for a reason of RFC 5280, and to replace it.
+    Revoke {
+        /// The reason.
+        reason: u8,
+    },
+}
+
+/// A command for one certificate, and where its answer goes.
+pub(crate) struct Ask {
+    target: Target,
+    command: Command,
+    reply: oneshot::Sender<Result<String, String>>,
+}
+
+/// A running keeper. Dropping it ends its work.
+#[derive(Debug)]
+pub struct Keeper {
+    /// What is wanted; nothing happens until it is known.
+    pub wanted: watch::Sender<Option<Arc<Vec<Request>>>>,
+    /// What users can mend.
+    pub findings: watch::Receiver<Arc<Vec<Finding>>>,
+    /// What of it is planned: says which name belongs to which issuer.
+    pub planned: watch::Receiver<Arc<Wishes>>,
+    /// Challenges to answer.
+    pub board: watch::Receiver<Arc<Board>>,
+    /// Certificates to serve.
+    pub certificates: watch::Receiver<Arc<Certificates>>,
+    /// How each certificate stands.
+    pub reports: watch::Receiver<Arc<Reports>>,
+    events: broadcast::Sender<Event>,
+    commands: mpsc::Sender<Ask>,
+    task: JoinHandle<()>,
+}
+
+impl Keeper {
+    /// Begins. Needs a runtime.
+    pub fn start(config: Config) -> Self {
+        let wanted = watch::Sender::new(None);
+        let findings = watch::Sender::new(Arc::default());
+        let board = watch::Sender::new(Arc::new(Board::default()));
+        let served = Arc::new(Served::new());
+        let events = broadcast::Sender::new(EVENTS);
+        let (commands, asks) = mpsc::channel(COMMANDS);
+        let wishes = watch::Sender::new(Arc::new(Wishes::new()));
+        let planned = wishes.subscribe();
+        let pen = Arc::new(Pen::new(Arc::clone(&config.vault), board.clone()));
+        let accounts = Accounts {
+            vault: Arc::clone(&config.vault),
+            secrets: Arc::clone(&config.secrets),
+            connect: config.connect,
+            clock: Arc::clone(&config.clock),
+            pen: Arc::clone(&pen),
+            known: tokio::sync::Mutex::new(Known::default()),
+        };
+        let driver = Arc::new(Driver {
+            issuers: config.issuers.clone(),
+            vault: config.vault,
+            accounts,
+            secrets: config.secrets,
+            solvers: config.solvers,
+            made: Mutex::new(BTreeMap::new()),
+            projector: config.projector,
+            barrier: config.barrier,
+            pen,
+            clock: config.clock,
+            journal: config.journal,
+            standing: Mutex::new(Standing::default()),
+            events: events.clone(),
+            wishes: wishes.subscribe(),
+            served: Arc::clone(&served),
+            tombstone: config.tombstone,
+        });
+        let work = Work {
+            driver,
+            requests: wanted.subscribe(),
+            issuers: config.issuers,
+            wishes,
+            findings: findings.clone(),
+            board: board.clone(),
+            flows: config.flows.max(1),
+            slots: Slots::default(),
+            running: JoinSet::new(),
+            epoch: None,
+            known: false,
+        };
+        Self {
+            findings: findings.subscribe(),
+            planned,
+            board: board.subscribe(),
+            certificates: served.subscribe(),
+            reports: served.reports(),
+            task: tokio::spawn(work.run(asks)),
+            wanted,
+            events,
+            commands,
+        }
+    }
+
+    /// Everything that happens from now on; a slow reader loses the oldest.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// Asks for something; the answer is a sentence.
+    pub async fn command(&self, target: Target, command: Command) -> Result<String, String> {
+        let (reply, answer) = oneshot::channel();
+        let ask = Ask {
+            target,
+            command,
+            reply,
+        };
+        let gone = || "the certificate keeper has ended".to_owned();
+        self.commands.send(ask).await.map_err(|_| gone())?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The task behind a keeper.
+struct Work {
+    driver: Arc<Driver>,
+    requests: watch::Receiver<Option<Arc<Vec<Request>>>>,
+    issuers: watch::Receiver<Arc<Issuers>>,
+    wishes: watch::Sender<Arc<Wishes>>,
+    findings: watch::Sender<Arc<Vec<Finding>>>,
+    board: watch::Sender<Arc<Board>>,
+    flows: usize,
+    slots: Slots,
+    running: JoinSet<(Flow, Result<(), VaultError>)>,
+    /// The epoch whose records are in `slots`.
+    epoch: Option<u64>,
+    /// Whether it is known what is wanted.
+    known: bool,
+}
+
+impl Work {
+    async fn run(mut self, mut asks: mpsc::Receiver<Ask>) {
+        let mut epoch = self.driver.vault.epoch();
+        let mut changes = self.driver.vault.changes();
+        self.replan();
+        self.follow().await;
+        loop {
+            let leads = *epoch.borrow_and_update();
+            if leads != self.epoch {
+                self.lead(leads).await;
+            }
+            let timer = self.begin();
+            let following = self.epoch.is_none();
+            tokio::select! {
+                changed = epoch.changed() => if changed.is_err() { return },
+                Ok(()) = changes.changed(), if following => self.follow().await,
+                Ok(()) = self.requests.changed() => self.replan(),
+                Ok(()) = self.issuers.changed() => {
+                    self.replan();
+                    self.slots.reconsider();
+                }
+                Some(done) = self.running.join_next() => match done {
+                    Ok((flow, end)) => self.put_back(flow, end).await,
+                    Err(error) => {
+                        tracing::error!(%error, "a certificate's flow ended abnormally");
+                        self.slots.revive_lost();
+                    }
+                },
+                Some(ask) = asks.recv() => self.answer(ask).await,
+                () = tokio::time::sleep_until(timer) => {}
+            }
+        }
+    }
+
+    /// What is wanted now, from what is asked for.
+    fn replan(&mut self) {
+        let issuers = self.issuers.borrow_and_update().clone();
+        let Some(requests) = self.requests.borrow_and_update().clone() else {
+            return;
+        };
+        self.known = true;
+        let plan = plan(&issuers, &requests);
+        self.findings.send_if_modified(|old| {
+            let changed = **old != plan.findings;
+            if changed {
+                *old = Arc::new(plan.findings);
+            }
+            changed
+        });
+        let wishes = plan.wanted.into_iter();
+        let wishes: Wishes = wishes
+            .map(|wanted| (wanted.target.clone(), wanted))
+            .collect();
+        self.wishes.send_replace(Arc::new(wishes));
+        self.adopt();
+    }
+
+    /// Every wish has a slot, and every slot knows its wish.
+    fn adopt(&mut self) {
+        let Some(epoch) = self.epoch else { return };
+        let wishes = self.wishes.borrow().clone();
+        for (target, wanted) in wishes.iter() {
+            self.slots.ensure(target, || Flow {
+                record: Record::new(wanted, epoch),
+                version: None,
+                wanted: Some(wanted.clone()),
+                epoch,
+                memo: Memo::default(),
+            });
+        }
+        for (target, slot) in self.slots.iter_mut() {
+            if let Slot::Idle { flow, .. } = slot {
+                flow.wanted = wishes.get(target).cloned();
+                self.driver.served.show(&flow.record, flow.wanted.as_ref());
+            }
+        }
+    }
+
+    /// Shows what is stored, without touching it.
+    async fn follow(&mut self) {
+        let listing = match self.driver.vault.certificates().await {
+            Ok(listing) => listing,
+            Err(error) => {
+                tracing::warn!(%error, "the vault was not read");
+                return;
+            }
+        };
+        for complaint in &listing.damaged {
+            tracing::warn!(error = complaint, "the vault is damaged");
+        }
+        let records = listing.stored.iter();
+        let records: Vec<Record> = records
+            .filter_map(|stored| Record::from_entries(&stored.entries).ok())
+            .collect();
+        let wishes = self.wishes.borrow().clone();
+        self.driver.served.replace(records.iter());
+        for record in &records {
+            let wanted = wishes.get(&record.state.target);
+            self.driver.served.show(record, wanted);
+        }
+        if let Ok(Some(stored)) = self.driver.vault.read(&Key::Board).await
+            && let Some(board) = crate::board::read(&stored.entries)
+        {
+            self.board.send_if_modified(|old| {
+                let changed = **old != board;
+                if changed {
+                    *old = Arc::new(board);
+                }
+                changed
+            });
+        }
+    }
+
+    /// Takes the lead, or loses it. What was going on here ends either way.
+    async fn lead(&mut self, epoch: Option<u64>) {
+        self.running.shutdown().await;
+        self.slots = Slots::default();
+        self.driver.pen.forget().await;
+        self.driver.accounts.forget().await;
+        self.epoch = None;
+        let Some(epoch) = epoch else { return };
+        let listing = match self.driver.vault.certificates().await {
+            Ok(listing) => listing,
+            Err(error) => {
+                // Tried again with the next turn of the loop.
+                tracing::warn!(%error, "the vault was not read");
+                return;
+            }
+        };
+        for complaint in listing.damaged {
+            tracing::warn!(error = complaint, "the vault is damaged");
+        }
+        let issuers = self.issuers.borrow().clone();
+        let mut standing = Standing::default();
+        for stored in listing.stored {
+            match Record::from_entries(&stored.entries) {
+                Ok(record) => {
+                    standing.recall(&record.state, &issuers);
+                    self.slots.insert(Flow {
+                        record,
+                        version: Some(stored.version),
+                        wanted: None,
+                        epoch,
+                        memo: Memo::default(),
+                    });
+                }
+                Err(why) => {
+                    let key = stored.key.to_string();
+                    tracing::error!(key, error = why, "a record is left alone");
+                    if let Key::Certificate(target) = stored.key {
+                        self.slots.leave_alone(target);
+                    }
+                }
+            }
+        }
+        *self
+            .driver
+            .standing
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = standing;
+        self.epoch = Some(epoch);
+        self.adopt();
+        let slots = &self.slots;
+        let publishes = |target: &Target| slots.publishes(target);
+        let known = |issuer: &str| issuers.issuers.contains_key(issuer);
+        if let Err(error) = self.driver.pen.retain(publishes, known).await {
+            tracing::warn!(%error, "the board was not tidied up");
+        }
+    }
+
+    /// Begins what is due; returns when to look again.
+    fn begin(&mut self) -> tokio::time::Instant {
+        let clock = &self.driver.clock;
+        let idle = tokio::time::Instant::now() + IDLE;
+        if self.epoch.is_none() {
+            // Leading, but not loaded: soon; else when something changes.
+            return tokio::time::Instant::now() + AGAIN;
+        }
+        if !self.known {
+            return idle;
+        }
+        let now = clock.now();
+        while self.running.len() < self.flows {
+            let Some(mut flow) = self.slots.take_due(now) else {
+                break;
+            };
+            let driver = Arc::clone(&self.driver);
+            self.running.spawn(async move {
+                let end = driver.run(&mut flow).await;
+                (flow, end)
+            });
+        }
+        if self.running.len() >= self.flows {
+            return idle;
+        }
+        let next = self.slots.next_due(now);
+        next.map_or(idle, |at| clock.instant(at).min(idle))
+    }
+
+    async fn put_back(&mut self, mut flow: Flow, end: Result<(), VaultError>) {
+        if Some(flow.epoch) != self.epoch {
+            return;
+        }
+        let target = flow.target().clone();
+        if let Err(error) = end {
+            tracing::warn!(namespace = target.namespace, name = target.secret, %error, "record not stored");
+            let event = Event {
+                target: target.clone(),
+                what: What::Warning(error.to_string()),
+            };
+            drop(self.driver.events.send(event));
+            // What is stored decides, not what was about to be.
+            let stored = self
+                .driver
+                .vault
+                .read(&Key::Certificate(target.clone()))
+                .await;
+            let not_before = crate::schedule::later(self.driver.clock.now(), AGAIN_STORED);
+            match stored {
+                Ok(Some(stored)) => match Record::from_entries(&stored.entries) {
+                    Ok(record) => {
+                        flow.record = record;
+                        flow.version = Some(stored.version);
+                    }
+                    Err(_) => return self.slots.leave_alone(target),
+                },
+                Ok(None) => match &flow.wanted {
+                    Some(wanted) => {
+                        flow.record = Record::new(wanted, flow.epoch);
+                        flow.version = None;
+                    }
+                    None => return self.slots.remove(&target),
+                },
+                Err(_) => return self.slots.lose(target, flow, not_before),
+            }
+            flow.memo.rest_until = Some(not_before);
+        }
+        flow.wanted = self.wishes.borrow().get(&target).cloned();
+        let removed = flow.version.is_none() && flow.wanted.is_none();
+        if removed {
+            self.slots.remove(&target);
+        } else {
+            self.driver.served.show(&flow.record, flow.wanted.as_ref());
+            self.slots.insert(flow);
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.driver.clock.now()
+    }
+}
+
+/// Flows at once: the edge of Let's Encrypt takes twenty requests a second from one address.
+const FLOWS: usize = 8;
+
+const TOMBSTONE: SignedDuration = SignedDuration::from_hours(72);
+
+/// Events that a slow reader may be behind.
+const EVENTS: usize = 1_024;
+
+const COMMANDS: usize = 16;
+
+/// Longest sleep: clocks may be set.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// After the vault could not be read.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// After a record could not be stored.
+const AGAIN_STORED: SignedDuration = SignedDuration::from_secs(2);

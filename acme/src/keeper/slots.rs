@@ -1,0 +1,166 @@
+//! All certificates, and which of them is due.
+//!
+//! Invariants:
+//! - A certificate is worked on by one flow at a time: its slot is empty meanwhile.
+//! - What was begun goes first, then what is nearly over, then what is missing.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::driver::{Flow, due};
+use crate::failure::Class;
+use crate::plan::Target;
+use crate::record::{Phase, Record};
+
+/// Where a certificate is.
+pub(super) enum Slot {
+    /// Here.
+    Idle {
+        flow: Box<Flow>,
+        /// Has to be read again before anything is done.
+        stale: bool,
+    },
+    /// With a flow.
+    Busy,
+    /// A record that this program does not understand.
+    LeftAlone,
+}
+
+#[derive(Default)]
+pub(super) struct Slots {
+    by_target: BTreeMap<Target, Slot>,
+}
+
+impl Slots {
+    pub(super) fn insert(&mut self, flow: Flow) {
+        let target = flow.target().clone();
+        let slot = Slot::Idle {
+            flow: Box::new(flow),
+            stale: false,
+        };
+        self.by_target.insert(target, slot);
+    }
+
+    pub(super) fn ensure(&mut self, target: &Target, make: impl FnOnce() -> Flow) {
+        if !self.by_target.contains_key(target) {
+            self.insert(make());
+        }
+    }
+
+    pub(super) fn remove(&mut self, target: &Target) {
+        self.by_target.remove(target);
+    }
+
+    pub(super) fn leave_alone(&mut self, target: Target) {
+        self.by_target.insert(target, Slot::LeftAlone);
+    }
+
+    /// The record could not be read after a failed write: again later.
+    pub(super) fn lose(&mut self, target: Target, mut flow: Flow, not_before: Timestamp) {
+        flow.memo.rest_until = Some(not_before);
+        let slot = Slot::Idle {
+            flow: Box::new(flow),
+            stale: true,
+        };
+        self.by_target.insert(target, slot);
+    }
+
+    /// Slots of flows that ended without giving their certificate back are forgotten; the next plan
+    /// makes them anew, and their first write finds out what is stored.
+    pub(super) fn revive_lost(&mut self) {
+        self.by_target.retain(|_, slot| !matches!(slot, Slot::Busy));
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&Target, &mut Slot)> {
+        self.by_target.iter_mut()
+    }
+
+    pub(super) fn idle_mut(&mut self, target: &Target) -> Option<&mut Flow> {
+        match self.by_target.get_mut(target)? {
+            Slot::Idle { flow, stale: false } => Some(flow),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_busy(&self, target: &Target) -> bool {
+        matches!(self.by_target.get(target), Some(Slot::Busy))
+    }
+
+    /// Whether a certificate may have something on the board.
+    pub(super) fn publishes(&self, target: &Target) -> bool {
+        match self.by_target.get(target) {
+            Some(Slot::Idle { flow, .. }) => !flow.record.state.challenges.is_empty(),
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    /// The configuration changed: what waited for that waits no longer.
+    pub(super) fn reconsider(&mut self) {
+        for slot in self.by_target.values_mut() {
+            let Slot::Idle { flow, .. } = slot else {
+                continue;
+            };
+            let wait = &mut flow.record.state.wait;
+            let concerned = |class| matches!(class, Class::Issuer | Class::Spec | Class::Local);
+            if wait.as_ref().is_some_and(|wait| concerned(wait.class)) {
+                *wait = None;
+            }
+        }
+    }
+
+    /// Takes the most urgent certificate that is due.
+    pub(super) fn take_due(&mut self, now: Timestamp) -> Option<Flow> {
+        let mut best: Option<((u8, SignedDuration), &Target)> = None;
+        for (target, slot) in &self.by_target {
+            let Slot::Idle { flow, .. } = slot else {
+                continue;
+            };
+            if when(flow, now).is_none_or(|at| at > now) {
+                continue;
+            }
+            let urgency = urgency(&flow.record, now);
+            if best.as_ref().is_none_or(|(other, _)| urgency < *other) {
+                best = Some((urgency, target));
+            }
+        }
+        let target = best?.1.clone();
+        match self.by_target.insert(target, Slot::Busy)? {
+            Slot::Idle { flow, .. } => Some(*flow),
+            Slot::Busy | Slot::LeftAlone => None,
+        }
+    }
+
+    /// When the next one is due.
+    pub(super) fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
+        let idle = self.by_target.values().filter_map(|slot| match slot {
+            Slot::Idle { flow, .. } => when(flow, now),
+            Slot::Busy | Slot::LeftAlone => None,
+        });
+        idle.min()
+    }
+}
+
+fn when(flow: &Flow, now: Timestamp) -> Option<Timestamp> {
+    let due = due(&flow.record, flow.wanted.as_ref(), now)?;
+    Some(flow.memo.rest_until.map_or(due, |rest| rest.max(due)))
+}
+
+fn urgency(record: &Record, now: Timestamp) -> (u8, SignedDuration) {
+    let state = &record.state;
+    let left = state.current.as_ref().map(|current| current.life.left(now));
+    let ending = state
+        .current
+        .as_ref()
+        .is_some_and(|current| current.life.is_ending(now));
+    match (state.phase, left) {
+        // An order exists; its authority waits.
+        (phase, left) if phase.is_busy() && phase != Phase::Planned => {
+            (0, left.unwrap_or_default())
+        }
+        (_, Some(left)) if ending => (1, left),
+        (_, None) => (2, SignedDuration::ZERO),
+        (_, Some(left)) => (3, left),
+    }
+}

@@ -1,0 +1,238 @@
+//! Keys, CSRs and downloaded chains.
+//!
+//! Invariants:
+//! - A chain is accepted only if its leaf has our key and exactly our names, is valid now, and each
+//!   certificate is signed by the next.
+//! - A CSR carries names in its extension only: no common name, which limits length and is ignored.
+
+use std::collections::BTreeSet;
+
+use aws_lc_rs::digest;
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use jiff::{SignedDuration, Timestamp};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData, RsaKeySize, SanType};
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::pem::Pem;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::issuers::KeyKind;
+use crate::names::Name;
+use crate::schedule::{Life, later};
+use crate::secrets::Secret;
+
+/// A new key, PKCS#8 as PEM. RSA takes long: not for a thread that others wait for.
+pub fn generate(kind: KeyKind) -> Result<Secret, String> {
+    let pair = match kind {
+        KeyKind::P256 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
+        KeyKind::P384 => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384),
+        KeyKind::Rsa2048 => rsa(RsaKeySize::_2048),
+        KeyKind::Rsa3072 => rsa(RsaKeySize::_3072),
+        KeyKind::Rsa4096 => rsa(RsaKeySize::_4096),
+    };
+    let pair = pair.map_err(|error| format!("no key: {error}"))?;
+    Ok(Secret::new(pair.serialize_pem()))
+}
+
+fn rsa(size: RsaKeySize) -> Result<KeyPair, rcgen::Error> {
+    KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, size)
+}
+
+/// A CSR (DER) for a key in PEM.
+pub fn csr(key: &Secret, names: &[Name]) -> Result<Vec<u8>, String> {
+    let pair = pair(key)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    for name in names {
+        params.subject_alt_names.push(match name {
+            Name::Ip(address) => SanType::IpAddress(*address),
+            Name::Dns(name) => {
+                let name = name.as_str().try_into();
+                SanType::DnsName(name.map_err(|error| format!("{error}"))?)
+            }
+        });
+    }
+    let request = params
+        .serialize_request(&pair)
+        .map_err(|error| format!("no CSR: {error}"))?;
+    Ok(request.der().to_vec())
+}
+
+fn pair(key: &Secret) -> Result<KeyPair, String> {
+    let text = key.text().ok_or("the stored key is no PEM")?;
+    KeyPair::from_pem(text).map_err(|_| "the stored key does not load".to_owned())
+}
+
+/// Checks a downloaded chain against what was ordered; returns the leaf's identifier and dates. The
+/// error says what is wrong.
+pub fn check(chain: &str, key: &Secret, names: &[Name], now: Timestamp) -> Result<Life, String> {
+    let ders = ders(chain)?;
+    let mut certificates = Vec::with_capacity(ders.len());
+    for der in &ders {
+        let (rest, certificate) = X509Certificate::from_der(der)
+            .map_err(|error| format!("a certificate of the chain does not parse: {error}"))?;
+        if !rest.is_empty() {
+            return Err("a certificate of the chain has bytes behind its end".to_owned());
+        }
+        certificates.push(certificate);
+    }
+    let leaf = certificates.first().ok_or("the chain is empty")?;
+    let own = pair(key)?.subject_public_key_info();
+    if leaf.public_key().raw != own {
+        return Err("the certificate is not for our key".to_owned());
+    }
+    let wanted: BTreeSet<&Name> = names.iter().collect();
+    let found = names_of(leaf)?;
+    if found.iter().collect::<BTreeSet<_>>() != wanted {
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        return Err(format!("the certificate is for {}", found.join(", ")));
+    }
+    let life = life(leaf)?;
+    if life.not_after <= now || life.not_before > later(now, TOLERANCE) {
+        return Err(format!(
+            "the certificate is valid from {} to {}, and it is {now}",
+            life.not_before, life.not_after
+        ));
+    }
+    for (below, above) in certificates.iter().zip(certificates.iter().skip(1)) {
+        if below.issuer() != above.subject() {
+            return Err(format!(
+                "the chain does not fit: {} is not issued by {}",
+                below.subject(),
+                above.subject()
+            ));
+        }
+        below
+            .verify_signature(Some(above.public_key()))
+            .map_err(|_| format!("{} is not signed by {}", below.subject(), above.subject()))?;
+    }
+    Ok(life)
+}
+
+/// Identifier and dates of the first certificate of a chain.
+pub fn life_of(chain: &str) -> Result<Life, String> {
+    let ders = ders(chain)?;
+    let der = ders.first().ok_or("the chain is empty")?;
+    let (_, leaf) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
+    life(&leaf)
+}
+
+/// Common name of the issuer at the end of a chain: its root.
+pub fn root_of(chain: &str) -> Option<String> {
+    let ders = ders(chain).ok()?;
+    let (_, last) = X509Certificate::from_der(ders.last()?).ok()?;
+    let name = last.issuer().iter_common_name().next()?;
+    Some(name.as_str().ok()?.to_owned())
+}
+
+/// Serial number of the first certificate, hexadecimal.
+pub fn serial_of(chain: &str) -> Option<String> {
+    let ders = ders(chain).ok()?;
+    let (_, leaf) = X509Certificate::from_der(ders.first()?).ok()?;
+    let hex = |byte: &u8| format!("{byte:02x}");
+    Some(leaf.raw_serial().iter().map(hex).collect())
+}
+
+fn life(leaf: &X509Certificate<'_>) -> Result<Life, String> {
+    let time = |seconds: i64| {
+        Timestamp::from_second(seconds).map_err(|_| "a date out of range".to_owned())
+    };
+    // An authority key identifier is what RFC 9773 is built on; a private authority may lack it.
+    let authority =
+        leaf.extensions()
+            .iter()
+            .find_map(|extension| match extension.parsed_extension() {
+                ParsedExtension::AuthorityKeyIdentifier(key) => key.key_identifier.clone(),
+                _ => None,
+            });
+    let authority = authority.map_or_else(String::new, |key| URL_SAFE_NO_PAD.encode(key.0));
+    Ok(Life {
+        cert_id: format!("{authority}.{}", URL_SAFE_NO_PAD.encode(leaf.raw_serial())),
+        not_before: time(leaf.validity().not_before.timestamp())?,
+        not_after: time(leaf.validity().not_after.timestamp())?,
+    })
+}
+
+fn names_of(leaf: &X509Certificate<'_>) -> Result<Vec<Name>, String> {
+    let names = leaf
+        .subject_alternative_name()
+        .map_err(|error| error.to_string())?
+        .ok_or("the certificate has no names")?;
+    let mut found = Vec::new();
+    for name in &names.value.general_names {
+        match name {
+            GeneralName::DNSName(name) => {
+                found.push(Name::parse(name).map_err(|error| error.to_string())?);
+            }
+            GeneralName::IPAddress(bytes) => found.push(Name::Ip(address(bytes)?)),
+            other => {
+                return Err(format!(
+                    "the certificate has a name of another kind: {other}"
+                ));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn address(bytes: &[u8]) -> Result<std::net::IpAddr, String> {
+    if let Ok(four) = <[u8; 4]>::try_from(bytes) {
+        return Ok(four.into());
+    }
+    <[u8; 16]>::try_from(bytes)
+        .map(Into::into)
+        .map_err(|_| "an address of a wrong length".to_owned())
+}
+
+fn ders(chain: &str) -> Result<Vec<Vec<u8>>, String> {
+    let mut found = Vec::new();
+    for block in Pem::iter_from_buffer(chain.as_bytes()) {
+        let block = block.map_err(|error| format!("the chain is no PEM: {error}"))?;
+        if block.label != "CERTIFICATE" {
+            return Err(format!("the chain holds a {:?}", block.label));
+        }
+        found.push(block.contents);
+        if found.len() > LONGEST_CHAIN {
+            return Err(format!(
+                "the chain has more than {LONGEST_CHAIN} certificates"
+            ));
+        }
+    }
+    Ok(found)
+}
+
+/// DER of the first certificate of a chain.
+pub fn leaf_der(chain: &str) -> Option<Vec<u8>> {
+    ders(chain).ok()?.into_iter().next()
+}
+
+/// One block of PEM.
+pub(crate) fn pem(label: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let mut out = format!("-----BEGIN {label}-----\n");
+    for line in text.as_bytes().chunks(64) {
+        out.push_str(&String::from_utf8_lossy(line));
+        out.push('\n');
+    }
+    out + &format!("-----END {label}-----\n")
+}
+
+/// Bytes of the first block of PEM.
+pub(crate) fn der(text: &str) -> Option<Vec<u8>> {
+    let block = Pem::iter_from_buffer(text.as_bytes()).next()?.ok()?;
+    Some(block.contents)
+}
+
+/// A short name for bytes.
+pub(crate) fn fingerprint(bytes: &[u8]) -> String {
+    let hash = digest::digest(&digest::SHA256, bytes);
+    URL_SAFE_NO_PAD.encode(hash.as_ref().get(..15).unwrap_or_default())
+}
+
+/// Clocks of two honest machines.
+const TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
+
+const LONGEST_CHAIN: usize = 10;
+
+#[cfg(test)]
+mod tests;

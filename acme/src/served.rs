@@ -1,0 +1,116 @@
+//! The certificates that are served now, for whoever terminates TLS.
+//!
+//! Invariants:
+//! - A certificate stays until another one takes its place or its record is removed: neither a
+//!   failure nor an expiry takes it away.
+//! - Equal content is the same `Arc`, so a reader sees by pointer what changed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::events::Report;
+use crate::plan::{Target, Wanted};
+use crate::record::{Material, Record};
+
+/// A certificate to serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// Identity of the namespace that it was ordered for.
+    pub namespace_uid: String,
+    /// Chain and key, as PEM.
+    pub material: Material,
+}
+
+/// All of them, by target.
+pub type Certificates = BTreeMap<Target, Arc<Certificate>>;
+
+/// How all of them stand, by target.
+pub type Reports = BTreeMap<Target, Arc<Report>>;
+
+/// Shows certificates and reports to readers.
+#[derive(Debug)]
+pub(crate) struct Served {
+    shown: watch::Sender<Arc<Certificates>>,
+    reports: watch::Sender<Arc<Reports>>,
+}
+
+impl Served {
+    pub(crate) fn new() -> Self {
+        Self {
+            shown: watch::Sender::new(Arc::default()),
+            reports: watch::Sender::new(Arc::default()),
+        }
+    }
+
+    pub(crate) fn reports(&self) -> watch::Receiver<Arc<Reports>> {
+        self.reports.subscribe()
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Certificates>> {
+        self.shown.subscribe()
+    }
+
+    /// Shows how a record stands, and its certificate, if it has one.
+    pub(crate) fn show(&self, record: &Record, wanted: Option<&Wanted>) {
+        let wish = wanted.map(|wanted| (wanted.names.as_slice(), wanted.issuer.as_str()));
+        let report = Report::of(record, wish);
+        self.reports.send_if_modified(|shown| {
+            if shown.get(&report.target).is_some_and(|old| **old == report) {
+                return false;
+            }
+            Arc::make_mut(shown).insert(report.target.clone(), Arc::new(report));
+            true
+        });
+        let (target, Some(certificate)) = (&record.state.target, certificate(record)) else {
+            return;
+        };
+        self.shown.send_if_modified(|shown| {
+            if shown.get(target).is_some_and(|old| **old == certificate) {
+                return false;
+            }
+            Arc::make_mut(shown).insert(target.clone(), Arc::new(certificate));
+            true
+        });
+    }
+
+    /// Hides what was removed.
+    pub(crate) fn hide(&self, target: &Target) {
+        self.reports.send_if_modified(|shown| {
+            shown.contains_key(target) && Arc::make_mut(shown).remove(target).is_some()
+        });
+        self.shown.send_if_modified(|shown| {
+            shown.contains_key(target) && Arc::make_mut(shown).remove(target).is_some()
+        });
+    }
+
+    /// Shows exactly these; what stays equal stays the same.
+    pub(crate) fn replace<'a>(&self, records: impl Iterator<Item = &'a Record>) {
+        let mut next: Certificates = BTreeMap::new();
+        let shown = Arc::clone(&self.shown.borrow());
+        for record in records {
+            let Some(certificate) = certificate(record) else {
+                continue;
+            };
+            let target = record.state.target.clone();
+            let same = shown.get(&target).filter(|old| ***old == certificate);
+            let entry = same.map_or_else(|| Arc::new(certificate), Arc::clone);
+            next.insert(target, entry);
+        }
+        self.shown.send_if_modified(|shown| {
+            let changed = **shown != next;
+            if changed {
+                *shown = Arc::new(next);
+            }
+            changed
+        });
+    }
+}
+
+fn certificate(record: &Record) -> Option<Certificate> {
+    Some(Certificate {
+        namespace_uid: record.state.namespace_uid.clone(),
+        material: record.current.clone()?,
+    })
+}

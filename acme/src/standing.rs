@@ -1,0 +1,203 @@
+//! How we stand with the authorities: who is away, which limits hold, how much was ordered.
+//!
+//! Invariants:
+//! - Nothing here is stored: every wait is in the record that met it, and all of this is rebuilt
+//!   from records.
+//! - An outage is met once: whoever asks the same authority meanwhile waits without asking.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::failure::{Class, Failure, Scope};
+use crate::issuers::Issuers;
+use crate::names::Name;
+use crate::pace::{Pace, Purpose};
+use crate::record::{State, set_of};
+use crate::schedule::between;
+
+/// What is known about all authorities.
+#[derive(Debug, Default)]
+pub(crate) struct Standing {
+    circuits: BTreeMap<String, Circuit>,
+    limits: Vec<Limit>,
+    paces: BTreeMap<String, Pace>,
+}
+
+#[derive(Debug, Clone)]
+struct Circuit {
+    failures: u32,
+    since: Timestamp,
+    until: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Limit {
+    issuer: String,
+    scope: Scope,
+    set: String,
+    until: Timestamp,
+}
+
+impl Standing {
+    /// Counts what a record holds; called once per record when a leader begins.
+    pub(crate) fn recall(&mut self, state: &State, issuers: &Issuers) {
+        for ordered in &state.ordered {
+            let purpose = if ordered.renewal {
+                Purpose::Renewal
+            } else {
+                Purpose::New
+            };
+            self.pace(&ordered.issuer, issuers)
+                .count(purpose, ordered.at);
+        }
+        if let Some(current) = &state.current {
+            let set = set_of(&current.names);
+            for at in &state.issued {
+                self.pace(&current.issuer, issuers).count_issue(&set, *at);
+            }
+        }
+        let (Some(wait), Some(revision)) = (&state.wait, &state.revision) else {
+            return;
+        };
+        let Some(until) = wait.until else { return };
+        match (wait.class, &wait.scope) {
+            (Class::Limited, Some(scope)) => {
+                self.limit(&revision.issuer, scope.clone(), &revision.names, until);
+            }
+            (Class::Outage, _) => {
+                let circuit = Circuit {
+                    failures: state.attempts.n.max(1),
+                    since: revision.planned_at.min(until),
+                    until,
+                };
+                self.circuits
+                    .entry(revision.directory.clone())
+                    .or_insert(circuit);
+            }
+            _ => {}
+        }
+    }
+
+    fn pace(&mut self, issuer: &str, issuers: &Issuers) -> &mut Pace {
+        let limits = issuers.issuers.get(issuer).map(|spec| spec.limits);
+        self.paces
+            .entry(issuer.to_owned())
+            .or_insert_with(|| Pace::new(limits.unwrap_or_default()))
+    }
+
+    /// An authority did not answer: until when nobody asks it.
+    pub(crate) fn outage(
+        &mut self,
+        directory: &str,
+        failure: &Failure,
+        now: Timestamp,
+    ) -> Timestamp {
+        let circuit = self
+            .circuits
+            .entry(directory.to_owned())
+            .or_insert(Circuit {
+                failures: 0,
+                since: now,
+                until: now,
+            });
+        // Eight flows that meet one outage are one failure.
+        if circuit.until <= now {
+            circuit.failures += 1;
+            let until = failure.wait(circuit.failures, now, None, directory);
+            circuit.until = until.unwrap_or(now);
+        }
+        circuit.until
+    }
+
+    /// An authority answered.
+    pub(crate) fn answered(&mut self, directory: &str) {
+        self.circuits.remove(directory);
+    }
+
+    /// Until when an authority is not asked.
+    pub(crate) fn away_until(&self, directory: &str, now: Timestamp) -> Option<Timestamp> {
+        let circuit = self.circuits.get(directory)?;
+        (circuit.until > now).then_some(circuit.until)
+    }
+
+    /// For how long an authority has not answered.
+    pub(crate) fn away_for(&self, directory: &str, now: Timestamp) -> SignedDuration {
+        let circuit = self.circuits.get(directory);
+        circuit.map_or(SignedDuration::ZERO, |circuit| between(circuit.since, now))
+    }
+
+    /// Remembers a limit of an authority for all that it concerns.
+    pub(crate) fn limit(&mut self, issuer: &str, scope: Scope, names: &[Name], until: Timestamp) {
+        let limit = Limit {
+            issuer: issuer.to_owned(),
+            scope,
+            set: set_of(names),
+            until,
+        };
+        if !self.limits.contains(&limit) && self.limits.len() < MOST_LIMITS {
+            self.limits.push(limit);
+        }
+    }
+
+    /// Until when a limit forbids an order for these names.
+    pub(crate) fn limited_until(
+        &mut self,
+        issuer: &str,
+        names: &[Name],
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        self.limits.retain(|limit| limit.until > now);
+        let set = set_of(names);
+        let concerned = |limit: &&Limit| {
+            limit.issuer == issuer
+                && match &limit.scope {
+                    Scope::Account => true,
+                    Scope::Set => limit.set == set,
+                    Scope::Name(name) => names.contains(name),
+                    Scope::Domain(domain) => names.iter().any(|name| is_below(name, domain)),
+                }
+        };
+        let found = self.limits.iter().filter(concerned);
+        found.map(|limit| limit.until).max()
+    }
+
+    /// Counts an order if it may be made now; else when it may.
+    pub(crate) fn admit(
+        &mut self,
+        (issuer, issuers): (&str, &Issuers),
+        purpose: Purpose,
+        names: &[Name],
+        now: Timestamp,
+    ) -> Result<(), Timestamp> {
+        let pace = self.pace(issuer, issuers);
+        let free = pace.free_at(purpose, &set_of(names), now);
+        if free > now {
+            return Err(free);
+        }
+        pace.count(purpose, now);
+        Ok(())
+    }
+
+    /// Counts a certificate.
+    pub(crate) fn issued(
+        &mut self,
+        (issuer, issuers): (&str, &Issuers),
+        names: &[Name],
+        now: Timestamp,
+    ) {
+        let pace = self.pace(issuer, issuers);
+        pace.count_issue(&set_of(names), now);
+        pace.forget(now);
+    }
+}
+
+fn is_below(name: &Name, domain: &str) -> bool {
+    name.base().is_some_and(|base| {
+        base.strip_suffix(domain)
+            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    })
+}
+
+/// More limits at once than this are not remembered: each certificate still has its own.
+const MOST_LIMITS: usize = 1_000;

@@ -1,0 +1,106 @@
+//! Where records, accounts and the board are kept.
+//!
+//! Invariants:
+//! - An object is replaced as a whole, and only if it still has the version that was read.
+//! - Who does not lead cannot write, whatever it believes.
+//! - What is damaged is reported, never taken for what it was.
+
+pub mod directory;
+pub mod memory;
+
+use std::fmt;
+
+use tokio::sync::watch;
+
+use crate::Answer;
+use crate::plan::Target;
+use crate::secrets::Entries;
+
+/// What an object is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// The record of a certificate.
+    Certificate(Target),
+    /// The account of an issuer.
+    Account(String),
+    /// The published challenges.
+    Board,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Certificate(target) => write!(formatter, "certificate {target}"),
+            Self::Account(issuer) => write!(formatter, "account of {issuer}"),
+            Self::Board => formatter.write_str("board"),
+        }
+    }
+}
+
+/// Version of an object: equal only for the same write.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(pub String);
+
+/// An object as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// What it is.
+    pub key: Key,
+    /// Its version.
+    pub version: Version,
+    /// Its files.
+    pub entries: Entries,
+}
+
+/// Everything of a kind, and what could not be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Objects, sorted.
+    pub stored: Vec<Stored>,
+    /// Sentences about what is damaged.
+    pub damaged: Vec<String>,
+}
+
+/// Why nothing was read or written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VaultError {
+    /// Somebody else wrote in between.
+    #[error("{0} was changed by somebody else")]
+    Conflict(Key),
+    /// This process does not lead.
+    #[error("this process does not lead: {0}")]
+    NotLeader(String),
+    /// The storage is away; worth trying again.
+    #[error("the vault cannot be reached: {0}")]
+    Unavailable(String),
+}
+
+/// A store with compare-and-swap.
+pub trait Vault: Send + Sync {
+    /// All certificates.
+    fn certificates(&self) -> Answer<'_, Result<Listing, VaultError>>;
+
+    /// One object; `None` if there is none, or none that can be read.
+    fn read<'a>(&'a self, key: &'a Key) -> Answer<'a, Result<Option<Stored>, VaultError>>;
+
+    /// Replaces the version that was read, or creates where nothing was.
+    fn write<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: Option<&'a Version>,
+        entries: &'a Entries,
+    ) -> Answer<'a, Result<Version, VaultError>>;
+
+    /// Removes the version that was read.
+    fn remove<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: &'a Version,
+    ) -> Answer<'a, Result<(), VaultError>>;
+
+    /// Changes its value whenever something may have been written by others.
+    fn changes(&self) -> watch::Receiver<u64>;
+
+    /// The epoch, while this process leads.
+    fn epoch(&self) -> watch::Receiver<Option<u64>>;
+}

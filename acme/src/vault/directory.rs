@@ -1,0 +1,451 @@
+//! A vault in a directory.
+//!
+//! `certs/<namespace>/<secret>/record`, `accounts/<issuer>/record`, `board/record`: one file per
+//! object, with its version and a checksum. Directories are 0700, files 0600.
+//!
+//! Invariants:
+//! - A file appears under its name only when it is whole and on the disk: written aside, synced,
+//!   renamed, and the directory synced.
+//! - The version before stays beside it as `record.old`: a file that a power cut or a person
+//!   damaged falls back to it, and the next write mends it.
+//! - Only the process with the lock on `lock` writes; the kernel frees it when the process ends.
+//! - Everything that blocks runs on threads for that.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+use super::{Key, Listing, Stored, Vault, VaultError, Version};
+use crate::Answer;
+use crate::leaf::fingerprint;
+use crate::plan::Target;
+use crate::secrets::{Entries, Secret};
+
+/// A directory that this process reads, and writes while it has the lock.
+#[derive(Debug)]
+pub struct DirectoryVault {
+    folder: Arc<Folder>,
+    epoch: watch::Sender<Option<u64>>,
+    changes: watch::Sender<u64>,
+    /// Tries for the lock, then watches what others write; ends with the vault.
+    task: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Folder {
+    root: PathBuf,
+    /// The locked file; held across every write, so writes of one process follow each other.
+    lock: Mutex<Option<File>>,
+}
+
+/// The file of one object.
+#[derive(Serialize, Deserialize)]
+struct Sheet {
+    version: u64,
+    sum: String,
+    files: Vec<(String, Zeroizing<String>)>,
+}
+
+impl DirectoryVault {
+    /// Opens or creates the directory and begins to try for the lock. Needs a runtime.
+    pub fn open(root: impl Into<PathBuf>) -> io::Result<Self> {
+        let root = root.into();
+        for folder in ["", "certs", "accounts", "board"] {
+            create(&root.join(folder))?;
+        }
+        let folder = Arc::new(Folder {
+            root,
+            lock: Mutex::new(None),
+        });
+        let (epoch, changes) = (watch::Sender::new(None), watch::Sender::new(0));
+        // Before anything else runs: who is alone leads from the start.
+        if let Ok(Some(first)) = folder.try_lock() {
+            epoch.send_replace(Some(first));
+        }
+        let task = tokio::spawn(campaign(
+            Arc::clone(&folder),
+            epoch.clone(),
+            changes.clone(),
+        ));
+        Ok(Self {
+            folder,
+            epoch,
+            changes,
+            task,
+        })
+    }
+}
+
+impl Drop for DirectoryVault {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Until this process leads: tries for the lock and tells that others may have written.
+async fn campaign(
+    folder: Arc<Folder>,
+    epoch: watch::Sender<Option<u64>>,
+    changes: watch::Sender<u64>,
+) {
+    let mut seen = None;
+    while epoch.borrow().is_none() {
+        tokio::time::sleep(LOOK).await;
+        let here = Arc::clone(&folder);
+        let looked = tokio::task::spawn_blocking(move || (here.try_lock(), here.newest())).await;
+        let Ok((locked, newest)) = looked else {
+            return;
+        };
+        if let Ok(Some(first)) = locked {
+            epoch.send_replace(Some(first));
+        }
+        if newest != seen {
+            seen = newest;
+            changes.send_modify(|count| *count += 1);
+        }
+    }
+}
+
+impl Folder {
+    /// Takes the lock if nobody has it, and counts the epoch up.
+    fn try_lock(&self) -> io::Result<Option<u64>> {
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.root.join("lock");
+        let file = open_private(&path, OpenOptions::new().create(true).truncate(false))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        let path = self.root.join("epoch");
+        let last = fs::read_to_string(&path).unwrap_or_default();
+        let epoch = last.trim().parse::<u64>().unwrap_or(0) + 1;
+        replace(&path, epoch.to_string().as_bytes(), None)?;
+        *held = Some(file);
+        Ok(Some(epoch))
+    }
+
+    /// Changes whenever an object is written: names and times of all files, as one text.
+    fn newest(&self) -> Option<String> {
+        let mut marks = Vec::new();
+        for (_, folder) in self.certificates().ok()? {
+            marks.push(mark(&folder.join(RECORD)));
+        }
+        marks.push(mark(&self.root.join("board").join(RECORD)));
+        Some(fingerprint(marks.join("|").as_bytes()))
+    }
+
+    fn folder(&self, key: &Key) -> PathBuf {
+        match key {
+            Key::Certificate(target) => self
+                .root
+                .join("certs")
+                .join(component(&target.namespace))
+                .join(component(&target.secret)),
+            Key::Account(issuer) => self.root.join("accounts").join(component(issuer)),
+            Key::Board => self.root.join("board"),
+        }
+    }
+
+    fn certificates(&self) -> io::Result<Vec<(Target, PathBuf)>> {
+        let mut found = Vec::new();
+        for (namespace, path) in folders(&self.root.join("certs"))? {
+            for (secret, path) in folders(&path)? {
+                let namespace = namespace.clone();
+                found.push((Target { namespace, secret }, path));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Reads all certificates; whoever leads mends what is damaged and has a good version beside it.
+    fn list(&self) -> io::Result<Listing> {
+        let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listing = Listing::default();
+        for (target, folder) in self.certificates()? {
+            let (sheet, complaint) = load(&folder);
+            if let (Some(_), Some(sheet), Some(_)) = (&*held, &sheet, &complaint) {
+                let text = Zeroizing::new(serde_json::to_vec(sheet)?);
+                replace(&folder.join(RECORD), &text, None)?;
+            }
+            let key = Key::Certificate(target);
+            if let Some(complaint) = complaint {
+                listing.damaged.push(format!("{key}: {complaint}"));
+            }
+            if let Some(sheet) = sheet {
+                listing.stored.push(sheet.stored(key));
+            }
+        }
+        Ok(listing)
+    }
+
+    fn write(
+        &self,
+        key: &Key,
+        expected: Option<&Version>,
+        entries: &Entries,
+    ) -> Result<Version, VaultError> {
+        let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_none() {
+            return Err(not_leader());
+        }
+        let folder = self.folder(key);
+        let (found, complaint) = load(&folder);
+        let version = found.as_ref().map(Sheet::version);
+        if version.as_ref() != expected {
+            return Err(VaultError::Conflict(key.clone()));
+        }
+        let number = found.map_or(0, |sheet| sheet.version) + 1;
+        let sheet = Sheet::new(number, entries)?;
+        let text = Zeroizing::new(serde_json::to_vec(&sheet).map_err(unavailable)?);
+        let parent = folder.parent().unwrap_or(&self.root);
+        create(parent).map_err(unavailable)?;
+        create(&folder).map_err(unavailable)?;
+        let record = folder.join(RECORD);
+        // A damaged file must not replace the good one beside it.
+        let keep = (complaint.is_none() && record.exists()).then(|| folder.join(OLD));
+        replace(&record, &text, keep.as_deref()).map_err(unavailable)?;
+        if number == 1 {
+            sync(parent).map_err(unavailable)?;
+        }
+        Ok(sheet.version())
+    }
+
+    fn remove(&self, key: &Key, expected: &Version) -> Result<(), VaultError> {
+        let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_none() {
+            return Err(not_leader());
+        }
+        let folder = self.folder(key);
+        let (found, _) = load(&folder);
+        if found.as_ref().map(Sheet::version).as_ref() != Some(expected) {
+            return Err(VaultError::Conflict(key.clone()));
+        }
+        // Renamed first, so that no reader sees a part of it.
+        let mut aside = folder.clone().into_os_string();
+        aside.push(".removed");
+        drop(fs::remove_dir_all(&aside));
+        fs::rename(&folder, &aside)
+            .and_then(|()| fs::remove_dir_all(&aside))
+            .map_err(unavailable)
+    }
+}
+
+impl Sheet {
+    fn new(version: u64, entries: &Entries) -> Result<Self, VaultError> {
+        let mut files = Vec::with_capacity(entries.len());
+        for (name, value) in entries {
+            let text = std::str::from_utf8(value.expose()).map_err(unavailable)?;
+            files.push((name.clone(), Zeroizing::new(text.to_owned())));
+        }
+        let mut sheet = Self {
+            version,
+            sum: String::new(),
+            files,
+        };
+        sheet.sum = sheet.sum();
+        Ok(sheet)
+    }
+
+    fn sum(&self) -> String {
+        let mut bytes = Zeroizing::new(self.version.to_string().into_bytes());
+        for (name, text) in &self.files {
+            for part in [name.as_str(), text.as_str()] {
+                bytes.extend_from_slice(part.len().to_string().as_bytes());
+                bytes.push(b':');
+                bytes.extend_from_slice(part.as_bytes());
+            }
+        }
+        fingerprint(&bytes)
+    }
+
+    fn version(&self) -> Version {
+        Version(self.version.to_string())
+    }
+
+    fn stored(self, key: Key) -> Stored {
+        let entry =
+            |(name, text): (String, Zeroizing<String>)| (name, Secret::new(text.as_bytes()));
+        Stored {
+            key,
+            version: self.version(),
+            entries: self.files.into_iter().map(entry).collect(),
+        }
+    }
+}
+
+/// What can be read of an object, and what is wrong with its newest version.
+fn load(folder: &Path) -> (Option<Sheet>, Option<String>) {
+    let record = folder.join(RECORD);
+    match read_sheet(&record) {
+        Ok(Some(sheet)) => (Some(sheet), None),
+        // Cut between two renames: the version before is the newest.
+        Ok(None) => (read_sheet(&folder.join(OLD)).ok().flatten(), None),
+        Err(why) => {
+            let old = read_sheet(&folder.join(OLD)).ok().flatten();
+            let then = if old.is_some() {
+                "the version before is used"
+            } else {
+                "there is no version before: it is ordered anew"
+            };
+            let complaint = format!("{} is damaged ({why}); {then}", record.display());
+            (old, Some(complaint))
+        }
+    }
+}
+
+fn read_sheet(path: &Path) -> Result<Option<Sheet>, String> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    let mut text = Zeroizing::new(Vec::new());
+    file.take(LARGEST)
+        .read_to_end(&mut text)
+        .map_err(|error| error.to_string())?;
+    let sheet: Sheet = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    if sheet.sum() != sheet.sum {
+        return Err("its checksum does not fit".to_owned());
+    }
+    Ok(Some(sheet))
+}
+
+/// Writes aside, syncs, renames, syncs the directory. `keep` is where the version before goes.
+fn replace(path: &Path, bytes: &[u8], keep: Option<&Path>) -> io::Result<()> {
+    let aside = path.with_extension("new");
+    let mut file = open_private(&aside, OpenOptions::new().create(true).truncate(true))?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    drop(file);
+    if let Some(keep) = keep {
+        fs::rename(path, keep)?;
+    }
+    fs::rename(&aside, path)?;
+    sync(path.parent().unwrap_or(path))
+}
+
+fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    options.read(true).write(true).mode(0o600).open(path)
+}
+
+fn create(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn mark(path: &Path) -> String {
+    let time = fs::metadata(path).and_then(|file| file.modified());
+    format!("{} {time:?}", path.display())
+}
+
+/// Folders below a folder, by name; what is being removed is left out.
+fn folders(path: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.file_type()?.is_dir() && !name.ends_with(".removed") {
+            found.push((name, entry.path()));
+        }
+    }
+    Ok(found)
+}
+
+/// A name as one component of a path: as it is, if it is harmless.
+fn component(name: &str) -> String {
+    let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    let plain = (1..=200).contains(&name.len())
+        && name.bytes().all(harmless)
+        && !name.starts_with('.')
+        && !name.ends_with(".removed");
+    if plain {
+        name.to_owned()
+    } else {
+        format!("_{}", fingerprint(name.as_bytes()))
+    }
+}
+
+fn not_leader() -> VaultError {
+    VaultError::NotLeader("another process has the lock of the directory".to_owned())
+}
+
+fn unavailable(error: impl std::fmt::Display) -> VaultError {
+    VaultError::Unavailable(error.to_string())
+}
+
+impl DirectoryVault {
+    /// Runs what blocks where that is allowed.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Folder) -> Result<T, VaultError> + Send + 'static,
+    ) -> Result<T, VaultError> {
+        let folder = Arc::clone(&self.folder);
+        let done = tokio::task::spawn_blocking(move || work(&folder)).await;
+        done.unwrap_or_else(|error| Err(unavailable(error)))
+    }
+}
+
+impl Vault for DirectoryVault {
+    fn certificates(&self) -> Answer<'_, Result<Listing, VaultError>> {
+        Box::pin(self.on_disk(|folder| folder.list().map_err(unavailable)))
+    }
+
+    fn read<'a>(&'a self, key: &'a Key) -> Answer<'a, Result<Option<Stored>, VaultError>> {
+        let key = key.clone();
+        Box::pin(self.on_disk(move |folder| {
+            let (sheet, _) = load(&folder.folder(&key));
+            Ok(sheet.map(|sheet| sheet.stored(key)))
+        }))
+    }
+
+    fn write<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: Option<&'a Version>,
+        entries: &'a Entries,
+    ) -> Answer<'a, Result<Version, VaultError>> {
+        let (key, expected, entries) = (key.clone(), expected.cloned(), entries.clone());
+        Box::pin(self.on_disk(move |folder| folder.write(&key, expected.as_ref(), &entries)))
+    }
+
+    fn remove<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: &'a Version,
+    ) -> Answer<'a, Result<(), VaultError>> {
+        let (key, expected) = (key.clone(), expected.clone());
+        Box::pin(self.on_disk(move |folder| folder.remove(&key, &expected)))
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn epoch(&self) -> watch::Receiver<Option<u64>> {
+        self.epoch.subscribe()
+    }
+}
+
+/// How often a process without the lock tries for it and looks what was written.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Largest object: a record with a hundred names and three chains has about 40 KB.
+const LARGEST: u64 = 4 << 20;
+
+const RECORD: &str = "record";
+const OLD: &str = "record.old";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+//! What a power cut, a person and a second process do to a directory.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("vault-{}-{name}", std::process::id()));
+        drop(fs::remove_dir_all(&path));
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+fn key(secret: &str) -> Key {
+    Key::Certificate(Target {
+        namespace: "shop".into(),
+        secret: secret.into(),
+    })
+}
+
+fn entries(text: &str) -> Entries {
+    Entries::from([("state.json".to_owned(), Secret::new(text))])
+}
+
+fn record(scratch: &Scratch, secret: &str) -> PathBuf {
+    scratch.0.join("certs/shop").join(secret).join(RECORD)
+}
+
+#[tokio::test]
+async fn only_the_version_that_was_read_is_replaced() {
+    let scratch = Scratch::new("cas");
+    let vault = DirectoryVault::open(&scratch.0).expect("opened");
+    let first = vault
+        .write(&key("a"), None, &entries("1"))
+        .await
+        .expect("created");
+    let again = vault.write(&key("a"), None, &entries("2")).await;
+    assert_eq!(again, Err(VaultError::Conflict(key("a"))));
+    let second = vault
+        .write(&key("a"), Some(&first), &entries("2"))
+        .await
+        .expect("replaced");
+    let stale = vault.write(&key("a"), Some(&first), &entries("3")).await;
+    assert_eq!(stale, Err(VaultError::Conflict(key("a"))));
+    let read = vault.read(&key("a")).await.expect("read").expect("there");
+    assert_eq!((read.entries, read.version), (entries("2"), second.clone()));
+    vault.remove(&key("a"), &second).await.expect("removed");
+    assert_eq!(vault.read(&key("a")).await, Ok(None));
+    assert_eq!(vault.certificates().await, Ok(Listing::default()));
+}
+
+#[tokio::test]
+async fn nobody_else_may_read_what_is_written() {
+    let scratch = Scratch::new("mode");
+    let vault = DirectoryVault::open(&scratch.0).expect("opened");
+    vault
+        .write(&key("a"), None, &entries("1"))
+        .await
+        .expect("created");
+    let mode = |path: &Path| fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    assert_eq!(mode(&record(&scratch, "a")), 0o600);
+    for folder in ["", "certs", "certs/shop", "certs/shop/a", "accounts"] {
+        assert_eq!(mode(&scratch.0.join(folder)), 0o700, "{folder}");
+    }
+}
+
+#[tokio::test]
+async fn case_59_every_truncation_falls_back_to_the_version_before_and_is_mended() {
+    let scratch = Scratch::new("cut");
+    let vault = DirectoryVault::open(&scratch.0).expect("opened");
+    let first = vault
+        .write(&key("a"), None, &entries("one"))
+        .await
+        .expect("created");
+    vault
+        .write(&key("a"), Some(&first), &entries("two"))
+        .await
+        .expect("replaced");
+    let path = record(&scratch, "a");
+    let whole = fs::read(&path).expect("whole");
+    for length in 0..whole.len() {
+        fs::write(&path, &whole[..length]).expect("cut");
+        let listing = vault.certificates().await.expect("listed");
+        assert_eq!(listing.stored[0].entries, entries("one"), "{length}");
+        assert_eq!(listing.damaged.len(), 1, "{length}");
+        assert!(
+            listing.damaged[0].contains("version before"),
+            "{:?}",
+            listing.damaged
+        );
+    }
+    let old = vault.read(&key("a")).await.expect("read").expect("there");
+    vault
+        .write(&key("a"), Some(&old.version), &entries("three"))
+        .await
+        .expect("mended");
+    let listing = vault.certificates().await.expect("listed");
+    assert_eq!(
+        (listing.stored[0].entries.clone(), listing.damaged),
+        (entries("three"), vec![])
+    );
+    let kept = read_sheet(&path.with_file_name(OLD))
+        .expect("good")
+        .expect("there");
+    assert_eq!(
+        kept.stored(key("a")).entries,
+        entries("one"),
+        "the damaged one replaced nothing"
+    );
+}
+
+#[tokio::test]
+async fn a_cut_between_the_two_renames_leaves_the_version_before() {
+    let scratch = Scratch::new("between");
+    let vault = DirectoryVault::open(&scratch.0).expect("opened");
+    let first = vault
+        .write(&key("a"), None, &entries("one"))
+        .await
+        .expect("created");
+    let path = record(&scratch, "a");
+    fs::rename(&path, path.with_file_name(OLD)).expect("renamed");
+    let read = vault.read(&key("a")).await.expect("read").expect("there");
+    assert_eq!((read.entries, &read.version), (entries("one"), &first));
+    vault
+        .write(&key("a"), Some(&first), &entries("two"))
+        .await
+        .expect("goes on");
+}
+
+#[tokio::test]
+async fn without_a_good_version_the_object_is_as_if_it_never_was_and_that_is_said() {
+    let scratch = Scratch::new("lost");
+    let vault = DirectoryVault::open(&scratch.0).expect("opened");
+    vault
+        .write(&key("a"), None, &entries("one"))
+        .await
+        .expect("created");
+    fs::write(record(&scratch, "a"), "{").expect("damaged");
+    let listing = vault.certificates().await.expect("listed");
+    assert!(listing.stored.is_empty());
+    assert!(
+        listing.damaged[0].contains("ordered anew"),
+        "{:?}",
+        listing.damaged
+    );
+    vault
+        .write(&key("a"), None, &entries("two"))
+        .await
+        .expect("begins again");
+}
+
+#[tokio::test]
+async fn case_60_of_two_processes_one_writes_and_the_other_takes_over_when_it_ends() {
+    let scratch = Scratch::new("two");
+    let one = DirectoryVault::open(&scratch.0).expect("opened");
+    let two = DirectoryVault::open(&scratch.0).expect("opened");
+    assert_eq!(
+        (*one.epoch().borrow(), *two.epoch().borrow()),
+        (Some(1), None)
+    );
+    let mut changes = two.changes();
+    changes.mark_unchanged();
+    one.write(&key("a"), None, &entries("1"))
+        .await
+        .expect("the leader writes");
+    let refused = two.write(&key("b"), None, &entries("1")).await;
+    assert!(
+        matches!(refused, Err(VaultError::NotLeader(_))),
+        "{refused:?}"
+    );
+    changes.changed().await.expect("the follower learns of it");
+    assert!(two.read(&key("a")).await.expect("read").is_some());
+    let mut epoch = two.epoch();
+    drop(one);
+    let led = epoch
+        .wait_for(Option::is_some)
+        .await
+        .expect("it takes over");
+    assert_eq!(*led, Some(2));
+}
+
+#[tokio::test]
+async fn names_that_are_no_file_names_do_not_leave_the_directory() {
+    let scratch = Scratch::new("names");
+    let vault = DirectoryVault::open(&scratch.0).expect("opened");
+    for name in ["../../x", "", ".", "..", "a/b", "a.removed"] {
+        vault
+            .write(&key(name), None, &entries(name))
+            .await
+            .expect(name);
+        let read = vault.read(&key(name)).await.expect("read").expect("there");
+        assert_eq!(read.entries, entries(name));
+    }
+    assert_eq!(
+        fs::read_dir(scratch.0.join("certs"))
+            .expect("there")
+            .count(),
+        1
+    );
+}

@@ -1,0 +1,183 @@
+//! A vault in memory, for tests and for what need not survive.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::{Key, Listing, Stored, Vault, VaultError, Version};
+use crate::Answer;
+use crate::secrets::Entries;
+
+/// One process's view of a shared store. Clones share the store and the leadership.
+#[derive(Debug, Clone)]
+pub struct MemoryVault {
+    store: Arc<Store>,
+    epoch: watch::Sender<Option<u64>>,
+}
+
+#[derive(Debug)]
+struct Store {
+    objects: Mutex<Objects>,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Objects {
+    written: u64,
+    by_key: BTreeMap<Key, (u64, Entries)>,
+    /// Newest epoch that was ever given out.
+    epoch: u64,
+    away: bool,
+}
+
+impl Default for MemoryVault {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl MemoryVault {
+    /// An empty store that this process leads.
+    pub fn new() -> Self {
+        let store = Store {
+            objects: Mutex::new(Objects::default()),
+            changes: watch::Sender::new(0),
+        };
+        let vault = Self {
+            store: Arc::new(store),
+            epoch: watch::Sender::new(None),
+        };
+        vault.lead();
+        vault
+    }
+
+    /// Another process on the same store, which does not lead.
+    #[must_use]
+    pub fn follower(&self) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            epoch: watch::Sender::new(None),
+        }
+    }
+
+    /// Takes the lead; whoever had it cannot write any more, though it does not learn that.
+    pub fn lead(&self) {
+        let mut objects = self.lock();
+        objects.epoch += 1;
+        self.epoch.send_replace(Some(objects.epoch));
+    }
+
+    /// Whether the store can be reached.
+    pub fn set_away(&self, away: bool) {
+        self.lock().away = away;
+    }
+
+    /// How many writes there were.
+    pub fn writes(&self) -> u64 {
+        self.lock().written
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Objects> {
+        let lock = self.store.objects.lock();
+        lock.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reach(&self) -> Result<MutexGuard<'_, Objects>, VaultError> {
+        let objects = self.lock();
+        if objects.away {
+            return Err(VaultError::Unavailable("it is away".to_owned()));
+        }
+        Ok(objects)
+    }
+
+    fn list(&self) -> Result<Listing, VaultError> {
+        let objects = self.reach()?;
+        let certificates = objects
+            .by_key
+            .iter()
+            .filter(|(key, _)| matches!(key, Key::Certificate(_)));
+        Ok(Listing {
+            stored: certificates
+                .map(|(key, value)| stored(key, value))
+                .collect(),
+            damaged: Vec::new(),
+        })
+    }
+
+    fn change(
+        &self,
+        key: &Key,
+        expected: Option<&Version>,
+        entries: Option<&Entries>,
+    ) -> Result<Version, VaultError> {
+        let mut objects = self.reach()?;
+        if *self.epoch.borrow() != Some(objects.epoch) {
+            return Err(VaultError::NotLeader(
+                "another one took the lead".to_owned(),
+            ));
+        }
+        let found = objects.by_key.get(key);
+        let found = found.map(|(version, _)| Version(version.to_string()));
+        if found.as_ref() != expected {
+            return Err(VaultError::Conflict(key.clone()));
+        }
+        objects.written += 1;
+        let version = objects.written;
+        match entries {
+            Some(entries) => objects
+                .by_key
+                .insert(key.clone(), (version, entries.clone())),
+            None => objects.by_key.remove(key),
+        };
+        drop(objects);
+        self.store.changes.send_modify(|count| *count += 1);
+        Ok(Version(version.to_string()))
+    }
+}
+
+fn stored(key: &Key, (version, entries): &(u64, Entries)) -> Stored {
+    Stored {
+        key: key.clone(),
+        version: Version(version.to_string()),
+        entries: entries.clone(),
+    }
+}
+
+impl Vault for MemoryVault {
+    fn certificates(&self) -> Answer<'_, Result<Listing, VaultError>> {
+        Box::pin(async { self.list() })
+    }
+
+    fn read<'a>(&'a self, key: &'a Key) -> Answer<'a, Result<Option<Stored>, VaultError>> {
+        Box::pin(async move {
+            let objects = self.reach()?;
+            Ok(objects.by_key.get(key).map(|value| stored(key, value)))
+        })
+    }
+
+    fn write<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: Option<&'a Version>,
+        entries: &'a Entries,
+    ) -> Answer<'a, Result<Version, VaultError>> {
+        Box::pin(async move { self.change(key, expected, Some(entries)) })
+    }
+
+    fn remove<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: &'a Version,
+    ) -> Answer<'a, Result<(), VaultError>> {
+        Box::pin(async move { self.change(key, Some(expected), None).map(drop) })
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.store.changes.subscribe()
+    }
+
+    fn epoch(&self) -> watch::Receiver<Option<u64>> {
+        self.epoch.subscribe()
+    }
+}
