@@ -27,6 +27,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use crate::source::kubernetes::plain;
+
 /// Gives a client with the latest credentials.
 pub type Clients = Arc<dyn Fn() -> Client + Send + Sync>;
 
@@ -376,7 +378,7 @@ impl Election {
             Ok(Err(kube::Error::Api(status))) if status.is_not_found() => {
                 return Err(Trouble::Gone);
             }
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => plain(&error),
             Err(_elapsed) => format!("no answer in {ANSWER:?}"),
         };
         if !std::mem::replace(&mut self.complained, true) {
@@ -386,7 +388,7 @@ impl Election {
             tracing::warn!(
                 error,
                 "the lease {namespace}/{lease} cannot be read or written: status and events wait, \
-                 traffic does not"
+                 traffic does not; `gatehouse generate rbac` prints the rights it takes"
             );
         }
         Err(Trouble::Other)

@@ -12,6 +12,7 @@ pub mod echo;
 pub mod engine;
 pub mod expiry;
 pub mod leader;
+mod pace;
 pub mod rbac;
 pub mod reference;
 pub mod resolver;

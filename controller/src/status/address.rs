@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::config::flags::ObjectName;
 use crate::leader::{Clients, Leadership};
+use crate::source::kubernetes::plain;
 
 /// One address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -127,7 +128,7 @@ pub(super) async fn follow(
             // What was known stays: an API server that is away takes no address off an Ingress.
             failed => {
                 let why = match failed {
-                    Ok(Err(error)) => error.to_string(),
+                    Ok(Err(error)) => plain(&error),
                     Ok(Ok(_)) | Err(_) => format!("no answer in {ANSWER:?}"),
                 };
                 if !std::mem::replace(&mut complained, true) {

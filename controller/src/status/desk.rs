@@ -21,14 +21,16 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::address::Addresses;
-use super::queue::{Pace, Queue};
+use super::queue::{InTurn, Queue};
 use crate::engine::Report;
 use crate::leader::Leadership;
+use crate::pace::Pace;
+use crate::source::kubernetes::plain;
 
 /// One kind of thing to write.
 pub(super) trait Duty: Send {
     /// What is written by one request.
-    type Key: Clone + Ord + Hash + fmt::Debug + Send + 'static;
+    type Key: Clone + Ord + Hash + InTurn + fmt::Debug + Send + 'static;
     /// What is known of it afterwards.
     type Written: Send + 'static;
 
@@ -207,7 +209,7 @@ fn settle<D: Duty>(
         }
         Some(Err(error)) => {
             queue.failed(key, now);
-            Some(error.to_string())
+            Some(plain(&error))
         }
         None => {
             queue.failed(key, now);

@@ -30,10 +30,11 @@ use super::address::{Addresses, published};
 use super::balancer::MANAGER;
 use super::desk::{Duty, Rest, Step};
 use super::news::differences;
-use super::queue::Pace;
+use super::queue::InTurn;
 use crate::diagnostics::{Diagnostic, Printable, Severity};
 use crate::engine::{Ingresses, Report};
 use crate::leader::Clients;
+use crate::pace::Pace;
 use crate::source::{Kind, ObjectKey};
 
 pub(super) struct Events {
@@ -62,6 +63,12 @@ pub(super) struct Events {
 
 /// Namespace and name of an Event.
 type Name = (Arc<str>, Arc<str>);
+
+impl InTurn for Name {
+    fn namespace(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+}
 
 /// What an Event says.
 #[derive(Debug, Clone, PartialEq, Eq)]

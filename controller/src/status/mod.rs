@@ -24,11 +24,12 @@ use self::address::{Addresses, Origin, published};
 use self::balancer::Balancer;
 use self::desk::Desk;
 use self::events::Events;
-use self::queue::Pace;
 use crate::config::flags::ObjectName;
 use crate::config::{Replica, StatusArgs};
 use crate::engine::Report;
 use crate::leader::{self, Candidate, Clients, Leadership};
+use crate::pace::Pace;
+use crate::source::kubernetes::plain;
 
 /// Everything that runs for the leader.
 pub struct Writers {
@@ -148,7 +149,7 @@ impl Writers {
             pace.spend(Instant::now());
             let written = balancer::write((self.clients)(), key, ingress, &[]);
             if let Ok(Err(error)) = timeout(desk::ANSWER, written).await {
-                tracing::debug!(%error, %key, "the status was not cleared");
+                tracing::debug!(error = plain(&error), %key, "the status was not cleared");
             }
         }
     }
@@ -159,7 +160,7 @@ impl Writers {
         let pods = timeout(desk::ANSWER, address::pods_like(&client, pod)).await;
         let pods = pods
             .map_err(|_| "no answer".to_owned())?
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| plain(&error))?;
         Ok(pods
             .iter()
             .filter(|other| other.metadata.deletion_timestamp.is_none())

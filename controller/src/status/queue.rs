@@ -1,19 +1,36 @@
 //! Keys that wait for something to be written: each at most once, in the order they came, some of
 //! them not before a certain time.
 //!
-//! Invariant: a key that is added while its work is under way, or while it rests afterwards, is not
-//! forgotten: it comes again.
+//! Invariants:
+//! - A key that is added while its work is under way, or while it rests afterwards, is not
+//!   forgotten: it comes again.
+//! - Namespaces take turns, so that none makes the others wait by having much to write.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::Hash;
+use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::HashMap;
 use tokio::time::Instant;
 
+use crate::source::ObjectKey;
+
+/// A key of a namespace.
+pub(super) trait InTurn {
+    /// The namespace.
+    fn namespace(&self) -> Arc<str>;
+}
+
+impl InTurn for ObjectKey {
+    fn namespace(&self) -> Arc<str> {
+        Arc::clone(&self.namespace)
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Queue<K> {
-    ready: VecDeque<K>,
+    ready: Ready<K>,
     later: BTreeSet<(Instant, K)>,
     entries: HashMap<K, Entry>,
 }
@@ -36,21 +53,21 @@ enum Phase {
 impl<K> Default for Queue<K> {
     fn default() -> Self {
         Self {
-            ready: VecDeque::new(),
+            ready: Ready::default(),
             later: BTreeSet::new(),
             entries: HashMap::default(),
         }
     }
 }
 
-impl<K: Clone + Ord + Hash> Queue<K> {
+impl<K: Clone + Ord + Hash + InTurn> Queue<K> {
     /// There is something to do for this key.
     pub(super) fn add(&mut self, key: K) {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.again = true;
             return;
         }
-        self.ready.push_back(key.clone());
+        self.ready.push(key.clone());
         let entry = Entry {
             phase: Phase::Ready,
             again: true,
@@ -68,12 +85,12 @@ impl<K: Clone + Ord + Hash> Queue<K> {
             match self.entries.get_mut(&key) {
                 Some(entry) if entry.again => {
                     entry.phase = Phase::Ready;
-                    self.ready.push_back(key);
+                    self.ready.push(key);
                 }
                 _ => drop(self.entries.remove(&key)),
             }
         }
-        let key = self.ready.pop_front()?;
+        let key = self.ready.pop()?;
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.phase = Phase::Busy;
             entry.again = false;
@@ -114,7 +131,7 @@ impl<K: Clone + Ord + Hash> Queue<K> {
 
     /// Whether a key waits for nothing but its turn.
     pub(super) fn is_ready(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.turns.is_empty()
     }
 
     fn rest(&mut self, key: K, until: Instant) {
@@ -127,41 +144,43 @@ impl<K: Clone + Ord + Hash> Queue<K> {
     }
 }
 
-/// Bounds how often something happens: so many at once, then one each time the interval passes.
-#[derive(Debug, Clone)]
-pub(super) struct Pace {
-    /// When the next one would be allowed if all before it had kept the interval.
-    next: Option<Instant>,
-    interval: Duration,
-    burst: u32,
+/// What waits for nothing but its turn.
+#[derive(Debug)]
+struct Ready<K> {
+    /// Namespaces with something to do, the next first.
+    turns: VecDeque<Arc<str>>,
+    keys: HashMap<Arc<str>, VecDeque<K>>,
 }
 
-impl Pace {
-    pub(super) fn new(interval: Duration, burst: u32) -> Self {
+impl<K> Default for Ready<K> {
+    fn default() -> Self {
         Self {
-            next: None,
-            interval,
-            burst,
+            turns: VecDeque::new(),
+            keys: HashMap::default(),
         }
     }
+}
 
-    /// When the next one is allowed; the present, when it is now.
-    pub(super) fn allows(&self, now: Instant) -> Instant {
-        let credit = self.interval * self.burst.saturating_sub(1);
-        let due = self.next.map_or(now, |next| next.max(now));
-        // An early start is a debt to the interval, up to the burst.
-        due.checked_sub(credit).map_or(now, |at| at.max(now))
+impl<K: InTurn> Ready<K> {
+    fn push(&mut self, key: K) {
+        let namespace = key.namespace();
+        let keys = self.keys.entry(Arc::clone(&namespace)).or_default();
+        if keys.is_empty() {
+            self.turns.push_back(namespace);
+        }
+        keys.push_back(key);
     }
 
-    /// One happens now.
-    pub(super) fn spend(&mut self, now: Instant) {
-        let due = self.next.map_or(now, |next| next.max(now));
-        self.next = Some(due + self.interval);
-    }
-
-    /// Whether it is as if nothing had ever happened.
-    pub(super) fn is_fresh(&self, now: Instant) -> bool {
-        self.next.is_none_or(|next| next <= now)
+    fn pop(&mut self) -> Option<K> {
+        let namespace = self.turns.pop_front()?;
+        let keys = self.keys.get_mut(&namespace)?;
+        let key = keys.pop_front();
+        if keys.is_empty() {
+            self.keys.remove(&namespace);
+        } else {
+            self.turns.push_back(namespace);
+        }
+        key
     }
 }
 
@@ -173,6 +192,32 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    /// `namespace/name`, or a name alone.
+    impl InTurn for &str {
+        fn namespace(&self) -> Arc<str> {
+            self.split_once('/')
+                .map_or("", |(namespace, _)| namespace)
+                .into()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_namespace_with_much_to_write_does_not_make_the_others_wait() {
+        let start = Instant::now();
+        let mut queue = Queue::default();
+        for key in [
+            "noisy/1", "noisy/2", "noisy/3", "noisy/4", "shop/1", "team/1", "shop/2",
+        ] {
+            queue.add(key);
+        }
+        let order: Vec<&str> = std::iter::from_fn(|| queue.take(start)).collect();
+        let fair = [
+            "noisy/1", "shop/1", "team/1", "noisy/2", "shop/2", "noisy/3", "noisy/4",
+        ];
+        assert_eq!(order, fair);
+        assert!(!queue.is_ready());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_key_added_while_busy_or_resting_comes_again_and_only_once() {
@@ -212,23 +257,5 @@ mod tests {
         queue.done(key, now, Duration::ZERO);
         queue.add("a");
         assert_eq!(queue.take(now), Some("a"), "a success clears the record");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_pace_allows_a_burst_and_then_one_each_interval() {
-        let start = Instant::now();
-        let mut pace = Pace::new(SECOND, 3);
-        let mut times = Vec::new();
-        let mut now = start;
-        for _ in 0..6 {
-            now = pace.allows(now);
-            pace.spend(now);
-            times.push((now - start).as_secs());
-        }
-        assert_eq!(times, [0, 0, 0, 1, 2, 3]);
-        assert!(!pace.is_fresh(now));
-        assert!(pace.is_fresh(now + 3 * SECOND));
-        now += 100 * SECOND;
-        assert_eq!(pace.allows(now), now);
     }
 }

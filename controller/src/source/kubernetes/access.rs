@@ -13,6 +13,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::time::Instant;
 
+use super::failure::plain;
+
 /// Where the configuration comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -104,8 +106,13 @@ async fn connect(origin: &Origin) -> Result<Client, NoAccess> {
     config.write_timeout = Some(WRITE);
     config.default_retry = false;
     config.headers.push((USER_AGENT, AGENT));
-    Client::try_from(config)
-        .map_err(|error| NoAccess(format!("no client for the Kubernetes API: {error}")))
+    Client::try_from(config).map_err(|error| {
+        NoAccess(format!(
+            "no client for the Kubernetes API: {}; correct the certificates and keys that the \
+                 kubeconfig names, or the service account of the pod",
+            plain(&error)
+        ))
+    })
 }
 
 async fn from_file(path: &Path, context: Option<String>) -> Result<Config, NoAccess> {
@@ -135,7 +142,9 @@ async fn from_file(path: &Path, context: Option<String>) -> Result<Config, NoAcc
         .await
         .map_err(|error| {
             NoAccess(format!(
-                "{place} (--kubeconfig) cannot be used: {error}; choose one of its contexts with --context"
+                "{place} (--kubeconfig) cannot be used: {error}; correct it, or choose another of its \
+                 contexts with --context ({})",
+                contexts.join(", ")
             ))
         })
 }

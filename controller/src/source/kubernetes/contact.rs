@@ -280,7 +280,12 @@ impl Trouble {
                 API.to_owned(),
                 Severity::Error,
                 Code::ApiUnreachable,
-                format!("no answer that could be used ({why}); what is known keeps serving"),
+                format!(
+                    "no answer that could be used ({why}); what is known keeps serving and it is asked \
+                     again every few seconds: see that the server is up and that the address in the \
+                     kubeconfig, or of the Service `kubernetes`, is reached from here (`kubectl get \
+                     --raw /readyz`)"
+                ),
             ),
             Self::Refused(_) | Self::Unreachable(_) => None,
             Self::Held(gone, of) => about(

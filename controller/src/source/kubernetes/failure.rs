@@ -102,12 +102,19 @@ impl From<kube::Error> for Failure {
     fn from(error: kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => Self::from(*status),
-            // The words of the decoder may quote a value, and the object may be a Secret.
-            kube::Error::SerdeError(_) => {
-                Self::Refused("an answer that does not decode".to_owned(), None)
-            }
-            other => Self::Unreachable(brief(&chain(&other))),
+            kube::Error::SerdeError(_) => Self::Refused(plain(&error), None),
+            other => Self::Unreachable(plain(&other)),
         }
+    }
+}
+
+/// An error in one line for people: the library would show the whole answer as it is in memory.
+pub fn plain(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} {}", status.code, brief(&status.message)),
+        // The words of the decoder may quote a value, and the object may be a Secret.
+        kube::Error::SerdeError(_) => "an answer that does not decode".to_owned(),
+        other => brief(&chain(other)),
     }
 }
 
@@ -131,3 +138,19 @@ fn brief(text: &str) -> String {
 
 /// Characters of an error that are kept.
 const LONGEST: usize = 200;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_told_in_one_line_without_its_form_in_memory() {
+        let status: Status = serde_json::from_str(
+            r#"{"code": 403, "reason": "Forbidden", "message": "leases is forbidden\nand more",
+                "details": {"name": "gatehouse-leader"}}"#,
+        )
+        .unwrap();
+        let error = kube::Error::Api(Box::new(status));
+        assert_eq!(plain(&error), "403 leases is forbidden");
+    }
+}

@@ -24,6 +24,8 @@ mod target;
 mod wanted;
 
 use std::collections::BTreeMap;
+pub use failure::plain;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
