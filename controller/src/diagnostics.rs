@@ -263,6 +263,8 @@ codes! {
     ExternalNameInvalid,
     /// The Secret does not exist.
     SecretMissing,
+    /// The Secret may not be read, or too many are asked for by name.
+    SecretUnread,
     /// The Secret holds no usable certificate and key; the last good pair keeps serving.
     CertificateInvalid,
     /// The certificate is over: it is served, and clients refuse it.

@@ -290,8 +290,13 @@ impl Engine {
                 self.mark(&reads)
             }
             Change::Listed if self.stage >= Stage::Listed => Urgency::None,
+            Change::Absent(absent) => {
+                let reads = self.world.miss(absent);
+                self.mark(&reads)
+            }
             Change::Listed => {
                 self.stage = Stage::Listed;
+                self.world.on_demand();
                 Urgency::Structural
             }
             Change::Synced if self.synced() => Urgency::None,

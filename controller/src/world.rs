@@ -13,7 +13,7 @@
 pub mod facts;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -25,7 +25,7 @@ use gatehouse_gateway::model::{CertKey, CertificatePlan};
 use gatehouse_gateway::tls::parse_pair;
 
 use self::facts::{ServiceFacts, SliceFacts};
-use crate::source::{Kind, Object, ObjectKey};
+use crate::source::{Absence, Kind, Object, ObjectKey};
 
 /// A question that translation can ask the world.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,6 +53,8 @@ pub struct World {
     config_maps: Objects<ConfigMap>,
     namespaces: Objects<Namespace>,
     resolved: HashMap<Arc<str>, Arc<[IpAddr]>>,
+    /// Secrets that are not there, by why; `None` when everything that is there has been sent.
+    absent: Option<BTreeMap<ObjectKey, Absence>>,
 }
 
 type Objects<T> = HashMap<ObjectKey, Arc<T>>;
@@ -111,6 +113,25 @@ impl World {
         }
         self.resolved.insert(Arc::clone(name), addresses);
         vec![Read::Resolved(Arc::clone(name))]
+    }
+
+    /// From now on a Secret that was not sent may only not have been looked for.
+    pub fn on_demand(&mut self) {
+        self.absent.get_or_insert_default();
+    }
+
+    /// Sets which Secrets have been looked for in vain. Says nothing to a world to which everything
+    /// that is there has been sent.
+    pub fn miss(&mut self, absent: BTreeMap<ObjectKey, Absence>) -> Vec<Read> {
+        let Some(known) = &mut self.absent else {
+            return Vec::new();
+        };
+        let old = std::mem::replace(known, absent);
+        let keys: BTreeSet<&ObjectKey> = old.keys().chain(known.keys()).collect();
+        let changed = keys
+            .into_iter()
+            .filter(|key| old.get(key) != known.get(key));
+        changed.cloned().map(Read::Object).collect()
     }
 
     /// One Ingress.
@@ -342,12 +363,19 @@ impl<'a> Lookup<'a> {
 
     /// One Secret.
     pub fn secret(&self, namespace: &Arc<str>, name: &str) -> Option<&'a SecretEntry> {
-        let key = ObjectKey {
-            kind: Kind::Secret,
-            namespace: Arc::clone(namespace),
-            name: name.into(),
-        };
+        let key = secret_key(namespace, name);
         let found = self.world.secrets.get(&key);
+        self.record(Read::Object(key));
+        found
+    }
+
+    /// Why [`Lookup::secret`] has not found it; `None` while nobody has looked.
+    pub fn absence(&self, namespace: &Arc<str>, name: &str) -> Option<Absence> {
+        let Some(absent) = &self.world.absent else {
+            return Some(Absence::Missing);
+        };
+        let key = secret_key(namespace, name);
+        let found = absent.get(&key).copied();
         self.record(Read::Object(key));
         found
     }
@@ -374,6 +402,14 @@ fn replace<T: PartialEq>(map: &mut Objects<T>, key: &ObjectKey, new: Arc<T>) -> 
             map.insert(key.clone(), new);
             true
         }
+    }
+}
+
+fn secret_key(namespace: &Arc<str>, name: &str) -> ObjectKey {
+    ObjectKey {
+        kind: Kind::Secret,
+        namespace: Arc::clone(namespace),
+        name: name.into(),
     }
 }
 

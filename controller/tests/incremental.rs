@@ -12,7 +12,7 @@ use std::sync::Arc;
 use gatehouse::config::{Base, Defaults, HostOwnership};
 use gatehouse::diagnostics::Code;
 use gatehouse::engine::{Engine, Outcome, Urgency, Work};
-use gatehouse::source::Change;
+use gatehouse::source::{Absence, Change};
 use gatehouse_gateway::model::{
     ActionPlan, CertKey, CertificatePlan, ClusterKey, ClusterPlan, Delta, HostPattern, HostPlan,
     RefuseReason,
@@ -415,6 +415,47 @@ fn the_list_of_what_is_ours_changes_with_its_objects_only() {
         engine.report().owned.is_empty(),
         "of another controller now"
     );
+}
+
+#[test]
+fn a_secret_is_called_missing_only_when_it_was_looked_for() {
+    let mut engine = Engine::new(Arc::default(), Arc::default());
+    engine.apply(universe::class("gatehouse", true, false));
+    engine.apply(universe::service("shop", "cart", 80));
+    engine.apply(universe::slice("shop", "cart", "cart", &["10.0.0.1"]));
+    engine.apply(Change::Listed);
+    engine.apply(Change::Synced);
+    engine.reconcile();
+    let mut secure = universe::ingress_object("cart", "cart.test", "/", "cart");
+    universe::add_tls(&mut secure, "other.test", "cart-tls");
+    engine.apply(universe::apply_ingress(secure));
+    engine.reconcile();
+    let codes = |engine: &mut Engine| {
+        let report = engine.report();
+        report
+            .diagnostics
+            .iter()
+            .map(|d| d.code)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(codes(&mut engine), [], "its watch has only been asked for");
+
+    let wanted = engine.report().wanted.first().cloned().expect("the Secret");
+    for (absence, code) in [
+        (Absence::Missing, Code::SecretMissing),
+        (Absence::Refused, Code::SecretUnread),
+        (Absence::LeftOut, Code::SecretUnread),
+    ] {
+        let absent = Change::Absent([(wanted.clone(), absence)].into());
+        assert_eq!(engine.apply(absent.clone()), Urgency::Structural);
+        assert_eq!(engine.apply(absent), Urgency::None, "said already");
+        engine.reconcile();
+        let expected = [Code::CertificateNameMismatch, code];
+        assert_eq!(codes(&mut engine), expected);
+    }
+    engine.apply(universe::secret("shop", "cart-tls", Pem::good("cart.test")));
+    engine.reconcile();
+    assert_eq!(codes(&mut engine), []);
 }
 
 #[test]

@@ -324,13 +324,16 @@ impl Engine {
             let lookup = Lookup::new(&self.world);
             let mut remarks = Remarks::about(object_key(Kind::Secret, namespace, name));
             let certificate = tls::certificate(namespace, name, &lookup, &mut remarks);
-            found = certificate.or_missing(name, |_| {
-                remarks.error(
-                    "",
-                    Code::SecretMissing,
-                    "the Secret named by --default-ssl-certificate does not exist, so a \
-                     self-signed certificate is the default",
+            found = certificate.or_absent(name, |code, _| {
+                let why = match code {
+                    Code::SecretMissing => "does not exist",
+                    _ => "may not be read (`gatehouse generate rbac` prints the rights)",
+                };
+                let message = format!(
+                    "the Secret named by --default-ssl-certificate {why}, so a self-signed \
+                     certificate is the default"
                 );
+                remarks.error("", code, message);
             });
             (reads, list) = (lookup.into_reads(), remarks.into_list());
         }

@@ -8,6 +8,7 @@ mod follow;
 pub mod kubernetes;
 mod walk;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -96,6 +97,17 @@ pub enum Object {
     Namespace(Arc<Namespace>),
 }
 
+/// Why a Secret that somebody asks for is not among the objects that were sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absence {
+    /// It does not exist.
+    Missing,
+    /// The server refuses to show it.
+    Refused,
+    /// Too many are asked for by name.
+    LeftOut,
+}
+
 /// What a source tells the engine.
 #[derive(Debug, Clone)]
 pub enum Change {
@@ -115,6 +127,10 @@ pub enum Change {
         /// Its addresses; empty when it does not resolve.
         addresses: Arc<[std::net::IpAddr]>,
     },
+    /// The Secrets that are asked for and have been looked for in vain, replacing those that were
+    /// said before. A source that has said [`Change::Listed`] does not know yet about any other that
+    /// it has not sent.
+    Absent(BTreeMap<ObjectKey, Absence>),
     /// Everything has been sent once but what only the engine can tell to be wanted: it computes
     /// and reports that, and publishes nothing yet. A source that sends everything anyway need not
     /// say it.

@@ -12,6 +12,7 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressTLS};
 use gatehouse_gateway::model::{CertKey, CertificatePlan, HostPattern, HostTls, ObjectRef};
 
 use crate::diagnostics::{Code, Diagnostic, Remarks, Severity};
+use crate::source::Absence;
 use crate::world::{Lookup, Pair, SecretEntry};
 
 /// The tls section of one Ingress, its Secrets read.
@@ -23,6 +24,7 @@ pub struct TlsSection<'a> {
 struct Entry<'a> {
     index: usize,
     tls: &'a IngressTLS,
+    /// It names a Secret about which something is known.
     names_secret: bool,
     certificate: Option<Arc<CertificatePlan>>,
 }
@@ -42,16 +44,17 @@ impl<'a> TlsSection<'a> {
         let mut entries = Vec::with_capacity(tls.len());
         for (index, tls) in tls.iter().enumerate() {
             let name = tls.secret_name.as_deref().filter(|name| !name.is_empty());
+            let mut unknown = false;
             let certificate = name.and_then(|name| {
                 let field = format!("spec.tls[{index}].secretName");
-                certificate(&origin.namespace, name, lookup, remarks).or_missing(name, |message| {
-                    remarks.error(field, Code::SecretMissing, message);
-                })
+                let found = certificate(&origin.namespace, name, lookup, remarks);
+                unknown = matches!(found, Found::Absent(None));
+                found.or_absent(name, |code, message| remarks.error(field, code, message))
             });
             entries.push(Entry {
                 index,
                 tls,
-                names_secret: name.is_some(),
+                names_secret: name.is_some() && !unknown,
                 certificate,
             });
         }
@@ -118,26 +121,50 @@ impl Entry<'_> {
 pub enum Found {
     /// A usable certificate.
     Certificate(Arc<CertificatePlan>),
-    /// There is no such Secret.
-    Missing,
+    /// There is no such Secret here, and why; `None` while nobody has looked.
+    Absent(Option<Absence>),
     /// It is unusable, and that has been said.
     Broken,
 }
 
 impl Found {
-    /// The certificate, and for a missing Secret a sentence about it.
-    pub fn or_missing(self, name: &str, say: impl FnOnce(String)) -> Option<Arc<CertificatePlan>> {
-        match self {
-            Self::Certificate(plan) => Some(plan),
-            Self::Broken => None,
-            Self::Missing => {
-                say(format!(
+    /// The certificate, and for a Secret that is not there a sentence about it.
+    pub fn or_absent(
+        self,
+        name: &str,
+        say: impl FnOnce(Code, String),
+    ) -> Option<Arc<CertificatePlan>> {
+        let why = match self {
+            Self::Certificate(plan) => return Some(plan),
+            // Nothing is wrong as long as nobody has looked.
+            Self::Broken | Self::Absent(None) => return None,
+            Self::Absent(Some(why)) => why,
+        };
+        match why {
+            Absence::Missing => say(
+                Code::SecretMissing,
+                format!(
                     "Secret `{name}` does not exist in this namespace, so the default certificate \
                      is served: create it, with tls.crt and tls.key"
-                ));
-                None
-            }
+                ),
+            ),
+            Absence::Refused => say(
+                Code::SecretUnread,
+                format!(
+                    "Secret `{name}` may not be read, so the default certificate is served: grant \
+                     what `gatehouse generate rbac` prints"
+                ),
+            ),
+            Absence::LeftOut => say(
+                Code::SecretUnread,
+                format!(
+                    "Secret `{name}` is not read because too many are asked for that do not exist \
+                     or are not of type kubernetes.io/tls, so the default certificate is served: \
+                     give it that type"
+                ),
+            ),
         }
+        None
     }
 }
 
@@ -150,7 +177,7 @@ pub fn certificate(
     remarks: &mut Remarks,
 ) -> Found {
     let Some(pair) = lookup.secret(namespace, name).map(SecretEntry::pair) else {
-        return Found::Missing;
+        return Found::Absent(lookup.absence(namespace, name));
     };
     let object: Arc<str> = format!("Secret/{namespace}/{name}").into();
     let invalid = |why: &str, then: &str| {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use gatehouse::config::{Defaults, HostOwnership};
-use gatehouse::source::{Change, Kind, Object, ObjectKey};
+use gatehouse::source::{Absence, Change, Kind, Object, ObjectKey};
 use gatehouse::translate::object_ref;
 use gatehouse_gateway::model::ObjectRef;
 use k8s_openapi::api::core::v1::{
@@ -439,6 +439,13 @@ fn random_slice() -> impl Strategy<Value = Change> {
         })
 }
 
+fn random_absence() -> impl Strategy<Value = Change> {
+    let why = prop::sample::select(&[Absence::Missing, Absence::Refused, Absence::LeftOut][..]);
+    let secret = (one(&NAMESPACES), one(&SECRETS))
+        .prop_map(|(namespace, name)| key(Kind::Secret, namespace, name));
+    prop::collection::btree_map(secret, why, 0..4).prop_map(Change::Absent)
+}
+
 fn random_delete() -> impl Strategy<Value = Change> {
     let kinds = [
         (Kind::Ingress, &INGRESSES[..]),
@@ -501,6 +508,7 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
             addresses: addresses.iter().filter_map(|a| a.parse::<IpAddr>().ok()).collect(),
         }),
         4 => random_delete(),
+        1 => random_absence(),
     ];
     prop_oneof![
         20 => change.prop_map(|change| Event::Change(Box::new(change))),

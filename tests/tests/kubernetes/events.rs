@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use gatehouse_tests::gateway::Gateway;
 use gatehouse_tests::kubernetes::{Space, cluster};
+use gatehouse_tests::tls::{Handshake, Pair};
 use gatehouse_tests::{manifests, wait};
 use serde_json::Value;
 
@@ -192,5 +193,44 @@ fn what_is_wrong_with_a_service_or_a_secret_is_said_about_the_ingress() {
             &["EndpointsMissing", "Service/named/idle: no endpoint"],
         );
         wait_line(&space, "x", &["CertificateInvalid", "Secret/named/pair"]);
+    });
+}
+
+#[test]
+fn a_secret_that_is_there_is_never_called_missing() {
+    cluster::shared(|server| {
+        let space = Space::new(server, "unsaid");
+        let _backend = space.backend("app");
+        space.apply(&ingress("plain", "app"));
+        let gateway = gateway(&space);
+        wait_line(&space, "plain", &["Sync"]);
+        // Nothing has named a Secret of this namespace so far, so none of them is watched; the second
+        // is of a type that has to be looked for by name.
+        for (name, kind) in [("pair", "kubernetes.io/tls"), ("opaque", "Opaque")] {
+            let host = format!("{name}.unsaid");
+            let pair = Pair::new(&[&host]);
+            let secret = manifests::secret(name, &pair.certificate, &pair.key);
+            space.apply(&secret.replace("kubernetes.io/tls", kind));
+            let (tls, rules) = (manifests::tls(&host, name), [("/", "Prefix", "app")]);
+            space.apply(&manifests::ingress_with(name, &host, &tls, &rules));
+            wait::until("the certificate is served", || {
+                let secured = Handshake::new(&host).connect(gateway.https).ok()?;
+                (secured.common_name() == host).then_some(())
+            });
+        }
+        let tls = manifests::tls("none.unsaid", "none");
+        let rules = [("/", "Prefix", "app")];
+        space.apply(&manifests::ingress_with(
+            "none",
+            "none.unsaid",
+            &tls,
+            &rules,
+        ));
+        wait_line(&space, "none", &["SecretMissing", "create it"]);
+        for name in ["pair", "opaque"] {
+            let told = wait_line(&space, name, &["Sync"]);
+            let all = describe(&space, name);
+            assert!(!all.contains("Warning"), "{told} in:\n{all}");
+        }
     });
 }

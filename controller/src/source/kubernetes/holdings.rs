@@ -35,6 +35,11 @@ impl Holdings {
         last
     }
 
+    /// Whether a watch holds it; of Secrets only.
+    pub(super) fn holds(&self, key: &ObjectKey) -> bool {
+        self.counts().contains_key(key)
+    }
+
     fn counts(&self) -> MutexGuard<'_, HashMap<ObjectKey, u32>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

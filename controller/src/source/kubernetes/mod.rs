@@ -44,10 +44,11 @@ use self::holdings::Holdings;
 use self::reflect::{Known, Reflector};
 use self::target::Target;
 use self::wanted::{Pairs, Wanted, wanted};
-use super::{Change, Kind, ObjectKey};
+use super::{Absence, Change, Kind, ObjectKey};
 use crate::diagnostics::{Code, Diagnostic, Severity};
 use crate::engine::Report;
 
+use crate::pace::Pace;
 /// Which part of the cluster is read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scope {
@@ -77,6 +78,8 @@ pub async fn watch(
         asked: Arc::default(),
         left_out: 0,
         complaints: Vec::new(),
+        absent: None,
+        pace: Pace::new(START_INTERVAL, START_BURST),
     };
     for target in source.base.clone() {
         source.start(target);
@@ -131,6 +134,10 @@ struct Source {
     asked: Arc<[ObjectKey]>,
     left_out: usize,
     complaints: Vec<Diagnostic>,
+    /// What was said last to be absent.
+    absent: Option<BTreeMap<ObjectKey, Absence>>,
+    /// When watches by name may start.
+    pace: Pace,
 }
 
 /// One watch and what it has sent.
@@ -163,16 +170,22 @@ impl Source {
         if !report.surveyed {
             return Ok(());
         }
-        let Wanted { targets, left_out } = wanted(&report.wanted, &self.scope.namespaces, self);
-        self.left_out = left_out;
+        let asked = wanted(&report.wanted, &self.scope.namespaces, self);
         self.asked = Arc::clone(&report.wanted);
-        for target in &targets {
+        for target in &asked.targets {
             match self.running.get_mut(target) {
                 Some(running) => running.idle = None,
-                None => self.start(target.clone()),
+                None => self.start_in_time(target),
             }
         }
         self.retire(|target| targets.contains(target)).await?;
+        let absent = self.absent(&asked);
+        if self.absent.as_ref() != Some(&absent) {
+            self.absent = Some(absent.clone());
+            self.send(Change::Absent(absent)).await?;
+        }
+        let Wanted { targets, left_out } = asked;
+        self.left_out = left_out.len();
         if self.stage == Stage::Asking && targets.iter().all(|target| self.settled(target)) {
             // By now what lists of key pairs lack may be known: that is waited for, too.
             let again = wanted(&report.wanted, &self.scope.namespaces, self);
@@ -185,6 +198,43 @@ impl Source {
     }
 
     /// Whether there is no need to wait for the first list. Without the objects that every route
+    /// The Secrets that are asked for and are known not to be there. About one whose watch has not
+    /// listed it yet nothing is known.
+    fn absent(&self, wanted: &Wanted) -> BTreeMap<ObjectKey, Absence> {
+        let secrets = self.asked.iter().filter(|key| key.kind == Kind::Secret);
+        let absence = |key: &ObjectKey| {
+            let by_name = Target::one(Kind::Secret, &key.namespace, &key.name);
+            if wanted.left_out.contains(&by_name) {
+                Some(Absence::LeftOut)
+            } else if !wanted.targets.contains(&by_name) {
+                None
+            } else if self.contacts.settled(&by_name, true) {
+                Some(Absence::Missing)
+            } else {
+                let refused = self.contacts.settled(&by_name, false);
+                refused.then_some(Absence::Refused)
+            }
+        };
+        secrets
+            .filter(|key| !self.holdings.holds(key))
+            .filter_map(|key| Some((key.clone(), absence(key)?)))
+            .collect()
+    }
+
+    /// Starts a watch, one by name not before its time: it is a connection, and an Ingress that
+    /// names others every moment must not open them without end. What has to wait is looked at
+    /// again in the next round.
+    fn start_in_time(&mut self, target: &Target) {
+        if target.name.is_some() {
+            let now = Instant::now();
+            if self.pace.allows(now) > now {
+                return;
+            }
+            self.pace.spend(now);
+        }
+        self.start(target.clone());
+    }
+
     /// is made of, there is.
     fn settled(&self, target: &Target) -> bool {
         let needed = matches!(
@@ -341,6 +391,10 @@ const LINGER: Duration = Duration::from_secs(60);
 const LINGERING: usize = 32;
 
 #[cfg(test)]
+/// Watches by name that start at once, as many as there may be; then one each interval.
+const START_BURST: u32 = 128;
+const START_INTERVAL: Duration = Duration::from_millis(100);
+
 mod tests {
     use super::*;
 

@@ -13,11 +13,11 @@ use std::sync::Arc;
 use super::super::{Kind, ObjectKey};
 use super::target::Target;
 
-/// The watches, and how many names are left out.
+/// The watches, and the names that are left out.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Wanted {
     pub(super) targets: BTreeSet<Target>,
-    pub(super) left_out: usize,
+    pub(super) left_out: BTreeSet<Target>,
 }
 
 /// What a watch over key pairs has found.
@@ -68,8 +68,10 @@ pub(super) fn wanted(keys: &[ObjectKey], namespaces: &[Arc<str>], pairs: &impl P
     let in_turn = in_turn.into_iter().map(|(_, name)| name);
     // The settings are the operator's: they come first.
     let mut names: Vec<Target> = settings.map(named).chain(in_turn).collect();
-    let left_out = names.len().saturating_sub(NAMES);
-    names.truncate(NAMES);
+    let left_out = names
+        .split_off(names.len().min(NAMES))
+        .into_iter()
+        .collect();
     targets.extend(names);
     Wanted { targets, left_out }
 }
@@ -145,7 +147,7 @@ mod tests {
         let found = Found(keys.clone(), true);
         assert_eq!(names(&wanted(&keys, &[], &found)), ["secrets"]);
         let none = wanted(&keys, &[], &Found(Vec::new(), true));
-        assert_eq!(none.left_out, 200 - NAMES);
+        assert_eq!(none.left_out.len(), 200 - NAMES);
         assert_eq!(none.targets.len(), 1 + NAMES);
         // One that names much is left out before others are.
         let many = |number| key(Kind::Secret, "greedy", &format!("s{number:03}"));
@@ -153,7 +155,7 @@ mod tests {
         let mut crowd: Vec<ObjectKey> = (0..500).map(many).chain(others).collect();
         crowd.sort_unstable();
         let fair = wanted(&crowd, &[], &Found(Vec::new(), true));
-        assert_eq!(fair.left_out, 502 - NAMES);
+        assert_eq!(fair.left_out.len(), 502 - NAMES);
         for name in ["secrets a/users", "secrets z/users"] {
             assert!(names(&fair).contains(&name.to_owned()), "{name}");
         }
