@@ -310,6 +310,8 @@ codes! {
     DeletionHeld,
     /// More objects are asked for by name than are watched.
     WatchLimit,
+    /// An object has more findings than are listed.
+    FindingsLeftOut,
 }
 
 /// Letters of a message. What it quotes may be as long as an object.

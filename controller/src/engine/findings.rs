@@ -1,7 +1,8 @@
 //! All diagnostics, by who found them; and the one sorted list of them.
 //!
-//! The same finding of several computations (a broken Secret that many use) is listed once. The
-//! list is made only when asked for and only when something changed.
+//! The same finding of several computations (a broken Secret that many use) is listed once, and of
+//! one object at most [`MOST`]: an object may have as many mistakes as it has bytes. The list is
+//! made only when asked for and only when something changed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use foldhash::HashMap;
 use gatehouse_gateway::model::HostPattern;
 
 use super::graph::Node;
-use crate::diagnostics::Diagnostic;
+use crate::diagnostics::{Code, Diagnostic};
 use crate::source::ObjectKey;
 
 /// Who found something.
@@ -110,8 +111,83 @@ impl Findings {
                     ..diagnostic.clone()
                 }
             });
-            placed.collect()
+            bounded(placed.collect()).into()
         });
         Arc::clone(list)
+    }
+}
+
+/// The findings with at most [`MOST`] of each object, the worst first to stay. Sorted, as they are.
+fn bounded(list: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let mut kept = Vec::with_capacity(list.len());
+    for about in list.chunk_by(|one, other| one.object == other.object) {
+        let start = kept.len();
+        kept.extend_from_slice(about);
+        if about.len() <= MOST {
+            continue;
+        }
+        let mut worst = kept.split_off(start);
+        // Stable: of equally bad ones the first stay.
+        worst.sort_by_key(|diagnostic| diagnostic.severity);
+        let left_out = worst.split_off(MOST);
+        worst.extend(left_out.first().map(|first| {
+            Diagnostic::new(
+                first.severity,
+                &first.object,
+                "",
+                Code::FindingsLeftOut,
+                format!(
+                    "{} more findings about this object are not listed: correct those that are",
+                    left_out.len()
+                ),
+            )
+        }));
+        worst.sort_unstable();
+        kept.append(&mut worst);
+    }
+    kept
+}
+
+/// Findings of one object that are listed.
+const MOST: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diagnostics::Severity;
+
+    fn about(object: &str, number: usize, severity: Severity) -> Diagnostic {
+        let field = format!("spec.rules[{number:04}]");
+        Diagnostic::new(
+            severity,
+            &object.into(),
+            field,
+            Code::PathInvalid,
+            "a mistake",
+        )
+    }
+
+    #[test]
+    fn an_object_with_many_mistakes_has_its_worst_listed_and_the_others_counted() {
+        let many = |severity| move |number| about("Ingress/web/many", number, severity);
+        let few = (0..MOST).map(|number| about("Ingress/web/few", number, Severity::Info));
+        let mut list: Vec<Diagnostic> = few.collect();
+        list.extend((0..300).map(many(Severity::Warning)));
+        list.push(about("Ingress/web/many", 9999, Severity::Error));
+        let kept = bounded(list.clone());
+        assert!(kept.is_sorted());
+        assert_eq!(kept.len(), MOST + MOST + 1);
+        assert_eq!(kept[..MOST], list[..MOST], "those of others stay");
+        let rest: Vec<_> = kept
+            .iter()
+            .filter(|d| d.code == Code::FindingsLeftOut)
+            .collect();
+        assert!(
+            rest[0].message.starts_with("201 more"),
+            "{}",
+            rest[0].message
+        );
+        let error = kept.iter().find(|d| d.severity == Severity::Error);
+        assert!(error.is_some(), "the worst stays");
     }
 }
