@@ -1,7 +1,7 @@
 //! How the conversation with the API server goes, watch by watch: shared by the watches, which
 //! write it down, and by whoever shows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::super::Kind;
+use super::super::{Kind, ObjectKey};
 use super::target::Target;
 use crate::diagnostics::{Code, Diagnostic, Severity};
 
@@ -44,6 +44,8 @@ struct State {
     given_up: bool,
     /// What goes wrong, and since when.
     trouble: Option<(Trouble, Instant)>,
+    /// Objects of a form that cannot be read; the first of them.
+    unread: BTreeSet<ObjectKey>,
 }
 
 /// What goes wrong with a watch.
@@ -97,6 +99,7 @@ impl Contacts {
             listed: false,
             given_up: false,
             trouble: None,
+            unread: BTreeSet::new(),
         };
         self.watches().insert(target.clone(), state);
         Contact {
@@ -135,7 +138,10 @@ impl Contacts {
                 list.push(complaint);
             }
         }
+        let unread = watches.values().flat_map(|state| &state.unread);
+        list.extend(unread.map(cannot_be_read));
         list.sort();
+        list.dedup();
         list
     }
 
@@ -212,6 +218,25 @@ impl Contact {
     /// Nobody needs to wait for the first list.
     pub(super) fn give_up(&self) {
         self.update(|state| !std::mem::replace(&mut state.given_up, true));
+    }
+
+    /// The object could be read, or is gone.
+    pub(super) fn read(&self, key: &ObjectKey) {
+        self.update(|state| state.unread.remove(key));
+    }
+
+    /// The object could not be read.
+    pub(super) fn unread(&self, key: &ObjectKey) {
+        self.update(|state| state.unread.len() < UNREAD && state.unread.insert(key.clone()));
+    }
+
+    /// There are only these objects.
+    pub(super) fn keep(&self, listed: &HashSet<ObjectKey>) {
+        self.update(|state| {
+            let before = state.unread.len();
+            state.unread.retain(|key| listed.contains(key));
+            state.unread.len() < before
+        });
     }
 
     /// Something went wrong.
@@ -301,6 +326,17 @@ impl Trouble {
     }
 }
 
+fn cannot_be_read(key: &ObjectKey) -> Diagnostic {
+    Diagnostic::new(
+        Severity::Error,
+        &key.to_string().into(),
+        "",
+        Code::ObjectInvalid,
+        "this version of Gatehouse cannot read the form it has, so its last version that could be \
+         read, if any, is what holds; write it in a form that `kubectl explain` shows, or update",
+    )
+}
+
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -350,6 +386,9 @@ const TROUBLE: Labelled = Labelled {
 
 /// What complaints about the server as a whole are about.
 const API: &str = "Kubernetes API";
+
+/// Objects that cannot be read and are named, for each watch.
+const UNREAD: usize = 100;
 
 /// Trouble with the server that may pass by itself.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -15,6 +15,7 @@ pub mod access;
 mod backoff;
 pub mod contact;
 mod failure;
+mod form;
 mod holdings;
 mod progress;
 mod prune;
@@ -23,9 +24,9 @@ pub mod resource;
 mod target;
 mod wanted;
 
-use std::collections::BTreeMap;
 pub use failure::plain;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -47,8 +48,8 @@ use self::wanted::{Pairs, Wanted, wanted};
 use super::{Absence, Change, Kind, ObjectKey};
 use crate::diagnostics::{Code, Diagnostic, Severity};
 use crate::engine::Report;
-
 use crate::pace::Pace;
+
 /// Which part of the cluster is read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scope {
@@ -77,9 +78,9 @@ pub async fn watch(
         stage: Stage::Listing,
         asked: Arc::default(),
         left_out: 0,
-        complaints: Vec::new(),
         absent: None,
         pace: Pace::new(START_INTERVAL, START_BURST),
+        complaints: Vec::new(),
     };
     for target in source.base.clone() {
         source.start(target);
@@ -133,11 +134,11 @@ struct Source {
     /// What the engine has asked for.
     asked: Arc<[ObjectKey]>,
     left_out: usize,
-    complaints: Vec<Diagnostic>,
     /// What was said last to be absent.
     absent: Option<BTreeMap<ObjectKey, Absence>>,
     /// When watches by name may start.
     pace: Pace,
+    complaints: Vec<Diagnostic>,
 }
 
 /// One watch and what it has sent.
@@ -178,7 +179,6 @@ impl Source {
                 None => self.start_in_time(target),
             }
         }
-        self.retire(|target| targets.contains(target)).await?;
         let absent = self.absent(&asked);
         if self.absent.as_ref() != Some(&absent) {
             self.absent = Some(absent.clone());
@@ -186,6 +186,7 @@ impl Source {
         }
         let Wanted { targets, left_out } = asked;
         self.left_out = left_out.len();
+        self.retire(|target| targets.contains(target)).await?;
         if self.stage == Stage::Asking && targets.iter().all(|target| self.settled(target)) {
             // By now what lists of key pairs lack may be known: that is waited for, too.
             let again = wanted(&report.wanted, &self.scope.namespaces, self);
@@ -197,7 +198,6 @@ impl Source {
         Ok(())
     }
 
-    /// Whether there is no need to wait for the first list. Without the objects that every route
     /// The Secrets that are asked for and are known not to be there. About one whose watch has not
     /// listed it yet nothing is known.
     fn absent(&self, wanted: &Wanted) -> BTreeMap<ObjectKey, Absence> {
@@ -235,6 +235,7 @@ impl Source {
         self.start(target.clone());
     }
 
+    /// Whether there is no need to wait for the first list. Without the objects that every route
     /// is made of, there is.
     fn settled(&self, target: &Target) -> bool {
         let needed = matches!(
@@ -390,11 +391,11 @@ const LINGER: Duration = Duration::from_secs(60);
 /// How many of them go on so.
 const LINGERING: usize = 32;
 
-#[cfg(test)]
 /// Watches by name that start at once, as many as there may be; then one each interval.
 const START_BURST: u32 = 128;
 const START_INTERVAL: Duration = Duration::from_millis(100);
 
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -5,6 +5,7 @@
 //!   has not changed.
 //! - What was sent stays until the server says that it is gone: no failure takes anything away.
 //! - A list that lacks most of what was known is not believed until a second one says the same.
+//! - An object of a form that cannot be read keeps its last version and harms no other.
 //! - What is older than what was heard is not obeyed; a history that was set back (a restore of
 //!   etcd) is noticed between two watches.
 //! - A connection that is dead is noticed: every answer has a deadline, and no watch lives longer
@@ -20,7 +21,6 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use kube::api::{ListParams, WatchParams};
 use kube::core::{Request, WatchEvent};
-use serde::Deserialize;
 use serde::de::IgnoredAny;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -30,6 +30,7 @@ use super::access::Access;
 use super::backoff::Backoff;
 use super::contact::{Contact, Trouble};
 use super::failure::Failure;
+use super::form::{self, Item, Name, Page};
 use super::holdings::Holdings;
 use super::progress::Progress;
 use super::prune::Pruned;
@@ -56,21 +57,6 @@ pub(super) struct Reflector {
     pub(super) changes: mpsc::Sender<Change>,
     pub(super) known: Known,
     pub(super) holdings: Holdings,
-}
-
-/// A page of a list. Go writes an empty list as null.
-#[derive(Deserialize)]
-struct Page<K> {
-    metadata: PageMetadata,
-    items: Option<Vec<K>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PageMetadata {
-    resource_version: Option<String>,
-    #[serde(rename = "continue")]
-    rest: Option<String>,
 }
 
 impl Reflector {
@@ -127,6 +113,7 @@ impl Reflector {
             sleep(CONFIRM).await;
             (version, listed) = self.list::<K>().await?;
         }
+        self.contact.keep(&listed);
         let gone: Vec<ObjectKey> = self.known.keys().difference(&listed).cloned().collect();
         for key in gone {
             self.delete(key).await?;
@@ -149,10 +136,10 @@ impl Reflector {
             let request = self.collection()?.list(&parameters);
             let request = request.map_err(|error| Failure::Refused(error.to_string(), None))?;
             let client = self.access.client();
-            let answer = timeout(ANSWER, client.request::<Page<K>>(request)).await;
-            let page = answer.map_err(|_| Failure::Stalled)??;
-            for object in page.items.into_iter().flatten() {
-                if let Some(key) = self.apply(object).await? {
+            let answer = timeout(ANSWER, client.request_text(request)).await;
+            let page = form::page::<K>(&answer.map_err(|_| Failure::Stalled)??)?;
+            for item in page.items.into_iter().flatten() {
+                if let Some(key) = self.take(item).await? {
                     listed.insert(key);
                 }
             }
@@ -234,7 +221,7 @@ impl Reflector {
         let request = self.collection()?.watch(&parameters, progress.version());
         let request = request.map_err(|error| Failure::Refused(error.to_string(), None))?;
         let client = self.access.client();
-        let answer = timeout(ANSWER, client.request_events::<K>(request)).await;
+        let answer = timeout(ANSWER, client.request_events::<Item<K>>(request)).await;
         let mut events = pin!(answer.map_err(|_| Failure::Stalled)??);
         self.contact.heard(None);
         loop {
@@ -243,15 +230,16 @@ impl Reflector {
                 return Ok(());
             };
             match event? {
-                WatchEvent::Added(mut object) | WatchEvent::Modified(mut object) => {
-                    if self.note(&mut object, progress) {
-                        self.apply(object).await?;
+                WatchEvent::Added(mut item) | WatchEvent::Modified(mut item) => {
+                    if self.note(&mut item, progress) {
+                        self.take(item).await?;
                     }
                 }
-                WatchEvent::Deleted(mut object) => {
-                    if self.note(&mut object, progress)
-                        && let Some(key) = key_of(&mut object)
+                WatchEvent::Deleted(mut item) => {
+                    if self.note(&mut item, progress)
+                        && let Some(key) = key_of(&mut item)
                     {
+                        self.contact.read(&key);
                         self.delete(key).await?;
                     }
                 }
@@ -265,18 +253,39 @@ impl Reflector {
     }
 
     /// How far the world is; and whether the object belongs to what is new.
-    fn note<K: Pruned>(&self, object: &mut K, progress: &mut Progress) -> bool {
-        let version = object.metadata().resource_version.take();
+    fn note<K: Pruned>(&self, item: &mut Item<K>, progress: &mut Progress) -> bool {
+        let version = match item {
+            Item::Read(object) => object.metadata().resource_version.take(),
+            Item::Unread { metadata } => metadata.resource_version.take(),
+        };
         let new = version.is_none_or(|version| progress.hear(version));
         self.contact.heard(Some(progress.version()));
         new
     }
 
-    async fn apply<K: Pruned>(&self, mut object: K) -> Result<Option<ObjectKey>, Failure> {
-        object.prune();
-        let Some(key) = key_of(&mut object) else {
+    /// Sends an object. Of one that cannot be read the last version stays.
+    async fn take<K: Pruned>(&self, mut item: Item<K>) -> Result<Option<ObjectKey>, Failure> {
+        let Some(key) = key_of(&mut item) else {
             return Ok(None);
         };
+        match item {
+            Item::Read(object) => {
+                self.contact.read(&key);
+                self.apply(key, object).await
+            }
+            Item::Unread { .. } => {
+                self.contact.unread(&key);
+                Ok(Some(key))
+            }
+        }
+    }
+
+    async fn apply<K: Pruned>(
+        &self,
+        key: ObjectKey,
+        mut object: K,
+    ) -> Result<Option<ObjectKey>, Failure> {
+        object.prune();
         let room = self.room().await?;
         if self.known.keys().insert(key.clone()) {
             self.holdings.take(&key);
@@ -315,12 +324,22 @@ fn is_doubtful(gone: usize, of: usize) -> bool {
     gone > 0 && (gone == of || (gone > 50 && gone * 2 > of))
 }
 
-fn key_of<K: Pruned>(object: &mut K) -> Option<ObjectKey> {
-    let metadata = object.metadata();
+fn key_of<K: Pruned>(item: &mut Item<K>) -> Option<ObjectKey> {
+    let (namespace, name) = match item {
+        Item::Read(object) => {
+            let metadata = object.metadata();
+            (metadata.namespace.as_deref(), metadata.name.as_deref()?)
+        }
+        Item::Unread {
+            metadata: Name {
+                namespace, name, ..
+            },
+        } => (Some(namespace.as_str()), name.as_str()),
+    };
     Some(ObjectKey {
         kind: K::KIND,
-        namespace: metadata.namespace.as_deref().unwrap_or_default().into(),
-        name: metadata.name.as_deref()?.into(),
+        namespace: namespace.unwrap_or_default().into(),
+        name: name.into(),
     })
 }
 

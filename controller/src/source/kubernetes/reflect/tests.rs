@@ -25,6 +25,8 @@ use crate::source::Kind;
 enum Answer {
     /// A list, complete or with more to come.
     List(Vec<&'static str>, Option<&'static str>),
+    /// A list of these objects.
+    Objects(Vec<Value>),
     /// Events, then the end.
     Events(Vec<Value>),
     /// Events, then silence.
@@ -142,6 +144,9 @@ fn respond(answer: Answer) -> std::io::Result<Response<BoxBody<Bytes, Infallible
         Answer::List(names, rest) => {
             let items: Vec<Value> = names.into_iter().map(service).collect();
             full(json!({"metadata": {"resourceVersion": "5", "continue": rest}, "items": items}))
+        }
+        Answer::Objects(items) => {
+            full(json!({"metadata": {"resourceVersion": "5"}, "items": items}))
         }
         Answer::Events(events) => BoxBody::new(StreamBody::new(lines(events))),
         Answer::Hanging(events) => {
@@ -296,6 +301,44 @@ async fn what_is_older_than_what_was_heard_is_not_obeyed() {
     assert!(play.changes.try_recv().is_err());
     let asked = play.followed();
     assert!(asked[2].1.contains("resourceVersion=22"), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_cannot_be_read_keeps_its_last_version_and_harms_no_other() {
+    let strange = |name: &str| {
+        let mut object = service(name);
+        object["spec"] = json!({"ports": "many"});
+        object
+    };
+    let event = |kind: &str, object: Value| json!({"type": kind, "object": object});
+    let about = |play: &Play| {
+        let complaints = play.contacts.complaints();
+        let objects = complaints
+            .iter()
+            .map(|complaint| complaint.object.to_string());
+        objects.collect::<Vec<_>>()
+    };
+    let mut play = Play::start(&[
+        Answer::Objects(vec![service("a"), strange("b"), service("c")]),
+        Answer::Events(vec![
+            event("MODIFIED", strange("a")),
+            event("ADDED", service("d")),
+            event("ERROR", json!({"code": 410, "message": "too old"})),
+        ]),
+        Answer::Objects(vec![strange("a"), strange("b"), service("c"), service("d")]),
+        Answer::Hanging(vec![
+            event("MODIFIED", service("a")),
+            event("DELETED", strange("b")),
+        ]),
+    ]);
+    assert_eq!(play.next(3).await, ["+a", "+c", "+d"]);
+    assert_eq!(about(&play), ["Service/shop/a", "Service/shop/b"]);
+    assert!(play.contacts.settled(&play.target, true));
+    // What is listed anew takes nothing away.
+    assert_eq!(play.next(3).await, ["+c", "+d", "+a"]);
+    sleep(Duration::from_secs(1)).await;
+    assert!(play.changes.try_recv().is_err());
+    assert_eq!(about(&play), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
