@@ -35,6 +35,8 @@ pub struct Defaults {
     pub default_certificate: Option<(Arc<str>, Arc<str>)>,
     /// Leave out every Ingress that has `spec.defaultBackend`.
     pub disable_catch_all: bool,
+    /// ExternalName services may stand for services of other namespaces.
+    pub cross_namespace_names: bool,
     /// Redirect to https for hosts with a tls section.
     pub https_redirect: bool,
     /// Status of that redirect.
@@ -108,6 +110,7 @@ impl Default for Defaults {
             default_backend: None,
             default_certificate: None,
             disable_catch_all: false,
+            cross_namespace_names: false,
             https_redirect: true,
             https_redirect_status: StatusCode::PERMANENT_REDIRECT,
             https_redirect_exempt: vec!["/.well-known/acme-challenge".into()],

@@ -23,9 +23,18 @@ use crate::engine::Report;
 use crate::source::Change;
 
 /// Follows the names in the reports with the resolver of the system, until the engine is gone.
-pub async fn run(reports: watch::Receiver<Arc<Report>>, changes: mpsc::Sender<Change>) {
-    follow(reports, changes, |name: Arc<str>| async move {
-        let addresses = tokio::net::lookup_host((&*name, 0)).await?;
+///
+/// In a cluster the names are absolute, as they are to its DNS server: the search list of the
+/// gateway's own pod would make `cart` a service beside the gateway. Elsewhere a name may stand in
+/// the file of hosts, where none ends with a dot.
+pub async fn run(
+    reports: watch::Receiver<Arc<Report>>,
+    changes: mpsc::Sender<Change>,
+    absolute: bool,
+) {
+    let root = if absolute { "." } else { "" };
+    follow(reports, changes, move |name: Arc<str>| async move {
+        let addresses = tokio::net::lookup_host((format!("{name}{root}"), 0)).await?;
         Ok(addresses.map(|address| address.ip()).collect())
     })
     .await;

@@ -105,7 +105,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
                 tracing::error!(%error, "the engine failed; what is published keeps serving");
             }
         });
-        tokio::spawn(resolver::run(reports.clone(), change.clone()));
+        let absolute = matches!(feed, Feed::Cluster(_));
+        tokio::spawn(resolver::run(reports.clone(), change.clone(), absolute));
         let writers = feed.start(args, &reports, change);
         if let Some(writers) = &writers {
             metrics.register(Box::new(writers.leadership()));

@@ -180,6 +180,11 @@ pub struct SelectionArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set)]
     pub disable_catch_all: bool,
 
+    /// Serve ExternalName services that stand for a service or pod of another namespace by its
+    /// name in the cluster, such as `cart.shop.svc.cluster.local`.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set)]
+    pub cross_namespace_external_names: bool,
+
     /// What happens when several namespaces have rules for one host. It belongs to the namespace of
     /// the oldest Ingress that names it; `warn` serves the others and tells them, `enforce` does not
     /// serve them.
@@ -324,6 +329,7 @@ impl SelectionArgs {
             default_backend: self.default_backend_service.clone(),
             default_certificate: self.default_ssl_certificate.clone(),
             disable_catch_all: self.disable_catch_all,
+            cross_namespace_names: self.cross_namespace_external_names,
             watch_namespaces: names(&self.watch_namespace),
             host_ownership: self.host_ownership,
             ..Defaults::default()

@@ -194,7 +194,7 @@ impl Engine {
         };
         outcome.work.clusters += 1;
         let lookup = Lookup::new(&self.world);
-        let (plan, list) = backend::cluster(&wanted.cluster, &lookup, self.defaults.balance);
+        let (plan, list) = backend::cluster(&wanted.cluster, &lookup, &self.defaults);
         let reads = lookup.into_reads();
         self.graph.set(&node, reads);
         self.note(Origin::Node(node), list);

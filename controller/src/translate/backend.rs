@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::ServiceBackendPort;
 
-use gatehouse_gateway::model::{Affinity, Balance, ClusterPlan, UpstreamProtocol};
+use gatehouse_gateway::model::{Affinity, ClusterPlan, UpstreamProtocol};
 
 use super::{ClusterRef, endpoints};
+use crate::config::Defaults;
 use crate::diagnostics::{Code, Diagnostic, Remarks, suggest};
 use crate::source::ObjectKey;
 use crate::world::Lookup;
@@ -130,13 +131,13 @@ pub fn first_port(service: &ObjectKey, lookup: &Lookup<'_>) -> Result<ClusterRef
 pub fn cluster(
     wanted: &ClusterRef,
     lookup: &Lookup<'_>,
-    balance: Balance,
+    defaults: &Defaults,
 ) -> (ClusterPlan, Vec<Diagnostic>) {
     let mut remarks = Remarks::about(&wanted.service);
     let mut plan = ClusterPlan {
         key: wanted.key.clone(),
         protocol: UpstreamProtocol::Http1,
-        balance,
+        balance: defaults.balance,
         affinity: Affinity::None,
         endpoints: Vec::new(),
     };
@@ -153,7 +154,8 @@ pub fn cluster(
     }
     plan.endpoints = if let Some(name) = &service.external {
         let port = declared.and_then(target_number).unwrap_or(wanted.port);
-        endpoints::external(name, port, lookup, &mut remarks)
+        let own = (!defaults.cross_namespace_names).then_some(&*wanted.service.namespace);
+        endpoints::external((name, own), port, lookup, &mut remarks)
     } else if let Some(port) = declared {
         endpoints::cluster(&wanted.service, port, lookup, &mut remarks)
     } else {

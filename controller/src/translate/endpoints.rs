@@ -59,9 +59,10 @@ pub fn cluster(
 }
 
 /// The endpoints of an ExternalName Service. Addresses of the machine itself and of its link are
-/// refused: a Service must not be a way to what only the gateway can reach.
+/// refused: a Service must not be a way to what only the gateway can reach. With `own`, its
+/// namespace, it must not be a way to those of another namespace either.
 pub fn external(
-    name: &str,
+    (name, own): (&str, Option<&str>),
     port: u16,
     lookup: &Lookup<'_>,
     remarks: &mut Remarks,
@@ -77,6 +78,15 @@ pub fn external(
     if name == "localhost" || name.ends_with(".localhost") {
         refuse(format!(
             "`{name}` is the gateway itself: refused, so its routes answer 503"
+        ));
+        return Vec::new();
+    }
+    if let Some((other, own)) = namespace_of(name).zip(own)
+        && other != own
+    {
+        refuse(format!(
+            "`{name}` is in namespace `{other}`: refused, so its routes answer 503; have an Ingress \
+             there, or start the gateway with --cross-namespace-external-names"
         ));
         return Vec::new();
     }
@@ -206,6 +216,21 @@ fn number(port: i32) -> Option<u16> {
     u16::try_from(port).ok().filter(|port| *port != 0)
 }
 
+/// The namespace in a name of the cluster's DNS, `service.namespace.svc…` or
+/// `address.namespace.pod…`. How the domain behind it is called is not known here, so what looks
+/// like one of a service counts under any; pods only have names under the usual one.
+fn namespace_of(name: &str) -> Option<&str> {
+    let labels: Vec<&str> = name.split('.').collect();
+    let (place, kind) = labels
+        .iter()
+        .enumerate()
+        .skip(2)
+        .rfind(|(_, label)| matches!(**label, "svc" | "pod"))?;
+    let domain = labels.get(place + 1..)?;
+    let counts = *kind == "svc" || domain.is_empty() || domain == ["cluster", "local"];
+    labels.get(place - 1).copied().filter(|_| counts)
+}
+
 /// Whether only the machine, its link or its cloud answers there. The address is canonical.
 fn is_local(address: IpAddr) -> bool {
     let special = match address {
@@ -236,6 +261,24 @@ const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_the_cluster_tell_their_namespace() {
+        for (name, namespace) in [
+            ("cart.shop.svc", Some("shop")),
+            ("cart.shop.svc.cluster.local", Some("shop")),
+            ("db-0.cart.shop.svc.corp.example", Some("shop")),
+            ("svc.svc.shop.svc.cluster.local", Some("shop")),
+            ("10-0-0-1.shop.pod.cluster.local", Some("shop")),
+            ("a.shop.pod.example.com", None),
+            ("api.svc", None),
+            ("api.example.com", None),
+            ("cart", None),
+            ("", None),
+        ] {
+            assert_eq!(namespace_of(name), namespace, "{name}");
+        }
+    }
 
     #[test]
     fn what_only_the_gateway_can_reach_is_local() {
