@@ -113,6 +113,53 @@ fn a_list_whose_pages_expire_is_begun_again() {
 }
 
 #[test]
+fn what_changes_between_the_pages_of_a_list_is_served() {
+    cluster::shared(|server| {
+        let (space, _backend) = filled(server, "between");
+        let mut text = String::new();
+        for index in 0..1_200 {
+            let host = format!("b{index}.answers");
+            text += &manifests::ingress(&format!("b{index}"), &host, &[("/", "Prefix", "app")]);
+        }
+        space.create(&text);
+
+        // While gateways list, objects of the first and of the last page come and go.
+        let over = AtomicBool::new(false);
+        let gateways: Vec<Gateway> = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    for name in ["a-first", "z-last"] {
+                        add(&space, name);
+                        space.delete(&format!("ingress/{name}"));
+                    }
+                }
+            });
+            let gateways = (0..3).map(|_| space.gateway(&[])).collect();
+            over.store(true, Ordering::Relaxed);
+            gateways
+        });
+        add(&space, "z-last");
+        space.delete("ingress/b1199");
+        let digest = |gateway: &Gateway| {
+            let (_, body) = gateway.admin_get("/api/convergence");
+            let view: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+            view["digest"].clone()
+        };
+        let fresh = space.gateway(&[]);
+        for gateway in &gateways {
+            within(SOON, gateway, "z-last", 200);
+            within(SOON, gateway, "a-first", 404);
+            within(SOON, gateway, "b1199", 404);
+            let same = wait::within(SOON, || (digest(gateway) == digest(&fresh)).then_some(()));
+            assert!(
+                same.is_some(),
+                "it serves something else than one that has just begun"
+            );
+        }
+    });
+}
+
+#[test]
 fn an_object_of_a_megabyte_is_served_and_harms_nobody() {
     cluster::shared(|server| {
         let (space, _backend) = filled(server, "large");
