@@ -311,6 +311,10 @@ async fn run<S>(
         // hyper closes a connection whose first request is still on its way; that one is served.
         drive(pin!(http), control, drain, || flow.begun()).await
     };
+    if flow.noisy() {
+        worker.metrics.plain.connections_aborted.inc();
+        tracing::debug!(client = %connection.client.ip(), "ended: only control frames came");
+    }
     if let Err(error) = result
         && let Some(reason) = rejection(&error, &flow)
     {

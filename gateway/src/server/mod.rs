@@ -11,6 +11,7 @@ mod control;
 mod descriptors;
 mod dispatch;
 mod forwarded;
+mod frame_watch;
 mod head_scan;
 mod headers;
 mod prefixed;

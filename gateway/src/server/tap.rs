@@ -2,11 +2,12 @@
 //!
 //! hyper has no deadline for the first byte, for a stalled body or for a client that does not
 //! read, and it does not tell a service everything it saw. The tap enforces the deadlines and
-//! feeds the [`HeadScan`].
+//! feeds the [`HeadScan`] of an HTTP/1 connection or the [`FrameWatch`] of an HTTP/2 one.
 //!
 //! Invariants: one timer per connection, created at the first wait and re-armed only when it fires
 //! early, so the usual request costs no timer at all. A deadline that passes ends the connection;
-//! inside a request head the client is told 408 first. A connection that ends while the client may
+//! inside a request head the client is told 408 first. So does a client that makes noise only; it
+//! is told with a GOAWAY. A connection that ends while the client may
 //! still be sending lingers for a moment, or the reset would overtake the answer.
 
 use std::future::Future;
@@ -22,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
 
+use super::frame_watch::{FrameWatch, PREFACE};
 use super::head_scan::{Broken, END_OF_HEAD, HeadScan, Instead, Position};
 
 /// How long each wait may take.
@@ -49,6 +51,7 @@ pub(super) struct Flow {
     idle_since: AtomicU64,
     head_timed_out: AtomicBool,
     foreign: AtomicBool,
+    noisy: AtomicBool,
 }
 
 impl Flow {
@@ -61,6 +64,7 @@ impl Flow {
             idle_since: AtomicU64::new(0),
             head_timed_out: AtomicBool::new(false),
             foreign: AtomicBool::new(false),
+            noisy: AtomicBool::new(false),
         })
     }
 
@@ -103,6 +107,11 @@ impl Flow {
         self.foreign.load(Ordering::Relaxed)
     }
 
+    /// Whether the connection was ended because the client made noise only.
+    pub(super) fn noisy(&self) -> bool {
+        self.noisy.load(Ordering::Relaxed)
+    }
+
     /// Whether the deadline for a request head has passed.
     pub(super) fn head_timed_out(&self) -> bool {
         self.head_timed_out.load(Ordering::Relaxed)
@@ -128,6 +137,8 @@ pub(super) struct Tap<S> {
     stream: S,
     /// Only for HTTP/1: an HTTP/2 connection has deadlines of its own kind.
     scan: Option<HeadScan>,
+    /// Only for HTTP/2.
+    frames: Option<FrameWatch>,
     flow: Arc<Flow>,
     deadlines: Deadlines,
     /// Bytes read, up to the length of an HTTP/2 preface.
@@ -151,7 +162,7 @@ enum Linger {
 }
 
 impl<S: AsyncRead + AsyncWrite + Taken + Unpin> Tap<S> {
-    /// Watches `stream`. `scan` is for HTTP/1.
+    /// Watches `stream`. `scan` is for HTTP/1; without one it is HTTP/2.
     pub(super) fn new(
         stream: S,
         scan: Option<HeadScan>,
@@ -160,6 +171,7 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> Tap<S> {
     ) -> Self {
         Self {
             stream,
+            frames: scan.is_none().then(FrameWatch::new),
             scan,
             flow,
             deadlines,
@@ -280,6 +292,26 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> Tap<S> {
         Poll::Pending
     }
 
+    /// Ends a connection whose client makes noise only: says so, and listens no more.
+    fn hush(&mut self, cx: &mut Context<'_>) {
+        self.flow.noisy.store(true, Ordering::Relaxed);
+        self.broken = true;
+        self.linger = Linger::Until(Instant::now() + LINGER);
+        // Best effort: the client may not be there to read it.
+        if let Some(goaway) = self.frames.as_ref().and_then(FrameWatch::goaway) {
+            drop(Pin::new(&mut self.stream).poll_write(cx, &goaway));
+        }
+        drop(Pin::new(&mut self.stream).poll_flush(cx));
+        drop(Pin::new(&mut self.stream).poll_shutdown(cx));
+    }
+
+    /// Looks at bytes that went out.
+    fn sent(&mut self, bytes: &[u8]) {
+        if let Some(frames) = &mut self.frames {
+            frames.send(bytes);
+        }
+    }
+
     /// Looks at new bytes; an error says how many of them the parser may see.
     fn saw(&mut self, bytes: &[u8]) -> Result<(), Broken> {
         self.opening = (self.opening + bytes.len()).min(PREFACE);
@@ -302,6 +334,10 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> AsyncRead for Tap<S> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.broken {
+            if let Linger::Until(until) = this.linger {
+                ready!(this.poll_linger(cx, until));
+                this.linger = Linger::Over;
+            }
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
         let before = buffer.filled().len();
@@ -309,6 +345,15 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> AsyncRead for Tap<S> {
             Poll::Ready(Ok(())) => {
                 this.read_since = None;
                 let new = buffer.filled().get(before..).unwrap_or_default();
+                if this
+                    .frames
+                    .as_mut()
+                    .is_some_and(|frames| frames.receive(new).is_err())
+                {
+                    this.hush(cx);
+                    buffer.set_filled(before);
+                    return self.poll_read(cx, buffer);
+                }
                 let Err(broken) = this.saw(new) else {
                     return Poll::Ready(Ok(()));
                 };
@@ -334,10 +379,17 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> AsyncWrite for Tap<S> {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.flow.noisy() {
+            // To nowhere: an error would end the connection before the client has read the GOAWAY.
+            return Poll::Ready(Ok(data.len()));
+        }
         match Pin::new(&mut self.stream).poll_write(cx, data) {
             Poll::Pending => self.poll_write_timeout(cx).map(Err),
             done @ Poll::Ready(_) => {
                 self.write_since = None;
+                if let Poll::Ready(Ok(count)) = done {
+                    self.sent(data.get(..count).unwrap_or_default());
+                }
                 done
             }
         }
@@ -348,10 +400,20 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> AsyncWrite for Tap<S> {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.flow.noisy() {
+            return Poll::Ready(Ok(data.iter().map(|part| part.len()).sum()));
+        }
         match Pin::new(&mut self.stream).poll_write_vectored(cx, data) {
             Poll::Pending => self.poll_write_timeout(cx).map(Err),
             done @ Poll::Ready(_) => {
                 self.write_since = None;
+                if let Poll::Ready(Ok(mut count)) = done {
+                    for part in data {
+                        let taken = count.min(part.len());
+                        self.sent(part.get(..taken).unwrap_or_default());
+                        count -= taken;
+                    }
+                }
                 done
             }
         }
@@ -395,8 +457,6 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> AsyncWrite for Tap<S> {
     }
 }
 
-/// Length of the HTTP/2 client preface.
-const PREFACE: usize = 24;
 /// How long a client may go on sending after the last answer.
 const LINGER: Duration = Duration::from_secs(2);
 /// Reads of such bytes in one turn.

@@ -6,6 +6,7 @@
 
 mod deadlines;
 mod http2;
+mod noise;
 mod row;
 mod upstream;
 
