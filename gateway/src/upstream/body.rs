@@ -5,11 +5,15 @@
 //! - A connection goes back to its pool only after the answer was read to its end and the
 //!   request body was sent to its end; never after an error (wire-level rule: what is left in
 //!   the pipe would be taken for part of the next message).
-//! - An answer that ends early is an error, so that the client sees the truncation.
+//! - An answer that ends early is an error, so that the client sees the truncation. One that is
+//!   broken before its first byte of content, as far as that can be told without waiting, has not
+//!   begun: the client gets an answer of ours.
 //! - The endpoint carries the load of an answer until its body has ended.
 
 use std::cell::Cell;
 use std::fmt;
+use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -21,6 +25,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::cluster::LoadGuard;
+use super::forward::source_of;
 use super::http1::Detached;
 use super::patience::Deadline;
 use super::pool::{Http1Lease, Http2Lease, Permit};
@@ -146,6 +151,8 @@ pub(crate) enum Source {
 
 /// The body of an endpoint's answer.
 pub struct UpstreamBody {
+    /// Of `incoming`, already taken out.
+    ahead: Option<Frame<Bytes>>,
     incoming: Incoming,
     source: Source,
     load: Option<LoadGuard>,
@@ -164,6 +171,7 @@ impl UpstreamBody {
         limit: Duration,
     ) -> Self {
         let mut body = Self {
+            ahead: None,
             incoming,
             source,
             load: Some(load),
@@ -176,6 +184,28 @@ impl UpstreamBody {
             body.finish();
         }
         body
+    }
+
+    /// Looks at the first frame, if it is there already. It waits for nothing: an endpoint that
+    /// takes its time after the head streams as before.
+    pub(crate) async fn peek(&mut self) -> Result<(), ProxyError> {
+        let Source::Http1(lease) = &mut self.source else {
+            return Ok(());
+        };
+        let incoming = &mut self.incoming;
+        let first = poll_fn(|cx| Poll::Ready(lease.connection().poll_frame(incoming, cx))).await;
+        match first {
+            Poll::Pending => {}
+            Poll::Ready(Some(Ok(frame))) => {
+                self.ahead = Some(frame);
+                if self.incoming.is_end_stream() {
+                    self.finish();
+                }
+            }
+            Poll::Ready(Some(Err(error))) => return Err(self.fail(broken(&error))),
+            Poll::Ready(None) => self.finish(),
+        }
+        Ok(())
     }
 
     /// The answer is complete: give back what can be given back.
@@ -214,6 +244,9 @@ impl Body for UpstreamBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
         let this = &mut *self;
+        if let Some(frame) = this.ahead.take() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
         let frame = match &mut this.source {
             Source::Http1(lease) => lease.connection().poll_frame(&mut this.incoming, cx),
             _ => Pin::new(&mut this.incoming).poll_frame(cx),
@@ -227,10 +260,7 @@ impl Body for UpstreamBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => {
-                tracing::debug!(%error, "answer broke off");
-                Poll::Ready(Some(Err(this.fail(Reason::UpstreamReset))))
-            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(this.fail(broken(&error))))),
             Poll::Ready(None) => {
                 this.finish();
                 Poll::Ready(None)
@@ -243,11 +273,29 @@ impl Body for UpstreamBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.ahead.is_none() && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        let mut hint = self.incoming.size_hint();
+        if let Some(data) = self.ahead.as_ref().and_then(Frame::data_ref) {
+            let ahead = data.len() as u64;
+            if let Some(upper) = hint.upper() {
+                hint.set_upper(upper.saturating_add(ahead));
+            }
+            hint.set_lower(hint.lower().saturating_add(ahead));
+        }
+        hint
+    }
+}
+
+/// What broke an answer off.
+fn broken(error: &hyper::Error) -> Reason {
+    tracing::debug!(%error, "answer broke off");
+    let kind = source_of::<io::Error>(error).map(io::Error::kind);
+    match kind {
+        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => Reason::UpstreamProtocol,
+        _ => Reason::UpstreamReset,
     }
 }
 

@@ -408,7 +408,9 @@ impl Exchange<'_> {
         } else {
             Source::Http1(lease)
         };
-        Ok(self.answer(head, incoming, source, load))
+        let mut answer = self.answer(head, incoming, source, load);
+        answer.body_mut().peek().await.map_err(Failure::of)?;
+        Ok(answer)
     }
 
     async fn over_http2(
@@ -532,7 +534,7 @@ fn refused(error: &h2::Error) -> bool {
     error.reason() == Some(h2::Reason::REFUSED_STREAM)
 }
 
-fn source_of<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
+pub(super) fn source_of<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
         if let Some(found) = error.downcast_ref() {
