@@ -229,7 +229,11 @@ fn an_answer_that_nobody_reads_is_given_up() {
         (!main.requests().is_empty()).then_some(())
     });
     // Not reading is the stall. When it has been given up, what is left in the buffers ends early.
-    std::thread::sleep(LIMIT * 3);
+    gatehouse_tests::wait::until("the connection is given up", || {
+        let (_, metrics) = world.gateway.admin_get("/metrics");
+        let closed = |line| line == "gatehouse_connections_active 0";
+        metrics.lines().any(closed).then_some(())
+    });
     let answer = client.answer();
     assert!(
         matches!(answer, Err(Failure::Truncated(_))),
