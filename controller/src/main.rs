@@ -23,9 +23,9 @@ fn main() -> ExitCode {
         Command::Check(args) => commands::check(&args, &mut std::io::stdout().lock()),
         Command::Explain(args) => commands::explain(&args, &mut std::io::stdout().lock()),
         Command::Generate(GenerateCommand::Docs(args)) => reference::write(&args),
-        Command::Generate(GenerateCommand::Rbac(args)) => Ok(print(&rbac::manifests(&args))),
+        Command::Generate(GenerateCommand::Rbac(args)) => print(&rbac::manifests(&args)),
         Command::Echo(args) => echo_until_stopped(args),
-        Command::Version => Ok(version()),
+        Command::Version => print(concat!("gatehouse ", env!("CARGO_PKG_VERSION"))),
     };
     result.unwrap_or_else(|failure| {
         // Nobody is left to tell when stderr is closed.
@@ -41,17 +41,13 @@ fn echo_until_stopped(args: EchoArgs) -> Result<ExitCode, Failure> {
     };
     echo::until_stopped(options)
         .map(|()| ExitCode::SUCCESS)
-        .map_err(|error| Failure::System(format!("{error} (--listen)")))
+        .map_err(|error| {
+            Failure::System(format!(
+                "{error} (--listen); stop what listens there, or choose another address or port 0"
+            ))
+        })
 }
 
-fn print(text: &str) -> ExitCode {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
-}
-
-fn version() -> ExitCode {
-    writeln!(std::io::stdout(), "gatehouse {}", env!("CARGO_PKG_VERSION")).ok();
-    ExitCode::SUCCESS
+fn print(text: &str) -> Result<ExitCode, Failure> {
+    Failure::unless_written(&mut std::io::stdout(), text).map(|()| ExitCode::SUCCESS)
 }

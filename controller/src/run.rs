@@ -53,6 +53,17 @@ impl Failure {
             Self::System(_) => ExitCode::FAILURE,
         }
     }
+
+    /// Writes what a command has to say, to the end. A pipe that is closed (`| head`) is no
+    /// failure: whoever reads has enough.
+    pub fn unless_written(output: &mut impl Write, text: &str) -> Result<(), Self> {
+        match writeln!(output, "{}", text.trim_end()).and_then(|()| output.flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Self::System(format!(
+                "standard output cannot be written: {error}; free space or write elsewhere"
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Serves until a signal ends it.
@@ -159,9 +170,9 @@ impl Feed {
                 contacts: Contacts::default(),
             }));
         };
-        if !dir.is_dir() {
+        if let Some(why) = directory::unusable(dir) {
             return Err(Failure::Usage(format!(
-                "invalid value '{}' for '--dir <DIR>': there is no such directory; create it or name another one",
+                "invalid value '{}' for '--dir <DIR>': {why}",
                 dir.display()
             )));
         }

@@ -14,6 +14,14 @@ const FLAGS: &[(&[&str], &[&str])] = &[
     (&["run"], &["--dir"]),
     (&["run", "--dir", "/no/such/folder"], &["/no/such/folder"]),
     (
+        &["run", "--dir", "Cargo.toml"],
+        &["--dir", "Cargo.toml", "it is a file"],
+    ),
+    (
+        &["run", "--dir", ".", "--ingress-class", ""],
+        &["--ingress-class", "name of a class"],
+    ),
+    (
         &["run", "--dir", ".", "--http-listen", "8080"],
         &["--http-listen", "8080"],
     ),
@@ -99,7 +107,16 @@ const FLAGS: &[(&[&str], &[&str])] = &[
     (&["generate", "docs"], &["--out"]),
     (&["check"], &["DIR"]),
     (&["check", "/no/such/folder"], &["/no/such/folder"]),
+    (&["check", "Cargo.toml"], &["Cargo.toml", "it is a file"]),
     (&["explain", "."], &["explain"]),
+    (
+        &["explain", "Cargo.toml", "GET", "http://a.test/"],
+        &["Cargo.toml", "it is a file"],
+    ),
+    (
+        &["explain", "--admin", "127.0.0.1:1", "GET", "http://a.test/"],
+        &["127.0.0.1:1", "--admin", "ready line"],
+    ),
     (&["explain", ".", "GET", "not a url"], &["not a url"]),
     (&["echo", "--listen", "nowhere"], &["--listen", "nowhere"]),
 ];

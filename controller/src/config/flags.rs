@@ -142,14 +142,15 @@ pub struct RunArgs {
 pub struct SelectionArgs {
     /// Class name served: the value of the legacy annotation kubernetes.io/ingress.class, and
     /// with --ingress-class-by-name of spec.ingressClassName.
-    #[arg(long, value_name = "NAME", default_value = "gatehouse")]
+    #[arg(long, value_name = "NAME", default_value = "gatehouse", value_parser = class)]
     pub ingress_class: String,
 
     /// Controller name of the IngressClasses served; may be repeated.
     #[arg(
         long,
         value_name = "NAME",
-        default_value = "gatehouse.dev/ingress-controller"
+        default_value = "gatehouse.dev/ingress-controller",
+        value_parser = controller
     )]
     pub controller_class: Vec<String>,
 
@@ -353,6 +354,21 @@ fn assignment(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn class(text: &str) -> Result<String, String> {
+    named(text).ok_or_else(|| "write the name of a class, for example `gatehouse`".into())
+}
+
+fn controller(text: &str) -> Result<String, String> {
+    let example = "write the name of a controller, for example `gatehouse.dev/ingress-controller`";
+    named(text).ok_or_else(|| example.into())
+}
+
+/// Nothing else has such a name, and nothing at all would be served without one.
+fn named(text: &str) -> Option<String> {
+    let usable = !text.is_empty() && !text.contains(char::is_whitespace);
+    usable.then(|| text.to_owned())
+}
+
 fn time(text: &str) -> Result<Duration, String> {
     duration(text).ok_or_else(|| "write a time such as `500ms`, `30s` or `5m`".into())
 }
@@ -421,6 +437,18 @@ mod tests {
             (
                 &["--context", "blue"],
                 ["--context", "--dir", "cannot be used with"],
+            ),
+            (
+                &["--ingress-class", ""],
+                ["--ingress-class", "''", "`gatehouse`"],
+            ),
+            (
+                &["--controller-class", " "],
+                [
+                    "--controller-class",
+                    "' '",
+                    "gatehouse.dev/ingress-controller",
+                ],
             ),
             (&["--access-log", "xml"], ["--access-log", "'xml'", "nginx"]),
         ];

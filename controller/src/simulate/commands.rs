@@ -16,6 +16,7 @@ use super::{ListenerView, Query, fails, load};
 use crate::admin::encode;
 use crate::config::flags::{CheckArgs, ExplainArgs};
 use crate::run::Failure;
+use crate::source::directory;
 use crate::terminal;
 
 /// Prints everything that is wrong with a directory. Exit status 1 when there is an error.
@@ -33,8 +34,7 @@ pub fn check(args: &CheckArgs, output: &mut impl Write) -> Result<ExitCode, Fail
             .collect::<Vec<_>>()
             .join("\n")
     };
-    // A closed pipe (`| head`) is no failure of the check.
-    writeln!(output, "{text}").ok();
+    Failure::unless_written(output, &text)?;
     Ok(if fails(&report.diagnostics, args.strict) {
         ExitCode::FAILURE
     } else {
@@ -60,7 +60,7 @@ pub fn explain(args: &ExplainArgs, output: &mut impl Write) -> Result<ExitCode, 
             ));
         }
     };
-    writeln!(output, "{}", text.trim_end()).ok();
+    Failure::unless_written(output, &text)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -127,10 +127,10 @@ fn there(args: &ExplainArgs, admin: &str, method: &str, url: &str) -> Result<Str
         Ok(Ok((true, body))) => Ok(body),
         Ok(Ok((false, body))) => Err(Failure::System(body.trim_end().to_owned())),
         Ok(Err(message)) => Err(Failure::System(format!(
-            "the gateway at {address} (--admin) cannot be asked: {message}"
+            "the gateway at {address} (--admin) cannot be asked: {message}; start it, or name the address that its ready line gives for admin"
         ))),
         Err(_) => Err(Failure::System(format!(
-            "the gateway at {address} (--admin) does not answer"
+            "the gateway at {address} (--admin) does not answer; name the address that its ready line gives for admin"
         ))),
     }
 }
@@ -175,14 +175,14 @@ fn query(args: &ExplainArgs, method: &str, url: &str) -> Result<Query, Failure> 
     Query::new(method, url, args.header.iter().map(String::as_str)).map_err(Failure::Usage)
 }
 
-fn existing(directory: &std::path::Path) -> Result<(), Failure> {
-    if directory.is_dir() {
-        return Ok(());
+fn existing(path: &std::path::Path) -> Result<(), Failure> {
+    match directory::unusable(path) {
+        None => Ok(()),
+        Some(why) => Err(Failure::Usage(format!(
+            "invalid value '{}' for DIR: {why}",
+            path.display()
+        ))),
     }
-    Err(Failure::Usage(format!(
-        "there is no directory `{}`; name the one with the manifests",
-        directory.display()
-    )))
 }
 
 /// How long to wait for the answer of a gateway.

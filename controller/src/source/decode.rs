@@ -81,8 +81,7 @@ impl Reader<'_> {
                         .location()
                         .map(|location| line as u64 + location.line())
                         .map_or_else(String::new, |line| format!(" near line {line}"));
-                    let why = error.to_string();
-                    let why = first_line(&why);
+                    let why = reason(&error);
                     self.unreadable(&place, format!("not valid YAML{at}: {why}; correct it"));
                 }
             }
@@ -401,11 +400,17 @@ fn text<'a>(object: &'a Map<String, Value>, field: &str) -> &'a str {
         .unwrap_or_default()
 }
 
-fn first_line(text: &str) -> &str {
-    text.lines()
-        .next()
-        .unwrap_or_default()
-        .trim_end_matches('.')
+/// What the parser says, without where: it counts within the document. Nor does it help to read
+/// how a program could let it pass.
+fn reason(error: &serde_saphyr::Error) -> String {
+    let text = error.to_string();
+    let mut why = text.lines().next().unwrap_or_default().to_owned();
+    if let Some(location) = error.location() {
+        let place = format!(" at line {}, column {}", location.line(), location.column());
+        why = why.replace(&place, "");
+    }
+    let what = why.split_once(", set ").map_or(&*why, |(what, _)| what);
+    what.trim_end_matches('.').to_owned()
 }
 
 /// Splits on document markers, with the number of lines in front of each document. A marker is

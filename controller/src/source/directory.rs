@@ -37,6 +37,20 @@ pub fn read(directory: &Path) -> Vec<Change> {
     changes
 }
 
+/// What is wrong with a path that shall be read as a directory, and what to do.
+pub fn unusable(path: &Path) -> Option<String> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => None,
+        Ok(_) => Some("it is a file; name the directory that it is in".into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Some("there is no such directory; create it or name another one".into())
+        }
+        Err(error) => Some(format!(
+            "it cannot be read: {error}; correct its permissions"
+        )),
+    }
+}
+
 /// Files that were reported as changed: they are read even if they look the same.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Touched {

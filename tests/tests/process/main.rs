@@ -1,6 +1,7 @@
-//! What the system gives to the process and asks of it: descriptors and signals.
+//! What the system gives to the process and asks of it: descriptors, ports, output and signals.
 
 mod descriptors;
+mod output;
 mod signals;
 
 use gatehouse_tests::backend::Backend;

@@ -232,3 +232,20 @@ fn hostile_documents_are_refused_without_harm() {
     assert!(decode("laughs.yaml", laughs.as_bytes()).unreadable);
     assert!(decode("latin.yaml", b"name: \xe9").unreadable);
 }
+
+#[test]
+fn a_mistake_in_yaml_has_one_line_number_that_of_the_file() {
+    let text = "kind: A\n---\nkind: B\n  bad: [1\n---\na: 1\na: 2\n---\na: \"open\n";
+    let complaints = decode("a.yaml", text.as_bytes()).complaints;
+    let messages: Vec<&str> = complaints.iter().map(|found| &*found.message).collect();
+    let wanted = [
+        "near line 4: mapping values are not allowed",
+        "near line 7: duplicate mapping key: a; correct it",
+        "near line 9: unclosed quote",
+    ];
+    for wanted in wanted {
+        let found = messages.iter().find(|message| message.contains(wanted));
+        let found = found.unwrap_or_else(|| panic!("{wanted} is not in {messages:#?}"));
+        assert_eq!(found.matches("line ").count(), 1, "{found}");
+    }
+}
