@@ -148,6 +148,8 @@ pub struct Engine {
     dirty: Dirty,
     /// The time that was told last.
     now: Option<Timestamp>,
+    /// When there will be something else to say of the certificates.
+    next: Option<Timestamp>,
     /// What was computed before the first delta may go out.
     held: Delta,
     stage: Stage,
@@ -251,6 +253,7 @@ impl Engine {
                 ..Dirty::default()
             },
             now: None,
+            next: None,
             held: Delta::default(),
             stage: Stage::Unknown,
             revision: 0,
@@ -323,6 +326,11 @@ impl Engine {
 
     /// Computes everything that is dirty and answers with what changed. Nothing before `Synced`.
     pub fn reconcile(&mut self) -> Outcome {
+        self.reconcile_at(self.now)
+    }
+
+    /// The same at this time: certificates that changed are judged by it.
+    fn reconcile_at(&mut self, now: Option<Timestamp>) -> Outcome {
         let mut outcome = Outcome::default();
         if self.stage == Stage::Unknown {
             return outcome;
@@ -338,7 +346,7 @@ impl Engine {
             latest(&mut outcome.delta.hosts);
         }
         if self.synced() {
-            if let Some(now) = self.now.filter(|_| !outcome.delta.certificates.is_empty()) {
+            if let Some(now) = now.filter(|_| !outcome.delta.certificates.is_empty()) {
                 self.tell_time(now);
             }
             let news = !outcome.delta.is_empty() || self.graph.has_news();
@@ -351,14 +359,18 @@ impl Engine {
         outcome
     }
 
-    /// Judges the certificates in use by the time. Answers when there will be something else to
-    /// say, as far as is known now.
-    pub fn tell_time(&mut self, now: Timestamp) -> Option<Timestamp> {
+    /// Judges the certificates in use by the time.
+    pub fn tell_time(&mut self, now: Timestamp) {
         self.now = Some(now);
         let plans = self.certificates.values().map(|plan| &**plan);
         let Judgement { findings, next } = expiry::judge(plans, now);
         self.note(Origin::Time, findings);
-        next
+        self.next = next;
+    }
+
+    /// When there will be something else to say of the certificates, as far as is known now.
+    fn next_judgement(&self) -> Option<Timestamp> {
+        self.next
     }
 
     /// Computes only the clusters whose endpoints changed. What else is dirty stays dirty.

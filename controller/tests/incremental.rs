@@ -106,7 +106,7 @@ proptest! {
                         restricted.note(&change);
                         engine.apply(*change);
                     }
-                    Event::Time(now) => drop(engine.tell_time(now)),
+                    Event::Time(now) => engine.tell_time(now),
                     Event::Defaults(defaults) => {
                         ownership = defaults.host_ownership;
                         all_closed = defaults.closed;

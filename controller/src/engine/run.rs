@@ -143,17 +143,23 @@ struct Calendar<C> {
 
 impl<C: Fn() -> Timestamp> Calendar<C> {
     fn reconcile(&mut self, engine: &mut Engine) -> Outcome {
-        let outcome = engine.reconcile();
+        let now = (self.clock)();
+        let outcome = engine.reconcile_at(Some(now));
         if !outcome.delta.certificates.is_empty() {
-            self.consult(engine);
+            self.wait(engine, now);
         }
         outcome
     }
 
     fn consult(&mut self, engine: &mut Engine) {
         let now = (self.clock)();
+        engine.tell_time(now);
+        self.wait(engine, now);
+    }
+
+    fn wait(&mut self, engine: &Engine, now: Timestamp) {
         let left = engine
-            .tell_time(now)
+            .next_judgement()
             .and_then(|next| Duration::try_from(next.duration_since(now)).ok());
         self.due = Instant::now() + left.unwrap_or(LONGEST_LOOK).min(LONGEST_LOOK);
     }

@@ -173,18 +173,18 @@ impl Reader<'_> {
             return;
         };
         if let Some(new) = form.replaced_by {
-            self.decoded.complaints.push(Diagnostic {
-                object: key.to_string().into(),
-                field: "apiVersion".into(),
-                severity: Severity::Warning,
-                code: Code::ApiVersionOld,
-                message: format!(
-                    "{} {place}: `{}` is no longer served by Kubernetes and was converted; write `{new}`",
-                    self.file,
-                    text(&object, "apiVersion"),
-                ),
-                file: None,
-            });
+            let message = format!(
+                "{} {place}: `{}` is no longer served by Kubernetes and was converted; write `{new}`",
+                self.file,
+                text(&object, "apiVersion"),
+            );
+            self.decoded.complaints.push(Diagnostic::new(
+                Severity::Warning,
+                &key.to_string().into(),
+                "apiVersion",
+                Code::ApiVersionOld,
+                message,
+            ));
             convert::modernise(form.kind, new, &mut object);
         }
         if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
@@ -200,14 +200,13 @@ impl Reader<'_> {
                     key.kind.as_str().to_lowercase(),
                     if path.is_empty() { "" } else { "." },
                 );
-                self.decoded.complaints.push(Diagnostic {
-                    object: key.to_string().into(),
-                    field: field.into(),
-                    severity: Severity::Error,
-                    code: Code::ObjectInvalid,
+                self.decoded.complaints.push(Diagnostic::new(
+                    Severity::Error,
+                    &key.to_string().into(),
+                    field,
+                    Code::ObjectInvalid,
                     message,
-                    file: None,
-                });
+                ));
                 self.decoded.broken.push(key);
             }
         }
@@ -271,14 +270,13 @@ impl Reader<'_> {
     }
 
     fn complain(&mut self, place: &str, code: Code, message: String) {
-        self.decoded.complaints.push(Diagnostic {
-            object: self.file.into(),
-            field: place.into(),
-            severity: Severity::Error,
+        self.decoded.complaints.push(Diagnostic::new(
+            Severity::Error,
+            &self.file.into(),
+            place,
             code,
             message,
-            file: None,
-        });
+        ));
     }
 }
 

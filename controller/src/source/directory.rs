@@ -287,14 +287,13 @@ impl Directory {
         let file = self.files.entry(Arc::clone(path)).or_default();
         file.signature = None;
         file.content = None;
-        file.complaints = vec![Diagnostic {
-            object: Arc::clone(path),
-            field: "".into(),
-            severity: Severity::Error,
-            code: Code::FileUnreadable,
-            message: format!("cannot be read: {error}; correct its permissions or size"),
-            file: None,
-        }];
+        file.complaints = vec![Diagnostic::new(
+            Severity::Error,
+            path,
+            "",
+            Code::FileUnreadable,
+            format!("cannot be read: {error}; correct its permissions or size"),
+        )];
         let kept = file.held.iter().map(|held| last_good(path, &held.key));
         file.complaints.extend(kept.collect::<Vec<_>>());
     }
@@ -362,14 +361,13 @@ impl Directory {
                 .iter()
                 .map(|(kind, count)| format!("{count} {}", kind.escape_debug()))
                 .collect();
-            complaints.push(Diagnostic {
-                object: ".".into(),
-                field: "".into(),
-                severity: Severity::Info,
-                code: Code::KindSkipped,
-                message: format!("objects of other kinds are not read: {}", kinds.join(", ")),
-                file: None,
-            });
+            complaints.push(Diagnostic::new(
+                Severity::Info,
+                &".".into(),
+                "",
+                Code::KindSkipped,
+                format!("objects of other kinds are not read: {}", kinds.join(", ")),
+            ));
         }
         complaints.sort();
         complaints.dedup();
@@ -384,14 +382,13 @@ impl File {
         if bytes.is_empty() && !previous.is_empty() {
             // Most likely somebody is just writing it, or could not because the disk is full.
             decoded.unreadable = true;
-            decoded.complaints.push(Diagnostic {
-                object: Arc::clone(path),
-                field: "".into(),
-                severity: Severity::Warning,
-                code: Code::FileUnreadable,
-                message: "the file became empty; remove it if its objects shall go".into(),
-                file: None,
-            });
+            decoded.complaints.push(Diagnostic::new(
+                Severity::Warning,
+                path,
+                "",
+                Code::FileUnreadable,
+                "the file became empty; remove it if its objects shall go",
+            ));
         }
         let Decoded {
             entries,
@@ -415,14 +412,13 @@ impl File {
 }
 
 fn last_good(path: &str, key: &ObjectKey) -> Diagnostic {
-    Diagnostic {
-        object: key.to_string().into(),
-        field: "".into(),
-        severity: Severity::Warning,
-        code: Code::LastGoodServed,
-        message: format!("its last good version keeps serving until `{path}` is correct again"),
-        file: None,
-    }
+    Diagnostic::new(
+        Severity::Warning,
+        &key.to_string().into(),
+        "",
+        Code::LastGoodServed,
+        format!("its last good version keeps serving until `{path}` is correct again"),
+    )
 }
 
 fn duplicate(key: &ObjectKey, claims: &BTreeSet<(Arc<str>, usize)>) -> Diagnostic {
@@ -439,14 +435,13 @@ fn duplicate(key: &ObjectKey, claims: &BTreeSet<(Arc<str>, usize)>) -> Diagnosti
             files.join(", ")
         ),
     };
-    Diagnostic {
-        object: key.to_string().into(),
-        field: "".into(),
-        severity: Severity::Warning,
-        code: Code::ObjectDuplicate,
+    Diagnostic::new(
+        Severity::Warning,
+        &key.to_string().into(),
+        "",
+        Code::ObjectDuplicate,
         message,
-        file: None,
-    }
+    )
 }
 
 fn read_file(found: &Found) -> io::Result<Vec<u8>> {

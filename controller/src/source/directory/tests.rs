@@ -466,3 +466,17 @@ fn other_kinds_are_counted_in_one_line() {
     );
     assert_eq!(Kind::Service.as_str(), "Service");
 }
+
+#[test]
+fn what_a_file_can_say_in_a_complaint_has_a_bound() {
+    let scratch = Scratch::new();
+    let kinds = |of: usize| -> String {
+        let document = |number| format!("apiVersion: v1\nkind: Kind{number}\n---\n");
+        (0..of).map(document).collect()
+    };
+    scratch.write("a.yaml", &kinds(2_000));
+    let list = complaints(&read(&scratch.0));
+    assert_eq!(list.len(), 1);
+    assert!(list[0].ends_with('…'), "{}", list[0]);
+    assert!(list[0].len() < 4_096, "{}", list[0].len());
+}
