@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use gatehouse_gateway::challenge::{self, Board, Verdict};
 use gatehouse_gateway::metrics::Metrics;
 use gatehouse_gateway::model::{
     Balance, EndpointPlan, HostPattern, ListenerProtocol, PathKind, RefuseReason, ServerId,
@@ -19,7 +20,7 @@ use gatehouse_gateway::model::{
 use gatehouse_gateway::policy::{self, Filter, Flow, RequestFacts, Stage};
 use gatehouse_gateway::publish::Publisher;
 use gatehouse_gateway::server::wire;
-use gatehouse_gateway::table::{Action, Recorder, Route, Snapshot, Verdict};
+use gatehouse_gateway::table::{Action, Recorder, Route, Snapshot, Verdict as Fit};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
@@ -295,11 +296,11 @@ impl Recorder for Notes {
         });
     }
 
-    fn route(&mut self, route: &Route, verdict: Verdict) {
-        let why = match verdict {
-            Verdict::Matched => return,
-            Verdict::NotMatched(why) => why,
-            Verdict::Shadowed => "fits, but a more precise path answers",
+    fn route(&mut self, route: &Route, fit: Fit) {
+        let why = match fit {
+            Fit::Matched => return,
+            Fit::NotMatched(why) => why,
+            Fit::Shadowed => "fits, but a more precise path answers",
         };
         self.misses.push(MissView {
             route: route.into(),
@@ -313,9 +314,11 @@ const MATCHED: &str = "matched";
 /// Misses that are listed.
 const MISSES: usize = 20;
 
-/// Explains a request. The error says why it would be refused before any lookup.
+/// Explains a request. The error says why it would be refused before any lookup. The board is
+/// empty where nothing runs: challenges live for seconds.
 pub fn explain(
     snapshot: &Snapshot,
+    board: &Board,
     listeners: &[ListenerView],
     diagnostics: &[Diagnostic],
     query: &Query,
@@ -361,7 +364,13 @@ pub fn explain(
         more_misses: 0,
         diagnostics: Vec::new(),
     };
-    if let Some(route) = route {
+    let verdict = challenge::token(&query.method, query.uri.path())
+        .map(|token| board.http(snapshot, server, &host.canonical, token));
+    if let Some(Verdict::Answer(text)) = verdict {
+        // Ahead of every route and filter.
+        explanation.route = None;
+        explanation.answer = format!("200: {text}, for a certificate authority (acme_challenge)");
+    } else if let Some(route) = route {
         explanation.follow(route, &facts);
         explanation.diagnostics = diagnostics
             .iter()

@@ -155,6 +155,8 @@ reasons! {
     Internal = "internal_error", 500, Internal;
     /// Health check of a load balancer.
     HealthCheck = "health_check", 200, Internal;
+    /// Challenge of a certificate authority, answered for a host whose certificate is ours to keep.
+    AcmeChallenge = "acme_challenge", 200, Internal;
     /// Redirect to the path with a final slash.
     TrailingSlash = "redirect_slash", 301, Internal;
     /// Redirect to https.

@@ -13,6 +13,7 @@
 //! - Every request writes its record exactly once, whatever happens to it.
 
 pub mod access_log;
+pub mod challenge;
 mod clock;
 pub mod error;
 pub mod metrics;

@@ -83,6 +83,7 @@ impl Labelled {
         &RECEIVED,
         &SENT,
         &LOCAL_ANSWERS,
+        &CHALLENGES,
         &CERTIFICATES,
     ];
 
@@ -130,6 +131,13 @@ const LOCAL_ANSWERS: Labelled = Labelled {
     help: "Answers that the gateway made itself, by reason",
 };
 
+const CHALLENGES: Labelled = Labelled {
+    name: "gatehouse_acme_challenge_answers",
+    kind: MetricType::Counter,
+    labels: &["type", "result"],
+    help: "Validations of certificate authorities, by what became of them: answered, left to the route of another solver, or unknown",
+};
+
 const CERTIFICATES: Labelled = Labelled {
     name: "gatehouse_certificate_not_after_seconds",
     kind: MetricType::Gauge,
@@ -146,6 +154,7 @@ pub struct Metrics {
     registry: Mutex<Registry>,
     routes: Arc<Routes>,
     reasons: Arc<Reasons>,
+    challenges: Arc<ChallengeAnswers>,
     certificates: Arc<Certificates>,
 }
 
@@ -155,17 +164,20 @@ impl Metrics {
         let plain = Plain::default();
         let routes = Arc::new(Routes::default());
         let reasons = Arc::new(Reasons::default());
+        let challenges = Arc::new(ChallengeAnswers::default());
         let certificates = Arc::new(Certificates::default());
         let mut registry = Registry::default();
         plain.register(&mut registry);
         registry.register_collector(Box::new(Arc::clone(&routes)));
         registry.register_collector(Box::new(Arc::clone(&reasons)));
+        registry.register_collector(Box::new(Arc::clone(&challenges)));
         registry.register_collector(Box::new(Arc::clone(&certificates)));
         Arc::new(Self {
             plain,
             registry: Mutex::new(registry),
             routes,
             reasons,
+            challenges,
             certificates,
         })
     }
@@ -185,6 +197,13 @@ impl Metrics {
     /// Counts an answer that the gateway made itself.
     pub fn count_reason(&self, reason: Reason) {
         if let Some(count) = self.reasons.0.get(reason as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a validation by a certificate authority.
+    pub fn count_challenge(&self, answer: ChallengeAnswer) {
+        if let Some(count) = self.challenges.0.get(answer as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -357,6 +376,47 @@ impl Collector for Reasons {
         for (reason, count) in Reason::ALL.iter().zip(&self.0) {
             family
                 .encode_family(&[("reason", reason.code())])?
+                .encode_counter::<NoLabelSet, _, f64>(&count.load(Ordering::Relaxed), None)?;
+        }
+        Ok(())
+    }
+}
+
+/// What became of a validation by a certificate authority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChallengeAnswer {
+    /// HTTP-01, answered.
+    HttpAnswered,
+    /// HTTP-01, left to the route that has exactly this path.
+    HttpRoute,
+    /// HTTP-01 for a host or a token that is not ours.
+    HttpUnknown,
+    /// TLS-ALPN-01, answered.
+    TlsAnswered,
+    /// TLS-ALPN-01 for a name without a challenge, or broken off.
+    TlsUnknown,
+}
+
+impl ChallengeAnswer {
+    /// All of them in their order: type and result.
+    const ALL: [[&'static str; 2]; 5] = [
+        ["http-01", "answered"],
+        ["http-01", "route"],
+        ["http-01", "unknown"],
+        ["tls-alpn-01", "answered"],
+        ["tls-alpn-01", "unknown"],
+    ];
+}
+
+#[derive(Debug, Default)]
+struct ChallengeAnswers([AtomicU64; ChallengeAnswer::ALL.len()]);
+
+impl Collector for ChallengeAnswers {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let mut family = CHALLENGES.describe(&mut encoder)?;
+        for ([kind, result], count) in ChallengeAnswer::ALL.iter().zip(&self.0) {
+            family
+                .encode_family(&[("type", *kind), ("result", *result)])?
                 .encode_counter::<NoLabelSet, _, f64>(&count.load(Ordering::Relaxed), None)?;
         }
         Ok(())

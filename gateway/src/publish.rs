@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::challenge::Challenges;
 use crate::metrics::Metrics;
 use crate::model::{
     ActionPlan, CertKey, CertificatePlan, ClusterKey, ClusterPlan, Delta, HostKey, HostPattern,
@@ -58,12 +59,18 @@ pub struct Published {
     current: Arc<ArcSwap<Snapshot>>,
     generation: watch::Receiver<u64>,
     digest: Arc<AtomicU64>,
+    challenges: Challenges,
 }
 
 impl Published {
     /// The latest snapshot.
     pub fn load(&self) -> Arc<Snapshot> {
         self.current.load_full()
+    }
+
+    /// Challenges of certificate authorities, published beside the snapshot by whoever has some.
+    pub fn challenges(&self) -> &Challenges {
+        &self.challenges
     }
 
     /// A reader for one worker, which touches shared memory only after a swap.
@@ -146,6 +153,7 @@ impl Publisher {
             current: Arc::new(ArcSwap::from_pointee(snapshot)),
             generation: receiver,
             digest: Arc::new(AtomicU64::new(digest.0)),
+            challenges: Challenges::default(),
         };
         let publisher = Self {
             metrics,

@@ -85,13 +85,23 @@ impl Handshake {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyCertificate))
             .with_no_client_auth();
+        config.enable_sni = name.is_some();
+        let client = Self {
+            name: name.map(str::to_owned),
+            config: Arc::new(config),
+        };
+        client.offering(protocols)
+    }
+
+    /// The same client, its sessions included, with another offer.
+    pub fn offering(&self, protocols: &[&str]) -> Self {
+        let mut config = ClientConfig::clone(&self.config);
         config.alpn_protocols = protocols
             .iter()
             .map(|name| name.as_bytes().to_vec())
             .collect();
-        config.enable_sni = name.is_some();
         Self {
-            name: name.map(str::to_owned),
+            name: self.name.clone(),
             config: Arc::new(config),
         }
     }
@@ -128,6 +138,12 @@ impl Handshake {
 pub struct Secured(StreamOwned<ClientConnection, TcpStream>);
 
 impl Secured {
+    /// The certificate that was served.
+    pub fn certificate(&self) -> CertificateDer<'static> {
+        let chain = self.0.conn.peer_certificates().expect("a certificate");
+        chain[0].clone().into_owned()
+    }
+
     /// Common name of the certificate that was served.
     pub fn common_name(&self) -> String {
         let chain = self.0.conn.peer_certificates().expect("a certificate");
@@ -242,8 +258,7 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &algorithms)
+        signed_by(certificate, message, signature)
     }
 
     fn verify_tls13_signature(
@@ -252,8 +267,7 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = aws_lc_rs::default_provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
+        signed_by(certificate, message, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -261,4 +275,26 @@ impl ServerCertVerifier for AnyCertificate {
             .signature_verification_algorithms
             .supported_schemes()
     }
+}
+
+/// Checks the signature of a handshake. rustls would parse the certificate for that, and refuse
+/// critical extensions such as the one of a TLS-ALPN-01 validation.
+fn signed_by(
+    certificate: &CertificateDer<'_>,
+    message: &[u8],
+    signature: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, rustls::Error> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(certificate).expect("a certificate");
+    let key = &certificate.public_key().subject_public_key.data;
+    let known = aws_lc_rs::default_provider().signature_verification_algorithms;
+    let schemes = known.mapping.iter();
+    schemes
+        .filter(|(scheme, _)| *scheme == signature.scheme)
+        .flat_map(|(_, algorithms)| *algorithms)
+        .any(|algorithm| {
+            let checked = algorithm.verify_signature(key, message, signature.signature());
+            checked.is_ok()
+        })
+        .then(HandshakeSignatureValid::assertion)
+        .ok_or_else(|| rustls::Error::General("not signed by the certificate".into()))
 }

@@ -176,7 +176,8 @@ fn explain(state: &State, query: &str) -> Page {
     };
     let snapshot = state.published.load();
     let diagnostics = Arc::clone(&state.reports.borrow().diagnostics);
-    match simulate::explain(&snapshot, &state.listeners, &diagnostics, &query) {
+    let board = state.published.challenges().load();
+    match simulate::explain(&snapshot, &board, &state.listeners, &diagnostics, &query) {
         Ok(explanation) if text => Page::text(StatusCode::OK, explanation.to_string()),
         Ok(explanation) => Page::json(&explanation),
         Err(message) => bad(message),

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use bytes::Bytes;
+use gatehouse_gateway::challenge::Board;
 use http::{Request, Uri, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
@@ -72,6 +73,7 @@ fn here(args: &ExplainArgs, directory: &str, method: &str, url: &str) -> Result<
     let simulation = load(directory, &base, Timestamp::now());
     let explanation = super::explain(
         &simulation.snapshot,
+        &Board::default(),
         &ListenerView::unbound(),
         &simulation.report.diagnostics,
         &query,

@@ -1,8 +1,10 @@
 //! Explanations of a small table.
 
+use gatehouse_gateway::challenge::Challenges;
 use gatehouse_gateway::model::{
-    ActionPlan, Affinity, CertKey, ClusterKey, ClusterPlan, Delta, EndpointPhase, HostKey,
-    HostPlan, HostTls, ObjectRef, PathMatch, PolicySpec, RouteKey, RoutePlan, WeightedCluster,
+    ActionPlan, Affinity, CertKey, ChallengePlan, ClusterKey, ClusterPlan, Delta, EndpointPhase,
+    HostKey, HostPlan, HostTls, Identifier, ObjectRef, PathMatch, PolicySpec, RouteKey, RoutePlan,
+    Thumbprint, WeightedCluster,
 };
 use http::StatusCode;
 
@@ -92,7 +94,23 @@ fn explained(method: &str, url: &str, headers: &[&str]) -> Explanation {
         message: "no such Secret".into(),
         file: None,
     };
-    explain(&snapshot(), &ListenerView::unbound(), &[diagnostic], &query).unwrap()
+    let challenges = Challenges::default();
+    challenges.publish(ChallengePlan {
+        accounts: vec![(
+            Identifier::of_host("shop.example"),
+            Thumbprint("abc".into()),
+        )],
+        ..ChallengePlan::default()
+    });
+    let listeners = ListenerView::unbound();
+    explain(
+        &snapshot(),
+        &challenges.load(),
+        &listeners,
+        &[diagnostic],
+        &query,
+    )
+    .unwrap()
 }
 
 #[test]
@@ -139,9 +157,22 @@ fn the_filters_of_the_data_plane_decide_the_answer() {
 }
 
 #[test]
+fn a_challenge_is_answered_ahead_of_routes_and_filters() {
+    let url = "http://shop.example/.well-known/acme-challenge/sixteen-letters-";
+    let explanation = explained("GET", url, &[]);
+    assert_eq!(
+        explanation.answer,
+        "200: sixteen-letters-.abc, for a certificate authority (acme_challenge)"
+    );
+    assert!(explanation.route.is_none() && explanation.filters.is_empty());
+    let explanation = explained("POST", url, &[]);
+    assert!(explanation.answer.starts_with("308 "), "{explanation}");
+}
+
+#[test]
 fn what_the_gateway_would_refuse_is_refused_here() {
     let query = Query::new("GET", "http://shop.example/%zz", []).unwrap();
-    let error = explain(&snapshot(), &[], &[], &query).unwrap_err();
+    let error = explain(&snapshot(), &Board::default(), &[], &[], &query).unwrap_err();
     assert!(error.starts_with("400"), "{error}");
     for (method, url, header, word) in [
         ("GE T", "http://a.example/", "A: b", "HTTP method"),

@@ -8,11 +8,13 @@
 //! lists, and comparable, so that an unchanged plan is recognised and compiles nothing.
 
 mod certificate;
+mod challenge;
 mod cluster;
 mod host;
 mod settings;
 
 pub use certificate::{CertKey, CertificatePlan};
+pub use challenge::{ChallengePlan, HandshakePlan, Identifier, Thumbprint, TokenPlan};
 pub use cluster::{
     Affinity, Balance, ClusterKey, ClusterPlan, EndpointPhase, EndpointPlan, UpstreamProtocol,
 };

@@ -22,14 +22,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 
 use super::active::Churn;
+use super::authority;
 use super::control::Control;
 use super::dispatch;
+use super::handshake::{Ended, Handshakes};
 use super::head_scan::{HeadFacts, HeadScan, Heads};
 use super::prefixed::Prefixed;
 use super::proxy_protocol::{self, Parsed};
+use super::record;
 use super::tap::{Deadlines, Flow, Taken, Tap};
 use super::worker::{LocalExecutor, Place, Worker};
 use crate::error::Reason;
@@ -143,7 +145,7 @@ pub(super) struct Accepted {
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
     pub(super) listener: Arc<ListenerPlan>,
-    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) tls: Option<Arc<Handshakes>>,
     pub(super) place: Place,
 }
 
@@ -194,17 +196,17 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
             }
             // A balancer that only looks whether the port is open.
             _ if stream.ahead().is_empty() => return,
-            _ => return dispatch::rejected(&worker, &connection, Reason::BadRequest),
+            _ => return record::rejected(&worker, &connection, Reason::BadRequest),
         }
     }
     let deadlines = deadlines(&settings);
     if connection.listener.protocol == ListenerProtocol::Https {
-        let Some(acceptor) = tls else { return };
-        let Ok(Ok(stream)) =
-            timeout(settings.timeouts.tls_handshake, acceptor.accept(stream)).await
-        else {
-            worker.metrics.plain.tls_handshake_failures.inc();
-            return;
+        let Some(handshakes) = tls else { return };
+        let handshake = handshakes.accept(stream);
+        let stream = match timeout(settings.timeouts.tls_handshake, handshake).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(ended)) => return authority::ended(&worker, connection, ended),
+            Err(_) => return authority::ended(&worker, connection, Ended::Failed),
         };
         let session = stream.get_ref().1;
         let http2 = session.alpn_protocol() == Some(b"h2");
@@ -219,7 +221,7 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         let http2 = match timeout(settings.timeouts.first_byte, sniff(&mut stream)).await {
             Ok(Ok(http2)) => http2,
             Err(_) if !stream.ahead().is_empty() => {
-                return dispatch::rejected(&worker, &connection, Reason::RequestTimeout);
+                return record::rejected(&worker, &connection, Reason::RequestTimeout);
             }
             _ => return,
         };
@@ -318,7 +320,7 @@ async fn run<S>(
     if let Err(error) = result
         && let Some(reason) = rejection(&error, &flow)
     {
-        dispatch::rejected(&worker, &connection, reason);
+        record::rejected(&worker, &connection, reason);
     }
 }
 

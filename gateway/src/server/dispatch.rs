@@ -7,12 +7,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, UPGRADE};
+use http::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, UPGRADE,
+};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, request};
 use http_body::Body;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::authority;
 use super::body::{BodyBounds, RequestBody, ResponseBody};
 use super::connection::{Connection, address_field};
 use super::forwarded::Forwarded;
@@ -23,7 +26,6 @@ use super::target::{asks_gateway, check_target, to_origin_form};
 use super::upgrade;
 use super::wire::{canonical_host, canonical_path};
 use super::worker::Worker;
-use crate::access_log::Line;
 use crate::error::Reason;
 use crate::model::{RefuseReason, Settings, UpstreamProtocol};
 use crate::policy::{self, Flow, LocalResponse, RequestFacts};
@@ -59,33 +61,6 @@ pub(crate) async fn handle(
     response
 }
 
-/// Accounts for a request that the HTTP parser refused before anybody saw it.
-pub(crate) fn rejected(worker: &Rc<Worker>, connection: &Connection, reason: Reason) {
-    worker.metrics.count_reason(reason);
-    worker.log.write(&Line {
-        started: Instant::now(),
-        listener: &connection.listener.name,
-        client: connection.client.ip(),
-        method: None,
-        host: None,
-        target: None,
-        version: None,
-        tls: connection.tls.is_some(),
-        status: reason.status_code(),
-        reason: Some(reason),
-        received: 0,
-        sent: 0,
-        duration: std::time::Duration::ZERO,
-        route: None,
-        endpoint: None,
-        tries: 0,
-        upstream_time: None,
-        request_id: None,
-        user_agent: None,
-        referer: None,
-    });
-}
-
 /// What to do after the checks.
 enum Step {
     Answer(Local),
@@ -97,6 +72,8 @@ struct Local {
     status: StatusCode,
     reason: Option<Reason>,
     location: Option<HeaderValue>,
+    /// The body, when it is not made of status and reason.
+    text: Option<String>,
     /// Route whose policies see the answer.
     route: Option<Arc<Route>>,
     /// The connection cannot be trusted to be in step with us any more.
@@ -109,6 +86,7 @@ impl Local {
             status: reason.status(),
             reason: Some(reason),
             location: None,
+            text: None,
             route: None,
             close: true,
         }
@@ -120,8 +98,18 @@ impl Local {
             status: StatusCode::OK,
             reason: None,
             location: None,
+            text: None,
             route: None,
             close: false,
+        }
+    }
+
+    /// The answer to a certificate authority.
+    fn to_authority(text: String) -> Self {
+        Self {
+            text: Some(text),
+            close: false,
+            ..Self::refusal(Reason::AcmeChallenge)
         }
     }
 
@@ -178,6 +166,9 @@ impl Exchange<'_> {
         }
         let forwarded = self.forwarded(&head.headers, &settings);
         record.client = forwarded.client;
+        if let Some(text) = authority::answer(self.worker, self.connection, &head, &host) {
+            return Step::Answer(Local::to_authority(text));
+        }
         match self.decide(&head, &host, &forwarded) {
             Ok((route, cluster)) => {
                 record.route = Some(Arc::clone(&route));
@@ -497,14 +488,16 @@ impl Exchange<'_> {
     /// An answer of the gateway's own: short text with the reason code.
     fn local(&self, local: Local, mut record: Box<Record>) -> Response<ResponseBody> {
         record.answered(local.status, local.reason);
-        let text = match local.reason {
-            Some(reason) => Bytes::from(format!(
+        let own = local.text.is_some();
+        let text = match (local.text, local.reason) {
+            (Some(text), _) => Bytes::from(text),
+            (None, Some(reason)) => Bytes::from(format!(
                 "{} {}: {}\n",
                 local.status.as_u16(),
                 local.status.canonical_reason().unwrap_or("Error"),
                 reason.code()
             )),
-            None => Bytes::new(),
+            (None, None) => Bytes::new(),
         };
         let length = text.len();
         // On HTTP/1 hyper knows; on HTTP/2 it would send the content and break the stream.
@@ -522,6 +515,9 @@ impl Exchange<'_> {
             );
         }
         fields.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        if own {
+            fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        }
         if let Some(location) = local.location {
             fields.insert(LOCATION, location);
         }
@@ -560,6 +556,7 @@ fn from_policy(answer: LocalResponse, route: Arc<Route>) -> Local {
         status: answer.status,
         reason: Some(answer.reason),
         location: answer.location,
+        text: None,
         route: Some(route),
         close: false,
     }

@@ -5,6 +5,7 @@
 //! Invariant: every address is bound before [`Gateway::start`] returns, or none is.
 
 mod active;
+mod authority;
 pub mod body;
 mod connection;
 mod control;
@@ -12,6 +13,7 @@ mod descriptors;
 mod dispatch;
 mod forwarded;
 mod frame_watch;
+mod handshake;
 mod head_scan;
 mod headers;
 mod prefixed;
@@ -35,13 +37,13 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
-use tokio_rustls::TlsAcceptor;
 
 use crate::access_log::AccessLog;
 use crate::metrics::Metrics;
 use crate::model::{ListenerPlan, ListenerProtocol};
 use crate::publish::Published;
-use crate::tls;
+
+use self::handshake::Handshakes;
 
 /// What a gateway is started with.
 #[derive(Debug)]
@@ -143,8 +145,7 @@ impl Gateway {
             let acceptor = match plan.protocol {
                 ListenerProtocol::Http => None,
                 ListenerProtocol::Https => {
-                    let config = tls::server_config(published.clone(), plan.server)?;
-                    Some(TlsAcceptor::from(config))
+                    Some(Arc::new(Handshakes::new(&published, plan.server)?))
                 }
             };
             bound.push((sockets.into_iter(), Arc::new(plan), acceptor));

@@ -187,6 +187,43 @@ impl Drop for Record {
     }
 }
 
+/// Accounts for a request that the HTTP parser refused before anybody saw it.
+pub(super) fn rejected(worker: &Worker, connection: &Connection, reason: Reason) {
+    without_request(worker, connection, reason, None);
+}
+
+/// Accounts for what is no request, or was not read as one.
+pub(super) fn without_request(
+    worker: &Worker,
+    connection: &Connection,
+    reason: Reason,
+    host: Option<&HeaderValue>,
+) {
+    worker.metrics.count_reason(reason);
+    worker.log.write(&Line {
+        started: Instant::now(),
+        listener: &connection.listener.name,
+        client: connection.client.ip(),
+        method: None,
+        host,
+        target: None,
+        version: None,
+        tls: connection.tls.is_some(),
+        status: reason.status_code(),
+        reason: Some(reason),
+        received: 0,
+        sent: 0,
+        duration: Duration::ZERO,
+        route: None,
+        endpoint: None,
+        tries: 0,
+        upstream_time: None,
+        request_id: None,
+        user_agent: None,
+        referer: None,
+    });
+}
+
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Record")

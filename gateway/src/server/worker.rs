@@ -19,12 +19,13 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
-use tokio_rustls::TlsAcceptor;
 
 use super::active::ActiveSet;
 use super::connection::{self, Accepted, Connection};
+use super::handshake::Handshakes;
 use super::{Order, Shared};
 use crate::access_log::WorkerLog;
+use crate::challenge::Challenges;
 use crate::metrics::Metrics;
 use crate::model::{ListenerPlan, Settings};
 use crate::table::Snapshot;
@@ -40,6 +41,8 @@ pub(super) struct Worker {
     pub upstream: Rc<Upstream>,
     /// Answers under way.
     pub active: Rc<ActiveSet>,
+    /// What certificate authorities are answered.
+    pub challenges: Challenges,
     snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     random: Cell<u64>,
     draining: Cell<bool>,
@@ -232,7 +235,7 @@ pub(super) struct Start {
     pub(super) listeners: Vec<(
         std::net::TcpListener,
         Arc<ListenerPlan>,
-        Option<TlsAcceptor>,
+        Option<Arc<Handshakes>>,
     )>,
     pub(super) shared: Arc<Shared>,
 }
@@ -247,6 +250,7 @@ pub(super) async fn run(start: Start) -> usize {
         log: shared.access_log.worker(Arc::clone(&shared.metrics)),
         upstream: Upstream::new(Arc::clone(&shared.metrics)),
         active: Rc::default(),
+        challenges: shared.published.challenges().clone(),
         snapshot: RefCell::new(shared.published.cache()),
         random: Cell::new(seed),
         draining: Cell::new(false),
@@ -350,7 +354,7 @@ async fn accept(
     worker: Rc<Worker>,
     listener: TcpListener,
     plan: Arc<ListenerPlan>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Handshakes>>,
     mut orders: watch::Receiver<Order>,
 ) {
     let mut stop = pin!(orders.wait_for(|order| matches!(order, Order::Drain(_))));
