@@ -13,6 +13,8 @@ use crate::raw::find;
 pub enum Step {
     /// Send these bytes.
     Send(Vec<u8>),
+    /// Send these bytes that often.
+    Repeat(Vec<u8>, usize),
     /// Read the content of the request to its end.
     ReadBody,
     /// Wait. For faults that are made of time, not for synchronising.
@@ -241,6 +243,7 @@ impl Peer {
     fn step(&mut self, step: Step) -> bool {
         match step {
             Step::Send(bytes) => self.socket.write_all(&bytes).is_ok(),
+            Step::Repeat(bytes, times) => (0..times).all(|_| self.socket.write_all(&bytes).is_ok()),
             Step::ReadBody => true,
             Step::Pause(time) => {
                 std::thread::sleep(time);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use gatehouse_tests::backend::{Request, Step, ok, response};
+use gatehouse_tests::backend::{Request, Step, ok};
 use gatehouse_tests::frames::{Frames, Outcome, PREFACE};
 use gatehouse_tests::raw::{self, Client, Failure};
 use gatehouse_tests::{raw::Answer, websocket};
@@ -51,10 +51,14 @@ fn script(request: &Request) -> Vec<Step> {
             Step::Send(websocket::accepted().into_bytes()),
             Step::EchoFrames,
         ],
-        "/big" => vec![
-            Step::Send(response("200 OK", &"x".repeat(64 << 20))),
-            Step::Drain,
-        ],
+        "/big" => {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 64 << 20);
+            vec![
+                Step::Send(head.into_bytes()),
+                Step::Repeat(vec![b'x'; 1 << 20], 64),
+                Step::Drain,
+            ]
+        }
         _ => ok("ok"),
     }
 }
@@ -234,11 +238,9 @@ fn an_answer_that_nobody_reads_is_given_up() {
         let closed = |line| line == "gatehouse_connections_active 0";
         metrics.lines().any(closed).then_some(())
     });
-    let answer = client.answer();
-    assert!(
-        matches!(answer, Err(Failure::Truncated(_))),
-        "the whole answer was kept for a client that did not read"
-    );
+    // An answer of its whole length would have been kept for a client that did not read.
+    let answer = client.answer().map(|answer| answer.body.len());
+    assert!(matches!(answer, Err(Failure::Truncated(_))), "{answer:?}");
 }
 
 #[test]
