@@ -7,7 +7,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_local};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
@@ -359,56 +360,95 @@ async fn accept(
 ) {
     let mut stop = pin!(orders.wait_for(|order| matches!(order, Order::Drain(_))));
     let mut told: Option<Instant> = None;
-    // A flood of new connections must not hold up a drain.
-    let mut last = LAST_ACCEPTS_MOST;
     let Ok(bound) = listener.local_addr() else {
         return;
+    };
+    let door = Door {
+        worker,
+        plan,
+        tls,
+        bound,
     };
     loop {
         let next = tokio::select! {
             biased;
+            _ = &mut stop => break,
             next = listener.accept() => next,
-            _ = &mut stop => return,
         };
-        if worker.draining() {
-            let Some(fewer) = last.checked_sub(1) else {
-                return;
-            };
-            last = fewer;
-        }
-        let (stream, mut peer) = match next {
-            Ok(accepted) => accepted,
+        match next {
+            Ok((stream, peer)) => door.admit(stream, peer),
             Err(error) => {
-                worker.metrics.plain.accept_errors.inc();
+                door.worker.metrics.plain.accept_errors.inc();
                 // A client that left before it was accepted costs nothing; anything else, such as
                 // running out of descriptors, gets better by waiting only.
-                if !matches!(error.kind(), std::io::ErrorKind::ConnectionAborted) {
+                if !matches!(error.kind(), io::ErrorKind::ConnectionAborted) {
                     if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
                         told = Some(Instant::now());
-                        tracing::warn!(%error, listener = %plan.name, "cannot accept, waiting");
+                        tracing::warn!(%error, listener = %door.plan.name, "cannot accept, waiting");
                     }
                     sleep(ACCEPT_BACKOFF).await;
                 }
-                continue;
             }
-        };
+        }
+    }
+    door.close(listener);
+}
+
+/// Where connections come in: what the accepted ones of one listener share.
+struct Door {
+    worker: Rc<Worker>,
+    plan: Arc<ListenerPlan>,
+    tls: Option<Arc<Handshakes>>,
+    bound: SocketAddr,
+}
+
+impl Door {
+    /// Serves a connection if there is a place for it.
+    fn admit(&self, stream: TcpStream, mut peer: SocketAddr) {
+        let worker = &self.worker;
         // A socket for both families shows IPv4 clients as mapped addresses.
         peer.set_ip(peer.ip().to_canonical());
         let Some(place) = worker.admit(peer.ip()) else {
             worker.metrics.plain.connections_refused.inc();
-            continue;
+            return;
         };
         worker.metrics.plain.connections_accepted.inc();
-        let local = stream.local_addr().unwrap_or(bound);
         let accepted = Accepted {
+            local: stream.local_addr().unwrap_or(self.bound),
             stream,
             peer,
-            local,
-            listener: Arc::clone(&plan),
-            tls: tls.clone(),
+            listener: Arc::clone(&self.plan),
+            tls: self.tls.clone(),
             place,
         };
-        drop(spawn_local(connection::serve(Rc::clone(&worker), accepted)));
+        drop(spawn_local(connection::serve(Rc::clone(worker), accepted)));
+    }
+
+    /// Closes the listener, after everybody who waits in its queue: the system resets them
+    /// otherwise. The runtime would not do: it knows of those only that came before its last look,
+    /// and has a task pause now and then.
+    fn close(&self, listener: TcpListener) {
+        let Ok(listener) = listener.into_std() else {
+            return;
+        };
+        // A flood of new connections must not hold up a drain.
+        for _ in 0..LAST_ACCEPTS_MOST {
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    let usable = stream.set_nonblocking(true);
+                    if let Ok(stream) = usable.and_then(|()| TcpStream::from_std(stream)) {
+                        self.admit(stream, peer);
+                    }
+                }
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+                    ) => {}
+                // Nobody waits any more.
+                Err(_) => return,
+            }
+        }
     }
 }
 
