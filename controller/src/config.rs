@@ -25,6 +25,10 @@ use http::StatusCode;
 /// What translation and merging take for granted. Part of their input, so they stay pure: a new
 /// value means translating again.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent settings, not the states of one thing"
+)]
 pub struct Defaults {
     /// Which Ingresses are ours.
     pub classes: ClassRules,

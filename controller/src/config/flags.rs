@@ -139,6 +139,10 @@ pub struct RunArgs {
 ///
 /// Switches take `=true` and `=false` as well, as those of ingress-nginx do.
 #[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent settings, not the states of one thing"
+)]
 pub struct SelectionArgs {
     /// Class name served: the value of the legacy annotation kubernetes.io/ingress.class, and
     /// with --ingress-class-by-name of spec.ingressClassName.

@@ -111,14 +111,14 @@ impl Findings {
                     ..diagnostic.clone()
                 }
             });
-            bounded(placed.collect()).into()
+            bounded(&placed.collect::<Vec<_>>()).into()
         });
         Arc::clone(list)
     }
 }
 
 /// The findings with at most [`MOST`] of each object, the worst first to stay. Sorted, as they are.
-fn bounded(list: Vec<Diagnostic>) -> Vec<Diagnostic> {
+fn bounded(list: &[Diagnostic]) -> Vec<Diagnostic> {
     let mut kept = Vec::with_capacity(list.len());
     for about in list.chunk_by(|one, other| one.object == other.object) {
         let start = kept.len();
@@ -174,7 +174,7 @@ mod tests {
         let mut list: Vec<Diagnostic> = few.collect();
         list.extend((0..300).map(many(Severity::Warning)));
         list.push(about("Ingress/web/many", 9999, Severity::Error));
-        let kept = bounded(list.clone());
+        let kept = bounded(&list);
         assert!(kept.is_sorted());
         assert_eq!(kept.len(), MOST + MOST + 1);
         assert_eq!(kept[..MOST], list[..MOST], "those of others stay");

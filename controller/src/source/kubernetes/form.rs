@@ -25,24 +25,20 @@ pub(super) struct PageMetadata {
 /// An object.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it lives for a moment, and nearly all are of the large one"
-)]
 pub(super) enum Item<K> {
     /// As it should be.
     Read(K),
     /// Only its name can be read.
     Unread {
         /// The name.
-        metadata: Name,
+        metadata: Identity,
     },
 }
 
 /// Which object it is, and when.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Name {
+pub(super) struct Identity {
     pub(super) name: String,
     #[serde(default)]
     pub(super) namespace: String,

@@ -30,7 +30,7 @@ use super::access::Access;
 use super::backoff::Backoff;
 use super::contact::{Contact, Trouble};
 use super::failure::Failure;
-use super::form::{self, Item, Name, Page};
+use super::form::{self, Identity, Item, Page};
 use super::holdings::Holdings;
 use super::progress::Progress;
 use super::prune::Pruned;
@@ -331,7 +331,7 @@ fn key_of<K: Pruned>(item: &mut Item<K>) -> Option<ObjectKey> {
             (metadata.namespace.as_deref(), metadata.name.as_deref()?)
         }
         Item::Unread {
-            metadata: Name {
+            metadata: Identity {
                 namespace, name, ..
             },
         } => (Some(namespace.as_str()), name.as_str()),
