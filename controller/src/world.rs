@@ -307,6 +307,20 @@ impl<'a> Lookup<'a> {
         }
     }
 
+    /// The same key as the world holds it, if it holds the object, so that text which is everywhere
+    /// lies in memory once. It tells nothing, so it is no question.
+    pub fn share(&self, key: ObjectKey) -> ObjectKey {
+        let world = self.world;
+        let held = match key.kind {
+            Kind::Ingress => world.ingresses.get_key_value(&key).map(|(held, _)| held),
+            Kind::IngressClass => world.classes.get_key_value(&key).map(|(held, _)| held),
+            Kind::Service => world.services.get_key_value(&key).map(|(held, _)| held),
+            Kind::Secret => world.secrets.get_key_value(&key).map(|(held, _)| held),
+            _ => None,
+        };
+        held.cloned().unwrap_or(key)
+    }
+
     /// What was asked, sorted, each question once.
     pub fn into_reads(self) -> Vec<Read> {
         let mut reads = self.reads.into_inner();
@@ -324,7 +338,7 @@ impl<'a> Lookup<'a> {
             name: name.into(),
         };
         let found = self.world.classes.get(&key);
-        self.record(Read::Object(key));
+        self.record(Read::Object(self.share(key)));
         found
     }
 
@@ -365,7 +379,7 @@ impl<'a> Lookup<'a> {
     pub fn secret(&self, namespace: &Arc<str>, name: &str) -> Option<&'a SecretEntry> {
         let key = secret_key(namespace, name);
         let found = self.world.secrets.get(&key);
-        self.record(Read::Object(key));
+        self.record(Read::Object(self.share(key)));
         found
     }
 

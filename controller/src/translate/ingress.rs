@@ -27,7 +27,7 @@ pub fn translate(
     lookup: &Lookup<'_>,
     defaults: &Defaults,
 ) -> (Fragment, Vec<Diagnostic>) {
-    let key = key_of(ingress);
+    let key = lookup.share(key_of(ingress));
     let origin = object_ref(&key);
     let mut remarks = Remarks::about(&key);
     let ours =
@@ -145,7 +145,7 @@ impl Draft<'_> {
     fn close(&mut self, closed: Closed) {
         for host in self.hosts.values_mut() {
             host.closed = closed;
-            for route in host.routes.iter_mut().chain(&mut host.fallback) {
+            for route in host.routes.iter_mut().chain(host.fallback.as_deref_mut()) {
                 route.target = Target::Refuse(RefuseReason::BrokenPolicy);
             }
         }
@@ -244,7 +244,7 @@ impl Draft<'_> {
             self.host(HostPattern::Any, FIELD).owns_root = true;
         }
         for host in self.hosts.values_mut() {
-            host.fallback = Some(fallback.clone());
+            host.fallback = Some(Box::new(fallback.clone()));
         }
     }
 
@@ -274,6 +274,7 @@ impl Draft<'_> {
             namespace: Arc::clone(&self.origin.namespace),
             name: service.name.as_str().into(),
         };
+        let key = self.lookup.share(key);
         let port = service.port.as_ref().and_then(PortName::of);
         match backend::resolve(&key, port.as_ref(), self.lookup) {
             Ok(cluster) => Target::Cluster(cluster),

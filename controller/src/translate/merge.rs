@@ -189,7 +189,7 @@ impl<'a> Merge<'a> {
     /// first; explicit rules for it come after.
     fn root_of_the_catch_all(&mut self, fragments: &[&'a HostFragment]) {
         let alone = fragments.iter().filter(|fragment| fragment.owns_root);
-        for (fragment, route) in alone.filter_map(|f| Some((*f, f.fallback.as_ref()?))) {
+        for (fragment, route) in alone.filter_map(|f| Some((*f, f.fallback.as_deref()?))) {
             match self.owners.entry(&route.path) {
                 Entry::Vacant(free) => {
                     free.insert((fragment, route));
@@ -313,7 +313,7 @@ impl<'a> Merge<'a> {
         let (origin, field, action) = match fragments.split_first() {
             Some((oldest, younger)) => {
                 self.unused_fallbacks(oldest, younger);
-                let fallback = oldest.fallback.as_ref();
+                let fallback = oldest.fallback.as_deref();
                 let (field, target) = fallback.map_or((&oldest.field, &Target::Default), |route| {
                     (&route.field, &route.target)
                 });

@@ -85,7 +85,7 @@ impl Fragment {
     pub fn clusters(&self) -> impl Iterator<Item = &ClusterRef> {
         self.hosts
             .iter()
-            .flat_map(|host| host.routes.iter().chain(&host.fallback))
+            .flat_map(|host| host.routes.iter().chain(host.fallback.as_deref()))
             .filter_map(|route| match &route.target {
                 Target::Cluster(cluster) => Some(cluster),
                 Target::Default | Target::Refuse(_) => None,
@@ -107,7 +107,7 @@ pub struct HostFragment {
     /// The routes, as the object lists them; paths may repeat.
     pub routes: Vec<RouteFragment>,
     /// What answers paths that no route has (`spec.defaultBackend`).
-    pub fallback: Option<RouteFragment>,
+    pub fallback: Option<Box<RouteFragment>>,
     /// The object has a default backend and no rules: its fallback takes `/` of the catch-all host
     /// even from an explicit rule (ingress-nginx).
     pub owns_root: bool,
