@@ -6,12 +6,25 @@
 //! - A [`TxtRecord`] says where it was written; it is stored before it is written, and cleaned up at
 //!   that place even if delegations have changed since.
 
+mod acme_dns;
+mod api;
+mod cloudflare;
+mod exec;
+mod httpreq;
+mod message;
+mod provider;
+mod resolve;
+mod rfc2136;
+mod route53;
+mod sigv4;
 pub mod spec;
+mod tsig;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Answer;
 
+pub use provider::{resolvers_of, solver, solvers};
 pub use spec::SolverSpec;
 
 /// A TXT record of a challenge, as the certificate's record keeps it.

@@ -66,17 +66,22 @@ impl Bind {
         // BIND listens on addresses that an interface has; that the whole prefix is ours it ignores.
         namespace::add_addresses([address.to_string()]);
         let folder = scratch.path().display();
+        // A root of its own: it follows CNAMEs between its zones, and asks nobody about the rest.
+        let root = scratch.file("root.zone");
+        scratch.write("root.zone", zone_file(&[address], ""));
         scratch.write(
             "named.conf",
             format!(
                 "options {{ directory \"{folder}\"; pid-file none; session-keyfile \"{folder}/session.key\";\n\
                  listen-on port 53 {{ {address}; }}; listen-on-v6 {{ none; }};\n\
-                 recursion no; dnssec-validation no; notify no; query-source address {address};\n\
+                 recursion yes; allow-recursion {{ any; }}; dnssec-validation no; notify no; query-source address {address};\n\
                  transfer-source {address}; }};\n\
                  controls {{ }};\n\
-                 key \"{}\" {{ algorithm hmac-sha256; secret \"{}\"; }};\n{zones}",
+                 key \"{}\" {{ algorithm hmac-sha256; secret \"{}\"; }};\n\
+                 zone \".\" {{ type primary; file \"{}\"; }};\n{zones}",
                 Self::KEY,
-                Self::SECRET
+                Self::SECRET,
+                root.display()
             ),
         );
         let config = scratch.file("named.conf").display().to_string();

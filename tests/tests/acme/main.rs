@@ -6,6 +6,7 @@
 mod accounts;
 mod alpn;
 mod customer;
+mod dns;
 mod orders;
 mod outages;
 mod rig;

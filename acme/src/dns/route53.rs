@@ -1,0 +1,216 @@
+//! Records written at Amazon Route 53.
+//!
+//! All values of a name are one record set there, and a change replaces the set: so it is read, the one
+//! value put in or taken out, and written, one change at a time.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use ::http::Method;
+use tokio::sync::Mutex;
+
+use super::api::{Api, encoded};
+use super::provider::{Writer, entry, zone};
+use super::sigv4::{Signed, Signer, date};
+use super::{DnsError, SolverSpec, TxtRecord};
+use crate::Answer;
+use crate::clock::Clock;
+use crate::secrets::{Entries, Secret};
+
+const BASE: &str = "https://route53.amazonaws.com";
+
+const VERSION: &str = "/2013-04-01";
+
+pub(super) struct Route53 {
+    api: Api,
+    key_id: String,
+    secret: Secret,
+    session: Option<String>,
+    ttl: u32,
+    clock: Arc<dyn Clock>,
+    /// Held while a record set is read and written.
+    turn: Mutex<()>,
+}
+
+impl Route53 {
+    pub(super) fn new(
+        spec: &SolverSpec,
+        entries: &Entries,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<Self, String> {
+        let session = entries.get("session-token").and_then(Secret::text);
+        Ok(Self {
+            api: Api::new(spec.url.as_deref().unwrap_or(BASE), &[])?,
+            key_id: entry(entries, "access-key-id")?.to_owned(),
+            secret: Secret::new(entry(entries, "secret-access-key")?),
+            session: session.map(str::to_owned),
+            ttl: spec.ttl,
+            clock: Arc::clone(clock),
+            turn: Mutex::default(),
+        })
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        query: &str,
+        body: String,
+    ) -> Result<String, DnsError> {
+        let host = self
+            .api
+            .base()
+            .split("//")
+            .nth(1)
+            .unwrap_or_default()
+            .to_owned();
+        let now = date(self.clock.now());
+        let mut headers = vec![("host", host.as_str()), ("x-amz-date", &now)];
+        if let Some(session) = &self.session {
+            headers.push(("x-amz-security-token", session));
+        }
+        let signer = Signer {
+            key_id: &self.key_id,
+            secret: &self.secret,
+            region: "us-east-1",
+            service: "route53",
+        };
+        let request = Signed {
+            method: method.as_str(),
+            path,
+            query,
+            headers: &headers,
+            body: body.as_bytes(),
+        };
+        let mut more = vec![
+            ("authorization", signer.authorization(&now, &request)),
+            ("x-amz-date", now.clone()),
+        ];
+        if let Some(session) = &self.session {
+            more.push(("x-amz-security-token", session.clone()));
+        }
+        let target = match query {
+            "" => path.to_owned(),
+            query => format!("{path}?{query}"),
+        };
+        let answer = self.api.call(method, &target, &more, body).await?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    async fn zone_id(&self, record: &TxtRecord) -> Result<String, DnsError> {
+        let name = zone(record)?;
+        let path = format!("{VERSION}/hostedzonesbyname");
+        let query = format!("dnsname={}&maxitems=10", encoded(name));
+        let answer = self.call(Method::GET, &path, &query, String::new()).await?;
+        let zones = elements(&answer, "HostedZone");
+        // A private zone of the same name is not what the authority sees.
+        let public = zones.into_iter().find(|zone| {
+            let named =
+                element(zone, "Name").is_some_and(|found| found.trim_end_matches('.') == name);
+            named && element(zone, "PrivateZone") != Some("true")
+        });
+        let id = public.and_then(|zone| element(zone, "Id"));
+        let id = id.and_then(|id| id.rsplit('/').next());
+        id.map(encoded).ok_or_else(|| {
+            DnsError::Configuration(format!("the key sees no public zone {name} at Route 53"))
+        })
+    }
+
+    async fn values(&self, zone: &str, record: &TxtRecord) -> Result<Vec<String>, DnsError> {
+        let path = format!("{VERSION}/hostedzone/{zone}/rrset");
+        let query = format!("maxitems=1&name={}&type=TXT", encoded(&record.fqdn));
+        let answer = self.call(Method::GET, &path, &query, String::new()).await?;
+        let sets = elements(&answer, "ResourceRecordSet");
+        // The list begins at the name, or at the next one there is.
+        let set = sets.into_iter().find(|set| {
+            let name = element(set, "Name").map(|name| name.trim_end_matches('.'));
+            name == Some(record.fqdn.as_str()) && element(set, "Type") == Some("TXT")
+        });
+        let values = set.map(|set| elements(set, "Value")).unwrap_or_default();
+        Ok(values
+            .into_iter()
+            .map(|value| value.replace("&quot;", "\""))
+            .collect())
+    }
+
+    async fn change(&self, record: &TxtRecord, add: bool) -> Result<(), DnsError> {
+        let _turn = self.turn.lock().await;
+        let zone = self.zone_id(record).await?;
+        let before = self.values(&zone, record).await?;
+        let ours = format!("\"{}\"", record.value);
+        if before.contains(&ours) == add {
+            return Ok(());
+        }
+        let mut after: Vec<String> = before
+            .iter()
+            .filter(|value| **value != ours)
+            .cloned()
+            .collect();
+        if add {
+            after.push(ours);
+        }
+        // A set without values is removed, and only by its exact content.
+        let (action, values) = if after.is_empty() {
+            ("DELETE", &before)
+        } else {
+            ("UPSERT", &after)
+        };
+        let body = batch(action, &record.fqdn, self.ttl, values);
+        let path = format!("{VERSION}/hostedzone/{zone}/rrset");
+        self.call(Method::POST, &path, "", body).await?;
+        Ok(())
+    }
+}
+
+fn batch(action: &str, name: &str, ttl: u32, values: &[String]) -> String {
+    let escaped = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;");
+    let mut records = String::new();
+    for value in values {
+        let value = escaped(value);
+        // Writing to a string cannot fail.
+        write!(
+            records,
+            "<ResourceRecord><Value>{value}</Value></ResourceRecord>"
+        )
+        .ok();
+    }
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
+         <ChangeResourceRecordSetsRequest xmlns=\"https://route53.amazonaws.com/doc/2013-04-01/\">\
+         <ChangeBatch><Changes><Change><Action>{action}</Action><ResourceRecordSet>\
+         <Name>{}.</Name><Type>TXT</Type><TTL>{ttl}</TTL>\
+         <ResourceRecords>{records}</ResourceRecords>\
+         </ResourceRecordSet></Change></Changes></ChangeBatch></ChangeResourceRecordSetsRequest>",
+        escaped(name)
+    )
+}
+
+/// Contents of all elements of this name. These answers nest none of them in itself and give them no
+/// attributes, which is all that is asked of XML here.
+fn elements<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
+    let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once(open.as_str()) {
+        let Some((content, next)) = after.split_once(close.as_str()) else {
+            break;
+        };
+        found.push(content);
+        rest = next;
+    }
+    found
+}
+
+fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    elements(text, name).into_iter().next()
+}
+
+impl Writer for Route53 {
+    fn add<'a>(&'a self, record: &'a TxtRecord) -> Answer<'a, Result<(), DnsError>> {
+        Box::pin(self.change(record, true))
+    }
+
+    fn remove<'a>(&'a self, record: &'a TxtRecord) -> Answer<'a, Result<(), DnsError>> {
+        Box::pin(self.change(record, false))
+    }
+}
