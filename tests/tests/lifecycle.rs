@@ -194,6 +194,36 @@ fn a_drain_loses_nothing() {
 }
 
 #[test]
+fn balancers_and_clients_are_told_of_a_drain_before_the_listener_closes() {
+    let backend = backend();
+    let flags = ["--drain-delay=2s", "--drain-timeout=10s"];
+    let (mut gateway, _scratch) = start(&backend, &flags);
+    let health = |address| raw::get(address, "balancer", "/healthz").map(|answer| answer.status);
+    assert_eq!(health(gateway.http), Ok(200));
+    let mut kept = Client::plain(gateway.http);
+    let mut served = || {
+        kept.send(get("/"));
+        let answer = kept.answer().expect("an answer");
+        assert_eq!(answer.status, 200);
+        answer.header("connection").map(str::to_owned)
+    };
+    assert_eq!(served(), None);
+
+    gateway.process.signal("TERM");
+    wait::until("the health check fails", || {
+        (health(gateway.http) == Ok(503)).then_some(())
+    });
+    assert_eq!(served(), None, "connections are not in a hurry yet");
+    wait::until("clients are asked to come back elsewhere", || {
+        (served().as_deref() == Some("close")).then_some(())
+    });
+    raw::connect(gateway.http).expect("the listener is still open");
+    drop(kept);
+    let ended = gateway.process.wait_end(Duration::from_secs(8));
+    assert!(ended.expect("it ends").success());
+}
+
+#[test]
 fn a_tunnel_that_never_ends_is_cut_at_the_deadline() {
     let backend = backend();
     let (mut gateway, _scratch) = start(&backend, &["--drain-delay=0s", "--drain-timeout=1s"]);

@@ -126,7 +126,8 @@ pub struct RunArgs {
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "json")]
     pub access_log: AccessLogFormat,
 
-    /// How long to go on accepting connections after SIGTERM, so that load balancers notice.
+    /// How long to go on accepting connections after SIGTERM, so that load balancers notice. In the
+    /// second half of it, connections end with their next answer.
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = time)]
     pub drain_delay: Duration,
 

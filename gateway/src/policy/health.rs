@@ -1,7 +1,8 @@
 //! An answer to the health checks of load balancers in front.
 //!
-//! Invariants: exactly one path, compared in canonical form; always 200, for it tells that requests
-//! are answered here, not that everything behind is well.
+//! Invariants: exactly one path, compared in canonical form; 200 for as long as the process stays,
+//! for it tells that requests are answered here, not that everything behind is well. While the
+//! process drains, dispatch makes a 503 of it.
 
 use std::sync::Arc;
 

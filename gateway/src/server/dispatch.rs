@@ -53,7 +53,7 @@ pub(crate) async fn handle(
         Step::Answer(local) => exchange.local(local, record),
         Step::Forward(outbound) => exchange.forward(outbound, incoming, record).await,
     };
-    if worker.draining() && response.version() != Version::HTTP_2 {
+    if worker.parting() && response.version() != Version::HTTP_2 {
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -486,7 +486,10 @@ impl Exchange<'_> {
     }
 
     /// An answer of the gateway's own: short text with the reason code.
-    fn local(&self, local: Local, mut record: Box<Record>) -> Response<ResponseBody> {
+    fn local(&self, mut local: Local, mut record: Box<Record>) -> Response<ResponseBody> {
+        if local.reason == Some(Reason::HealthCheck) && self.worker.leaving() {
+            local.status = StatusCode::SERVICE_UNAVAILABLE;
+        }
         record.answered(local.status, local.reason);
         let own = local.text.is_some();
         let text = match (local.text, local.reason) {

@@ -83,6 +83,10 @@ pub enum StartError {
 #[derive(Debug, Clone, Copy)]
 enum Order {
     Serve,
+    /// Serve, and say to balancers that ask that this ends.
+    Leave,
+    /// The same, and ask clients to come back on another connection.
+    Part,
     /// Finish by this moment.
     Drain(Instant),
 }
@@ -202,13 +206,17 @@ impl Gateway {
         !self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    /// Goes on accepting for a while (balancers take time to notice), then stops accepting, tells
-    /// clients to go elsewhere, and waits for requests and tunnels until `deadline` has passed.
-    pub async fn drain(self, accept_for: Duration, deadline: Duration) -> DrainOutcome {
-        tokio::time::sleep(accept_for).await;
-        self.shared
-            .orders
-            .send_replace(Order::Drain(Instant::now() + deadline));
+    /// Goes on serving for a while, as balancers take time to notice: their health checks fail at
+    /// once, and in the second half connections end with their next answer, so that hardly one is
+    /// left to be closed when nobody may come back to this process. Then stops accepting and waits
+    /// for requests and tunnels until `deadline` has passed.
+    pub async fn drain(self, serve_for: Duration, deadline: Duration) -> DrainOutcome {
+        let orders = &self.shared.orders;
+        for order in [Order::Leave, Order::Part] {
+            orders.send_replace(order);
+            tokio::time::sleep(serve_for / 2).await;
+        }
+        orders.send_replace(Order::Drain(Instant::now() + deadline));
         let ended = tokio::task::spawn_blocking(move || {
             self.threads
                 .into_iter()

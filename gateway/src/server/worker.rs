@@ -46,6 +46,8 @@ pub(super) struct Worker {
     pub challenges: Challenges,
     snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     random: Cell<u64>,
+    leaving: Cell<bool>,
+    parting: Cell<bool>,
     draining: Cell<bool>,
     connections: RefCell<HashMap<u64, Weak<Connection>>>,
     http2: RefCell<HashMap<u64, Weak<Connection>>>,
@@ -80,7 +82,17 @@ impl Worker {
         folded
     }
 
+    /// Whether the process ends soon, so that balancers had better look for another.
+    pub(super) fn leaving(&self) -> bool {
+        self.leaving.get()
+    }
+
     /// Whether connections are to end after their next answer.
+    pub(super) fn parting(&self) -> bool {
+        self.parting.get()
+    }
+
+    /// Whether connections are to end, and nobody is accepted any more.
     pub(super) fn draining(&self) -> bool {
         self.draining.get()
     }
@@ -144,6 +156,10 @@ impl Worker {
             .connections_aborted
             .inc_by(stalled as u64);
         for connection in self.http2.borrow().values().filter_map(Weak::upgrade) {
+            // Not all in one moment, or all of them come back in one.
+            if self.parting() && self.random().is_multiple_of(PARTING_AT_ONCE) {
+                connection.control.drain();
+            }
             let Some(idle) = connection.idle_for() else {
                 continue;
             };
@@ -173,6 +189,8 @@ impl Worker {
     }
 
     fn drain_connections(&self) {
+        self.leaving.set(true);
+        self.parting.set(true);
         self.draining.set(true);
         for connection in self.connections.borrow().values().filter_map(Weak::upgrade) {
             connection.control.drain();
@@ -254,6 +272,8 @@ pub(super) async fn run(start: Start) -> usize {
         challenges: shared.published.challenges().clone(),
         snapshot: RefCell::new(shared.published.cache()),
         random: Cell::new(seed),
+        leaving: Cell::new(false),
+        parting: Cell::new(false),
         draining: Cell::new(false),
         connections: RefCell::default(),
         http2: RefCell::default(),
@@ -281,6 +301,8 @@ pub(super) async fn run(start: Start) -> usize {
     let deadline = loop {
         match *orders.borrow_and_update() {
             Order::Serve => {}
+            Order::Leave => worker.leaving.set(true),
+            Order::Part => worker.parting.set(true),
             Order::Drain(deadline) => break Some(deadline),
         }
         if orders.changed().await.is_err() {
@@ -460,6 +482,8 @@ const DRAIN_POLL: Duration = Duration::from_millis(20);
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// How often a failure to accept is told.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
+/// Of the HTTP/2 connections, one in so many is told to end at each sweep while parting.
+const PARTING_AT_ONCE: u64 = 3;
 /// For a client to acknowledge a GOAWAY.
 const GOAWAY_GRACE: Duration = Duration::from_secs(2);
 /// For connections that were opened in the last moment before a drain.
