@@ -16,7 +16,6 @@
 use std::pin::Pin;
 
 mod accounts;
-pub mod alpn;
 pub mod board;
 pub mod ca;
 pub mod clock;

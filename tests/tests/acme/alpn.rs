@@ -1,52 +1,52 @@
-//! TLS-ALPN-01: the authority accepts the certificate that is made of what a board tells.
+//! TLS-ALPN-01: the authority accepts what the data plane shows, made of what a board tells.
 
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use gatehouse_acme::alpn;
 use gatehouse_acme::ca::{ChallengeKind, OrderStatus};
-use gatehouse_acme::names::Name;
-use gatehouse_tests::acme::{Pebble, Setup};
+use gatehouse_gateway::access_log::{AccessLog, Format};
+use gatehouse_gateway::metrics::Metrics;
+use gatehouse_gateway::model::{
+    ChallengePlan, HandshakePlan, Identifier, ListenerPlan, ListenerProtocol, ServerId,
+};
+use gatehouse_gateway::publish::{Published, Publisher};
+use gatehouse_gateway::server::{Gateway, GatewayConfig};
+use gatehouse_tests::acme::Pebble;
 use gatehouse_tests::kubernetes::cluster::alone;
-use rustls::crypto::aws_lc_rs;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ServerConfig, ServerConnection};
 
 use crate::customer::{Customer, challenges, names, with};
 
-/// Shows the challenge certificate to whoever asks for the protocol.
-fn serve(at: SocketAddr, name: &str, digest: &[u8; 32]) {
-    let name = Name::parse(name).expect("a name");
-    let (certificate, key) = alpn::certificate(&name, digest).expect("a certificate");
-    let provider = aws_lc_rs::default_provider();
-    let key = provider.key_provider.load_private_key(key).expect("a key");
-    let certified = CertifiedKey::new(vec![certificate], key);
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
-    config.alpn_protocols = vec![alpn::PROTOCOL.to_vec()];
-    let config = Arc::new(config);
-    let listener = TcpListener::bind(at).expect("bind");
-    std::thread::spawn(move || {
-        for mut socket in listener.incoming().flatten() {
-            let mut session = ServerConnection::new(Arc::clone(&config)).expect("a session");
-            while session.is_handshaking() && session.complete_io(&mut socket).is_ok() {}
-        }
-    });
+/// The data plane with nothing but an HTTPS listener where the authority looks.
+fn gateway(at: SocketAddr) -> (Gateway, Published) {
+    let metrics = Metrics::new();
+    let (_, published) = Publisher::new(Arc::clone(&metrics));
+    let config = GatewayConfig {
+        listeners: vec![ListenerPlan {
+            name: "https".into(),
+            address: at,
+            protocol: ListenerProtocol::Https,
+            server: ServerId::SHARED,
+            public_port: None,
+        }],
+        workers: 2,
+        access_log: AccessLog::to(Format::Json, std::io::sink()).expect("log"),
+    };
+    let gateway = Gateway::start(config, published.clone(), metrics).expect("a gateway");
+    (gateway, published)
 }
 
 #[test]
-fn a_name_and_an_address_are_proven_by_a_certificate_made_of_name_and_digest() {
+fn a_name_and_an_address_are_proven_by_a_handshake_of_the_data_plane() {
     alone(|| {
         for address in [false, true] {
-            let pebble = Pebble::start_with(Setup::default());
+            let pebble = Pebble::start();
             let name = if address {
                 pebble.address().to_string()
             } else {
                 "shop.example.test".to_owned()
             };
+            let at = SocketAddr::new(IpAddr::V4(pebble.address()), Pebble::TLS);
+            let (_gateway, published) = gateway(at);
             with(async || {
                 let customer = Customer::new(&pebble, &pebble.directory()).await;
                 let (ca, account) = (&customer.ca, &customer.account);
@@ -59,8 +59,14 @@ fn a_name_and_an_address_are_proven_by_a_certificate_made_of_name_and_digest() {
                 let mut offered = read[0].challenges.iter();
                 let challenge = offered.find(|each| each.kind == ChallengeKind::TlsAlpn01);
                 let digest = account.key.digest(&challenge.expect("offered").token);
-                let at = SocketAddr::new(IpAddr::V4(pebble.address()), Pebble::TLS);
-                serve(at, &name, &digest);
+                let plan = ChallengePlan {
+                    handshakes: vec![HandshakePlan {
+                        identifier: Identifier::of_host(&name),
+                        digest,
+                    }],
+                    ..ChallengePlan::default()
+                };
+                assert!(published.challenges().publish(plan));
                 let wanted = challenges(&read, ChallengeKind::TlsAlpn01);
                 ca.answer(account, &order.url, &wanted)
                     .await
