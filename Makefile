@@ -5,7 +5,7 @@ SHELL := /usr/bin/env bash
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast check fmt lint deny doc bench bench-control image
+.PHONY: help run test test-fast check fmt lint deny doc bench bench-control e2e image
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -45,3 +45,6 @@ bench-control: ## the control plane on a real API server: start, memory, how soo
 image: ## an OCI image of the release binary, written to target/image without a container engine
 	$(CARGO) build --release --locked --package gatehouse
 	@scripts/image
+
+e2e: ## as root: both modes on two real nodes, pods replaced under load, every lost request counted (PLAN=short takes minutes)
+	@scripts/cluster $(or $(PLAN),full)

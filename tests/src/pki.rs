@@ -24,10 +24,10 @@ impl Authority {
         Self(issuer)
     }
 
-    /// Writes `server.crt|key` for a server of this name, address and DNS names.
-    pub(crate) fn server(&self, scratch: &Scratch, name: &str, address: IpAddr, hosts: &[&str]) {
+    /// Writes `server.crt|key` for a server of this name, with these addresses and DNS names.
+    pub(crate) fn server(&self, scratch: &Scratch, name: &str, at: &[IpAddr], hosts: &[&str]) {
         let mut params = named(name, None);
-        params.subject_alt_names = vec![SanType::IpAddress(address)];
+        params.subject_alt_names = at.iter().copied().map(SanType::IpAddress).collect();
         for host in hosts {
             let host = (*host).try_into().expect("a DNS name");
             params.subject_alt_names.push(SanType::DnsName(host));

@@ -89,7 +89,7 @@ impl Pebble {
     pub fn start_with(setup: Setup) -> Self {
         let scratch = Scratch::new();
         let address = cluster::address();
-        Authority::new(&scratch).server(&scratch, "pebble", address.into(), &["localhost"]);
+        Authority::new(&scratch).server(&scratch, "pebble", &[address.into()], &["localhost"]);
         scratch.write("pebble.json", config(&scratch, address, &setup).to_string());
 
         let at = |port| SocketAddr::new(address.into(), port);

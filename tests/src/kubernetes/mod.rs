@@ -34,6 +34,9 @@ pub use space::{Space, endpoint};
 /// Where API servers listen.
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 
+/// The first address of the range for Services.
+const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+
 /// Reads and writes, who asked for what, and no bodies. `RequestReceived` would only double it;
 /// `ResponseStarted` is when a watch shows.
 const POLICY: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\n\
@@ -270,7 +273,9 @@ pub fn tool(name: &str) -> PathBuf {
 fn write_keys(scratch: &Scratch, server: IpAddr) {
     let authority = Authority::new(scratch);
     let hosts = ["localhost", "kubernetes.default.svc"];
-    authority.server(scratch, "kube-apiserver", server, &hosts);
+    // Pods come by the address of the Service `kubernetes`.
+    let addresses = [server, SERVICE.into()];
+    authority.server(scratch, "kube-apiserver", &addresses, &hosts);
     // The group that RBAC lets do everything.
     authority.client(scratch, "admin", "system:masters");
     let accounts = KeyPair::generate().expect("key");
@@ -320,6 +325,9 @@ fn api_arguments(scratch: &Scratch, address: SocketAddr, store: SocketAddr) -> V
         "--service-account-issuer=https://kubernetes.default.svc".into(),
         "--service-cluster-ip-range=10.96.0.0/16".into(),
         "--authorization-mode=Node,RBAC".into(),
+        // For logs and commands in pods, where there are nodes.
+        format!("--kubelet-client-certificate={}", file("admin.crt")),
+        format!("--kubelet-client-key={}", file("admin.key")),
         format!("--audit-policy-file={}", file("audit-policy.yaml")),
         format!("--audit-log-path={}", file("audit.log")),
     ]

@@ -133,7 +133,7 @@ spec:
         httpGet:
           path: /readyz
           port: admin
-        periodSeconds: 5
+        periodSeconds: 2
         timeoutSeconds: 3
         failureThreshold: 3
       # Fails for what only a restart can mend.
