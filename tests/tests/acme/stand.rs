@@ -1,0 +1,223 @@
+//! A keeper with everything it needs, as a process on its own has it: a vault in a directory, a real
+//! authority behind the proxy, and a server that answers HTTP-01 from the board.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gatehouse_acme::board::Board;
+use gatehouse_acme::ca::{self, Connect};
+use gatehouse_acme::clock::{Clock, SystemClock};
+use gatehouse_acme::dns::Solvers;
+use gatehouse_acme::driver::Wishes;
+use gatehouse_acme::events::{Event, Report, What};
+use gatehouse_acme::issuers::Issuers;
+use gatehouse_acme::journal::{Journal, Silent};
+use gatehouse_acme::keeper::{Config, Keeper};
+use gatehouse_acme::names::Name;
+use gatehouse_acme::plan::{Request, Target};
+use gatehouse_acme::record::Phase;
+use gatehouse_acme::secrets::SecretFolder;
+use gatehouse_acme::served::Certificate;
+use gatehouse_acme::vault::Vault;
+use gatehouse_acme::vault::directory::DirectoryVault;
+use gatehouse_tests::acme::Pebble;
+use gatehouse_tests::backend::{self, Backend, Step};
+use gatehouse_tests::manifests::Scratch;
+use jiff::Timestamp;
+use tokio::sync::{broadcast, watch};
+
+/// Longer than anything here takes on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(100);
+
+/// A place for keepers: files, issuers, and who answers for them.
+pub(crate) struct Stand {
+    scratch: Scratch,
+    pub(crate) issuers: watch::Sender<Arc<Issuers>>,
+    answers: Answers,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) journal: Arc<dyn Journal>,
+}
+
+/// What the server on the validation port answers from: every keeper that was started.
+#[derive(Clone, Default)]
+pub(crate) struct Answers(Arc<Mutex<Vec<Voice>>>);
+
+struct Voice {
+    board: watch::Receiver<Arc<Board>>,
+    planned: watch::Receiver<Arc<Wishes>>,
+}
+
+impl Answers {
+    /// Serves on the port where this authority looks.
+    pub(crate) fn serve(&self, pebble: &Pebble) -> Backend {
+        let at = SocketAddr::new(IpAddr::V4(pebble.address()), Pebble::HTTP);
+        let own = self.clone();
+        Backend::at(at, move |request| {
+            let answer = own.answer(request);
+            let found = answer.map_or_else(
+                || vec![Step::Send(backend::response("404 Not Found", ""))],
+                |body| backend::ok(&body),
+            );
+            found.into_iter().chain([Step::Close]).collect()
+        })
+    }
+
+    fn answer(&self, request: &backend::Request) -> Option<String> {
+        let token = request.target().rsplit('/').next()?;
+        let host = request.header("host")?.rsplit_once(':')?.0;
+        let name = Name::parse(host).ok()?;
+        let voices = self.0.lock().expect("voices");
+        voices.iter().rev().find_map(|voice| {
+            let planned = voice.planned.borrow();
+            let mut fitting = planned.values().filter(|each| each.names.contains(&name));
+            let issuer = fitting.next().map(|wanted| wanted.issuer.clone());
+            voice
+                .board
+                .borrow()
+                .http_answer(&name, token, issuer.as_deref())
+        })
+    }
+}
+
+/// YAML of one issuer `main` at this directory that may issue everything, with more fields.
+pub(crate) fn issuers(directory: &str, more: &str) -> Issuers {
+    let text = format!(
+        "acme:\n  issuers:\n    main:\n      directory: {directory}\n      acceptTerms: true\n      \
+         caBundle: root\n      limits: {{ordersPerMinute: 10000, ordersPerThreeHours: 10000, \
+         renewalsPerMinute: 10000}}\n{more}  default: main\n  unlisted: allow\n"
+    );
+    Issuers::parse(&text).expect("issuers")
+}
+
+impl Stand {
+    /// Issuers at `directory`; `more` are further lines of the issuer `main`.
+    pub(crate) fn new(pebble: &Pebble, directory: &str, more: &str) -> Self {
+        let scratch = Scratch::new();
+        std::fs::create_dir_all(scratch.file("secrets/root")).expect("a folder");
+        scratch.write("secrets/root/ca.crt", pebble.bundle());
+        Self {
+            scratch,
+            issuers: watch::Sender::new(Arc::new(issuers(directory, more))),
+            answers: Answers::default(),
+            clock: Arc::new(SystemClock),
+            journal: Arc::new(Silent),
+        }
+    }
+
+    /// Writes an entry of a secret.
+    pub(crate) fn secret(&self, name: &str, entry: &str, value: &str) {
+        let folder = self.scratch.file(&format!("secrets/{name}"));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        self.scratch
+            .write(&format!("secrets/{name}/{entry}"), value);
+    }
+
+    /// Where the keepers' vault is.
+    pub(crate) fn vault(&self) -> std::path::PathBuf {
+        self.scratch.file("vault")
+    }
+
+    /// Answers challenges of all keepers of this stand.
+    pub(crate) fn serve(&self, pebble: &Pebble) -> Backend {
+        self.answers.serve(pebble)
+    }
+
+    /// A keeper on the vault of this stand: the only one, or one more.
+    pub(crate) fn keeper(&self) -> Keeper {
+        let vault = DirectoryVault::open(self.vault()).expect("a vault");
+        self.keeper_on(Arc::new(vault))
+    }
+
+    /// A keeper on any vault.
+    pub(crate) fn keeper_on(&self, vault: Arc<dyn Vault>) -> Keeper {
+        let connect: Arc<Connect> = Arc::new(|endpoint| ca::connect(endpoint, Arc::new(|_| {})));
+        let solvers: Arc<Solvers> = Arc::new(|_, _| Err("no DNS in this test".to_owned()));
+        let secrets = Arc::new(SecretFolder::new(self.scratch.file("secrets")));
+        let mut config = Config::alone(self.issuers.subscribe(), vault, secrets, connect, solvers);
+        config.clock = Arc::clone(&self.clock);
+        config.journal = Arc::clone(&self.journal);
+        let keeper = Keeper::start(config);
+        self.answers.0.lock().expect("voices").push(Voice {
+            board: keeper.board.clone(),
+            planned: keeper.planned.clone(),
+        });
+        keeper
+    }
+}
+
+/// A request of an Ingress in namespace `shop`.
+pub(crate) fn request(secret: &str, hosts: &[&str]) -> Request {
+    Request {
+        object: format!("Ingress shop/{secret}"),
+        since: Timestamp::UNIX_EPOCH,
+        target: target(secret),
+        namespace_uid: "uid-shop".to_owned(),
+        labels: std::collections::BTreeMap::new(),
+        hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        issuer: None,
+        profile: None,
+        key: None,
+        challenges: None,
+        always: false,
+    }
+}
+
+/// A Secret in namespace `shop`.
+pub(crate) fn target(secret: &str) -> Target {
+    Target {
+        namespace: "shop".to_owned(),
+        secret: secret.to_owned(),
+    }
+}
+
+/// Says what is wanted.
+pub(crate) fn want(keeper: &Keeper, requests: Vec<Request>) {
+    keeper.wanted.send_replace(Some(Arc::new(requests)));
+}
+
+/// Waits until a certificate stands as `fits` says.
+pub(crate) async fn until(
+    keeper: &Keeper,
+    secret: &str,
+    fits: impl Fn(&Report) -> bool,
+) -> Arc<Report> {
+    let target = target(secret);
+    let mut reports = keeper.reports.clone();
+    let mut last = None;
+    let waiting = reports.wait_for(|all| {
+        last = all.get(&target).cloned();
+        last.as_ref().is_some_and(|report| fits(report))
+    });
+    let stood = tokio::time::timeout(PATIENCE, waiting).await.is_ok();
+    assert!(stood, "{target} never stood as it should: {last:#?}");
+    last.expect("a report")
+}
+
+/// Waits until a certificate is there and nothing is going on; its serial number.
+pub(crate) async fn valid(keeper: &Keeper, secret: &str) -> String {
+    let report = until(keeper, secret, |report| report.phase == Phase::Valid).await;
+    report.serial.clone().expect("a serial")
+}
+
+/// The certificate that is served.
+pub(crate) fn served(keeper: &Keeper, secret: &str) -> Option<Arc<Certificate>> {
+    keeper.certificates.borrow().get(&target(secret)).cloned()
+}
+
+/// Waits for an event.
+pub(crate) async fn event(
+    events: &mut broadcast::Receiver<Event>,
+    fits: impl Fn(&What) -> bool,
+) -> Event {
+    let waiting = async {
+        loop {
+            let event = events.recv().await.expect("events go on");
+            if fits(&event.what) {
+                return event;
+            }
+        }
+    };
+    let found = tokio::time::timeout(PATIENCE, waiting).await;
+    found.expect("the event in time")
+}
