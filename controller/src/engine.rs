@@ -376,7 +376,8 @@ impl Engine {
     /// Computes only the clusters whose endpoints changed. What else is dirty stays dirty.
     pub fn reconcile_endpoints(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
-        if self.synced() {
+        // What is held back goes out first: behind newer endpoints it would bring back the old.
+        if self.synced() && self.held.is_empty() {
             self.compute_endpoints(&mut outcome);
             self.revision += u64::from(self.graph.has_news());
         }

@@ -418,6 +418,23 @@ fn the_list_of_what_is_ours_changes_with_its_objects_only() {
 }
 
 #[test]
+fn endpoints_that_come_with_the_end_of_the_start_are_not_overtaken_by_older_ones() {
+    let mut engine = Engine::new(Arc::default(), Arc::default());
+    engine.apply(universe::class("gatehouse", true, false));
+    engine.apply(universe::service("shop", "cart", 80));
+    engine.apply(universe::ingress("cart", "cart.test", "/", "cart"));
+    engine.apply(Change::Listed);
+    engine.reconcile();
+    engine.apply(Change::Synced);
+    engine.apply(universe::slice("shop", "cart", "cart", &["10.0.0.1"]));
+    let mut sum = Sum::default();
+    sum.add(engine.reconcile_endpoints().delta);
+    sum.add(engine.reconcile().delta);
+    assert_eq!(sum.clusters, engine.plans().clusters);
+    assert_eq!(sum.clusters.len(), 1);
+}
+
+#[test]
 fn a_secret_is_called_missing_only_when_it_was_looked_for() {
     let mut engine = Engine::new(Arc::default(), Arc::default());
     engine.apply(universe::class("gatehouse", true, false));
