@@ -8,6 +8,7 @@ mod alpn;
 mod customer;
 mod dns;
 mod issuing;
+mod kills;
 mod orders;
 mod outages;
 mod rig;

@@ -123,6 +123,12 @@ impl Stand {
         self.answers.serve(pebble)
     }
 
+    /// Shares the answers of another stand.
+    pub(crate) fn answering(mut self, answers: &Answers) -> Self {
+        self.answers = answers.clone();
+        self
+    }
+
     /// A keeper on the vault of this stand: the only one, or one more.
     pub(crate) fn keeper(&self) -> Keeper {
         let vault = DirectoryVault::open(self.vault()).expect("a vault");
