@@ -18,7 +18,6 @@ mod rfc2136;
 mod route53;
 mod sigv4;
 pub mod spec;
-mod tsig;
 
 use serde::{Deserialize, Serialize};
 

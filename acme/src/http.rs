@@ -63,9 +63,20 @@ impl std::fmt::Display for Failure {
     }
 }
 
+/// Which roots are believed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Roots<'a> {
+    /// These, as PEM.
+    Pem(&'a str),
+    /// Those of the system.
+    System,
+    /// None: for conversations in plain text.
+    Nobody,
+}
+
 impl Http {
-    /// Believes these roots (PEM), or those of the system.
-    pub(crate) fn new(roots: Option<&str>) -> Result<Self, String> {
+    /// A client that believes these roots.
+    pub(crate) fn new(roots: Roots<'_>) -> Result<Self, String> {
         let mut config =
             ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
                 .with_safe_default_protocol_versions()
@@ -115,18 +126,21 @@ impl Http {
     }
 }
 
-fn store(roots: Option<&str>) -> Result<RootCertStore, String> {
+fn store(roots: Roots<'_>) -> Result<RootCertStore, String> {
     let mut store = RootCertStore::empty();
-    if let Some(pem) = roots {
-        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-            let certificate =
-                certificate.map_err(|error| format!("the CA bundle is no PEM: {error}"))?;
-            let added = store.add(certificate);
-            added.map_err(|error| format!("the CA bundle has no usable certificate: {error}"))?;
+    match roots {
+        Roots::Nobody => return Ok(store),
+        Roots::System => {
+            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
-    } else {
-        let system = rustls_native_certs::load_native_certs();
-        store.add_parsable_certificates(system.certs);
+        Roots::Pem(pem) => {
+            for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+                let certificate =
+                    certificate.map_err(|error| format!("the CA bundle is no PEM: {error}"))?;
+                let added = store.add(certificate);
+                added.map_err(|error| format!("a certificate of the CA bundle: {error}"))?;
+            }
+        }
     }
     if store.is_empty() {
         return Err("there is no root certificate to believe: name a CA bundle".to_owned());
@@ -176,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_bundle_without_a_certificate_is_refused() {
-        let error = Http::new(Some("nothing")).err().expect("refused");
+        let error = Http::new(Roots::Pem("nothing")).err().expect("refused");
         assert!(error.contains("CA bundle"), "{error}");
     }
 }

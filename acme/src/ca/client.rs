@@ -23,7 +23,7 @@ use super::jws::Signer;
 use super::reply::{date, judged, parsed};
 use super::wire::WireDirectory;
 use super::{Account, Cause, Endpoint, Exchange, Refusal, Step};
-use crate::http::{self as transport, Http, Reply};
+use crate::http::{self as transport, Http, Reply, Roots};
 
 /// Who is told about every request.
 pub type Observer = Arc<dyn Fn(&Exchange) + Send + Sync>;
@@ -69,7 +69,7 @@ impl Client {
         }
         Ok(Self {
             directory,
-            http: Http::new(endpoint.roots.as_deref())?,
+            http: Http::new(endpoint.roots.as_deref().map_or(Roots::System, Roots::Pem))?,
             observer,
             state: Mutex::default(),
         })

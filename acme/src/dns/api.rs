@@ -14,7 +14,7 @@ use http_body_util::Full;
 use serde_json::Value;
 
 use super::DnsError;
-use crate::http::{self as transport, Http, shown};
+use crate::http::{self as transport, Http, Roots, shown};
 
 /// How much of an answer is shown.
 const GLIMPSE: usize = 300;
@@ -37,13 +37,13 @@ impl Api {
             headers.insert(HeaderName::from_static(name), value);
         }
         let base = base.trim_end_matches('/').to_owned();
-        if !base.starts_with("https://") && !base.starts_with("http://") {
-            return Err(format!(
-                "url {base:?} begins with neither https:// nor http://"
-            ));
-        }
+        let roots = match base.split_once("://") {
+            Some(("https", _)) => Roots::System,
+            Some(("http", _)) => Roots::Nobody,
+            _ => return Err(format!("url {base:?} is of neither http:// nor https://")),
+        };
         Ok(Self {
-            http: Http::new(None)?,
+            http: Http::new(roots)?,
             base,
             headers,
         })

@@ -9,12 +9,13 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use aws_lc_rs::rand;
+use hickory_proto::op::{Message, MessageType, ResponseCode};
+use hickory_proto::rr::{Record, RecordType};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::message::{self, Data, Message, Record, kind, rcode};
+use super::message::{self, address, says, shown, target};
 use super::{DnsError, Readiness, TxtRecord};
 
 /// Longest time for one question to one server.
@@ -45,16 +46,12 @@ impl Resolver {
     pub(super) async fn follow(&self, name: &str) -> Result<String, DnsError> {
         let mut at = name.to_owned();
         for _ in 0..HOPS {
-            let message = self.ask(&at, kind::CNAME).await?;
-            let next = message.answers.into_iter().find_map(|record| match record {
-                Record {
-                    name,
-                    data: Data::Name(target),
-                    kind: kind::CNAME,
-                    ..
-                } if name == at => Some(target),
-                _ => None,
-            });
+            let message = self.ask(&at, RecordType::CNAME).await?;
+            let mut own = message
+                .answers
+                .iter()
+                .filter(|record| shown(&record.name) == at);
+            let next = own.find_map(|record| target(record, RecordType::CNAME));
             match next {
                 Some(target) => at = target,
                 None => return Ok(at),
@@ -69,9 +66,11 @@ impl Resolver {
     pub(super) async fn zone(&self, name: &str) -> Result<String, DnsError> {
         let mut candidate = Some(name);
         while let Some(zone) = candidate.filter(|zone| !zone.is_empty()) {
-            let message = self.ask(zone, kind::SOA).await?;
-            let mut answers = message.answers.iter();
-            if answers.any(|record| record.kind == kind::SOA && record.name == zone) {
+            let message = self.ask(zone, RecordType::SOA).await?;
+            let is_start = |record: &Record| {
+                record.record_type() == RecordType::SOA && shown(&record.name) == zone
+            };
+            if message.answers.iter().any(is_start) {
                 return Ok(zone.to_owned());
             }
             candidate = zone.split_once('.').map(|(_, rest)| rest);
@@ -97,15 +96,14 @@ impl Resolver {
             self.servers.clone()
         };
         for server in servers {
-            let question = ask(server, &record.fqdn, kind::TXT, !authoritative).await;
+            let kind = RecordType::TXT;
+            let question = ask(server, &record.fqdn, kind, !authoritative).await;
             let message = match question {
                 Ok(message) => message,
                 Err(error) => return Ok(Readiness::Missing(format!("{server}: {error}"))),
             };
-            let seen = message.answers.iter().any(|answer| {
-                answer.kind == kind::TXT
-                    && answer.data == Data::Txt(record.value.clone().into_bytes())
-            });
+            let mut answers = message.answers.iter();
+            let seen = answers.any(|answer| says(answer, &record.value));
             if !seen {
                 let text = format!("{server} does not have the record of {} yet", record.fqdn);
                 return Ok(Readiness::Missing(text));
@@ -116,19 +114,14 @@ impl Resolver {
 
     /// Addresses of all name servers of a zone, sorted.
     async fn servers_of(&self, zone: &str) -> Result<Vec<SocketAddr>, DnsError> {
-        let message = self.ask(zone, kind::NS).await?;
-        let names = message
-            .answers
-            .into_iter()
-            .filter_map(|record| match record.data {
-                Data::Name(name) if record.kind == kind::NS => Some(name),
-                _ => None,
-            });
+        let message = self.ask(zone, RecordType::NS).await?;
+        let names = message.answers.iter();
+        let names = names.filter_map(|record| target(record, RecordType::NS));
         let names: BTreeSet<String> = names.take(SERVERS).collect();
         let mut addresses = BTreeSet::new();
         for name in &names {
             let mut found = Vec::new();
-            for wanted in [kind::A, kind::AAAA] {
+            for wanted in [RecordType::A, RecordType::AAAA] {
                 let message = self.ask(name, wanted).await?;
                 found.extend(message.answers.iter().filter_map(address));
             }
@@ -145,7 +138,7 @@ impl Resolver {
         Ok(addresses.into_iter().take(SERVERS).map(at).collect())
     }
 
-    async fn ask(&self, name: &str, kind: u16) -> Result<Message, DnsError> {
+    async fn ask(&self, name: &str, kind: RecordType) -> Result<Message, DnsError> {
         let mut last = String::new();
         for server in &self.servers {
             match ask(*server, name, kind, true).await {
@@ -159,48 +152,37 @@ impl Resolver {
     }
 }
 
-fn address(record: &Record) -> Option<IpAddr> {
-    match record.data {
-        Data::A(address) => Some(address.into()),
-        Data::Aaaa(address) => Some(address.into()),
-        _ => None,
-    }
-}
-
 /// One question to one server. That the name does not exist is an answer.
-async fn ask(server: SocketAddr, name: &str, kind: u16, recurse: bool) -> Result<Message, String> {
-    let query = message::query(id()?, name, kind, recurse)?;
-    let (_, message) = exchange(server, &query).await?;
-    match message.rcode {
-        rcode::SUCCESS | rcode::NO_NAME => Ok(message),
-        rcode::REFUSED if recurse => {
+async fn ask(
+    server: SocketAddr,
+    name: &str,
+    kind: RecordType,
+    recurse: bool,
+) -> Result<Message, String> {
+    let (_, mut message) = exchange(server, &message::query(name, kind, recurse)?).await?;
+    match message.metadata.response_code {
+        ResponseCode::NoError | ResponseCode::NXDomain => Ok(message),
+        ResponseCode::Refused if recurse => {
             // A server of some zones, named as a resolver: it knows nothing of this one.
-            Ok(Message {
-                answers: Vec::new(),
-                ..message
-            })
+            message.answers.clear();
+            Ok(message)
         }
-        code => Err(format!("code {code} for {name}")),
+        code => Err(format!("{code} for {name}")),
     }
 }
 
-/// A number that nobody can guess, for a message.
-pub(super) fn id() -> Result<u16, String> {
-    let mut bytes = [0; 2];
-    rand::fill(&mut bytes).map_err(|_| "the system gives no random number".to_owned())?;
-    Ok(u16::from_be_bytes(bytes))
-}
-
-/// Sends a message over TCP (RFC 1035, section 4.2.2) and reads the answer to it.
+/// Sends a message over TCP (RFC 1035, section 4.2.2) and reads the answer to it, as it came and as
+/// it is to be understood.
 pub(super) async fn exchange(
     server: SocketAddr,
-    query: &[u8],
+    query: &Message,
 ) -> Result<(Vec<u8>, Message), String> {
+    let bytes = query.to_vec().map_err(|error| error.to_string())?;
     let answer = timeout(DEADLINE, async {
         let mut stream = TcpStream::connect(server).await?;
-        let length = u16::try_from(query.len()).map_err(std::io::Error::other)?;
+        let length = u16::try_from(bytes.len()).map_err(std::io::Error::other)?;
         stream
-            .write_all(&[&length.to_be_bytes()[..], query].concat())
+            .write_all(&[&length.to_be_bytes()[..], &bytes].concat())
             .await?;
         let length = stream.read_u16().await?;
         let mut answer = vec![0; usize::from(length)];
@@ -211,9 +193,10 @@ pub(super) async fn exchange(
         .await
         .map_err(|_| format!("no answer within {} s", DEADLINE.as_secs()))?
         .map_err(|error| error.to_string())?;
-    let message = message::parse(&answer).ok_or("an answer that is no DNS message")?;
-    let asked = message::Reader::new(query).short();
-    if Some(message.id) != asked {
+    let message = Message::from_vec(&answer)
+        .map_err(|error| format!("an answer that is no DNS message: {error}"))?;
+    let ours = message.metadata.id == query.metadata.id;
+    if !ours || message.metadata.message_type != MessageType::Response {
         return Err("an answer to another question".to_owned());
     }
     Ok((answer, message))

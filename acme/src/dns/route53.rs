@@ -21,6 +21,9 @@ const BASE: &str = "https://route53.amazonaws.com";
 
 const VERSION: &str = "/2013-04-01";
 
+/// Held while a record set is read and written, whoever asked: two certificates may share a name.
+static TURN: Mutex<()> = Mutex::const_new(());
+
 pub(super) struct Route53 {
     api: Api,
     key_id: String,
@@ -28,8 +31,6 @@ pub(super) struct Route53 {
     session: Option<String>,
     ttl: u32,
     clock: Arc<dyn Clock>,
-    /// Held while a record set is read and written.
-    turn: Mutex<()>,
 }
 
 impl Route53 {
@@ -46,7 +47,6 @@ impl Route53 {
             session: session.map(str::to_owned),
             ttl: spec.ttl,
             clock: Arc::clone(clock),
-            turn: Mutex::default(),
         })
     }
 
@@ -134,7 +134,7 @@ impl Route53 {
     }
 
     async fn change(&self, record: &TxtRecord, add: bool) -> Result<(), DnsError> {
-        let _turn = self.turn.lock().await;
+        let _turn = TURN.lock().await;
         let zone = self.zone_id(record).await?;
         let before = self.values(&zone, record).await?;
         let ours = format!("\"{}\"", record.value);
