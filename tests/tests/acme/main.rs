@@ -11,6 +11,7 @@ mod issuing;
 mod kills;
 mod orders;
 mod outages;
+mod renewing;
 mod rig;
 mod stand;
 mod waits;
