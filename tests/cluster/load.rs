@@ -49,7 +49,7 @@ pub(crate) struct Ledger {
     /// The longest that an ordinary request took.
     slowest: Duration,
     /// What failed, with its time since the start.
-    pub(crate) failed: Vec<String>,
+    pub(crate) failed: Vec<(Duration, String)>,
 }
 
 impl std::fmt::Display for Ledger {
@@ -147,15 +147,14 @@ impl User {
         }
         if let Err(what) = outcome {
             self.connection = None;
-            let since = self.begun.elapsed().as_secs_f32();
             let which = if kept {
                 "kept connection"
             } else {
                 "new connection"
             };
             let took = took.as_secs_f32();
-            let line = format!("{since:8.2} s {id} on a {which} after {took:.2} s: {what}");
-            self.ledger.failed.push(line);
+            let line = format!("{id} on a {which} after {took:.2} s: {what}");
+            self.ledger.failed.push((self.begun.elapsed(), line));
         }
     }
 

@@ -20,8 +20,8 @@ use site::Site;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [plan, state] = arguments.as_slice() else {
-        eprintln!("started by scripts/cluster, with a plan and a folder");
+    let [plan, mode, state] = arguments.as_slice() else {
+        eprintln!("started by scripts/cluster, with a plan, a mode and a folder");
         return ExitCode::from(2);
     };
     let site = Site::bring_up(PathBuf::from(state));
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
             std::thread::park();
             true
         }
-        plan => cases::run(&site, plan == "full"),
+        plan => cases::run(&site, plan == "full", mode),
     };
     if fine {
         return ExitCode::SUCCESS;
