@@ -84,7 +84,7 @@ impl Answers {
 pub(crate) fn issuers(directory: &str, more: &str) -> Issuers {
     let text = format!(
         "acme:\n  issuers:\n    main:\n      directory: {directory}\n      acceptTerms: true\n      \
-         caBundle: root\n      limits: {{ordersPerMinute: 10000, ordersPerThreeHours: 10000, \
+         caBundle: roots\n      limits: {{ordersPerMinute: 10000, ordersPerThreeHours: 10000, \
          renewalsPerMinute: 10000}}\n{more}  default: main\n  unlisted: allow\n"
     );
     Issuers::parse(&text).expect("issuers")
@@ -94,8 +94,8 @@ impl Stand {
     /// Issuers at `directory`; `more` are further lines of the issuer `main`.
     pub(crate) fn new(pebble: &Pebble, directory: &str, more: &str) -> Self {
         let scratch = Scratch::new();
-        std::fs::create_dir_all(scratch.file("secrets/root")).expect("a folder");
-        scratch.write("secrets/root/ca.crt", pebble.bundle());
+        std::fs::create_dir_all(scratch.file("secrets/roots")).expect("a folder");
+        scratch.write("secrets/roots/ca.crt", pebble.bundle());
         Self {
             scratch,
             issuers: watch::Sender::new(Arc::new(issuers(directory, more))),
