@@ -14,6 +14,7 @@
 //!   (its hosts then answer 404, or no longer).
 //! - No I/O and no clock in here: the time is told ([`Engine::tell_time`]), and [`run`] has the timer.
 
+mod addresses;
 mod findings;
 mod graph;
 mod layers;
@@ -22,6 +23,7 @@ mod run;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
 use std::mem;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
@@ -36,6 +38,7 @@ use crate::config::{Base, Defaults, with_configmap};
 use crate::diagnostics::{Code, Diagnostic, Severity};
 use crate::expiry::{self, Judgement};
 use crate::source::{Change, Kind, ObjectKey};
+use crate::translate::address::AddressFragment;
 use crate::translate::merge::DefaultAnswer;
 use crate::translate::{ClusterRef, Fragment, HostFragment};
 use crate::world::{Read, World};
@@ -113,6 +116,8 @@ pub struct Plans {
     pub certificates: BTreeMap<CertKey, Arc<CertificatePlan>>,
     /// Slot of the default certificate.
     pub default_certificate: Option<CertKey>,
+    /// Slots of addresses.
+    pub addresses: BTreeMap<IpAddr, CertKey>,
     /// The Ingresses that are ours.
     pub owned: Arc<Ingresses>,
     /// What every computation has read.
@@ -136,6 +141,10 @@ pub struct Engine {
     /// By age, the oldest first. One as a rule, for which a tree would have ten times the room.
     by_host: HashMap<HostPattern, Vec<Arc<HostFragment>>>,
     hosts: HashMap<HostPattern, Arc<HostPlan>>,
+    /// By age, the oldest first.
+    by_address: BTreeMap<IpAddr, Vec<Arc<AddressFragment>>>,
+    addresses: BTreeMap<IpAddr, CertKey>,
+    default_addresses: BTreeSet<IpAddr>,
     wanted: HashMap<ClusterKey, Wanted>,
     clusters: HashMap<ClusterKey, Arc<ClusterPlan>>,
     certificate_users: HashMap<CertKey, usize>,
@@ -189,6 +198,7 @@ struct Dirty {
     /// Clusters of which only the endpoints may have changed.
     endpoints: BTreeSet<ClusterKey>,
     certificates: BTreeSet<CertKey>,
+    addresses: BTreeSet<IpAddr>,
     default_backend: bool,
     default_certificate: bool,
     answer: bool,
@@ -206,6 +216,7 @@ impl Dirty {
             || !self.hosts.is_empty()
             || !self.clusters.is_empty()
             || !self.certificates.is_empty()
+            || !self.addresses.is_empty()
     }
 }
 
@@ -239,6 +250,9 @@ impl Engine {
             owned: Arc::default(),
             by_host: HashMap::default(),
             hosts: HashMap::default(),
+            by_address: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            default_addresses: BTreeSet::new(),
             wanted: HashMap::default(),
             clusters: HashMap::default(),
             certificate_users: HashMap::default(),
@@ -278,6 +292,10 @@ impl Engine {
             Change::Delete(key) => {
                 self.findings.displace(&key);
                 let reads = self.world.delete(&key);
+                self.touch(&key, &reads)
+            }
+            Change::Keep(key, secret) => {
+                let reads = self.world.keep(&key, secret);
                 self.touch(&key, &reads)
             }
             Change::Complaints(list) => {
@@ -339,14 +357,17 @@ impl Engine {
         let first = !held.is_empty();
         outcome.delta = held;
         self.compute(&mut outcome);
+        // Also when it is no news to the outside that one is gone.
+        let exchanged = !outcome.delta.certificates.is_empty();
         if first {
             // Nothing of it has gone out, so only what is there in the end is news.
             latest(&mut outcome.delta.clusters);
             latest(&mut outcome.delta.certificates);
             latest(&mut outcome.delta.hosts);
+            latest(&mut outcome.delta.addresses);
         }
         if self.synced() {
-            if let Some(now) = now.filter(|_| !outcome.delta.certificates.is_empty()) {
+            if let Some(now) = now.filter(|_| exchanged) {
                 self.tell_time(now);
             }
             let news = !outcome.delta.is_empty() || self.graph.has_news();
@@ -438,6 +459,7 @@ impl Engine {
             clusters: sorted(&self.clusters),
             certificates: sorted(&self.certificates),
             default_certificate: self.default_certificate.clone(),
+            addresses: self.addresses.clone(),
             owned: Arc::clone(&self.owned),
             reads: self.graph.reads(),
             diagnostics: self.findings.list(),

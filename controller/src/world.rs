@@ -50,6 +50,8 @@ pub struct World {
     slices_of: HashMap<ObjectKey, Slices>,
     endpoints: Objects<Endpoints>,
     secrets: HashMap<ObjectKey, SecretEntry>,
+    /// What is kept for Secrets, whether they exist or not.
+    kept: HashMap<ObjectKey, SecretEntry>,
     config_maps: Objects<ConfigMap>,
     namespaces: Objects<Namespace>,
     resolved: HashMap<Arc<str>, Arc<[IpAddr]>>,
@@ -79,7 +81,7 @@ impl World {
                 return self.apply_slice(key, SliceFacts::of(&new).into());
             }
             Object::Endpoints(new) => replace(&mut self.endpoints, key, new),
-            Object::Secret(new) => self.apply_secret(key, new),
+            Object::Secret(new) => apply_secret(&mut self.secrets, key, new),
             Object::ConfigMap(new) => replace(&mut self.config_maps, key, new),
             Object::Namespace(new) => replace(&mut self.namespaces, key, new),
         };
@@ -102,6 +104,16 @@ impl World {
             Kind::Secret => self.secrets.remove(key).is_some(),
             Kind::ConfigMap => self.config_maps.remove(key).is_some(),
             Kind::Namespace => self.namespaces.remove(key).is_some(),
+        };
+        touched(key, changed)
+    }
+
+    /// Sets what is kept for a Secret: it is served when there is no such Secret, or none that can be
+    /// used.
+    pub fn keep(&mut self, key: &ObjectKey, secret: Option<Arc<Secret>>) -> Vec<Read> {
+        let changed = match secret {
+            Some(secret) => apply_secret(&mut self.kept, key, secret),
+            None => self.kept.remove(key).is_some(),
         };
         touched(key, changed)
     }
@@ -149,10 +161,22 @@ impl World {
         self.config_maps.get(key)
     }
 
-    /// One Secret. Only for the engine, which publishes certificates; translation uses
-    /// [`Lookup::secret`].
-    pub fn secret(&self, key: &ObjectKey) -> Option<&SecretEntry> {
-        self.secrets.get(key)
+    /// The key pair of a Secret, or the one that is kept for it. Only for the engine, which publishes
+    /// certificates; translation uses [`Lookup::pair`].
+    pub fn pair(&self, key: &ObjectKey) -> Option<Pair> {
+        let pair = self.secrets.get(key).map(SecretEntry::pair);
+        if matches!(pair, Some(Pair::Good(_))) {
+            return pair;
+        }
+        let kept = self.kept.get(key).map(SecretEntry::pair);
+        let kept = kept.as_ref().and_then(Pair::usable).cloned();
+        match (pair, kept) {
+            (Some(Pair::LastGood(_, why) | Pair::Broken(why)), Some(plan)) => {
+                Some(Pair::Kept(plan, why))
+            }
+            (None, Some(plan)) => Some(Pair::Good(plan)),
+            (pair, _) => pair,
+        }
     }
 
     /// How many objects there are of each kind.
@@ -204,33 +228,6 @@ impl World {
         }
         Some(Read::Slices(service))
     }
-
-    fn apply_secret(&mut self, key: &ObjectKey, new: Arc<Secret>) -> bool {
-        let mut entry = SecretEntry {
-            key: CertKey(format!("{}/{}", key.namespace, key.name).into()),
-            object: new,
-            parsed: OnceLock::new(),
-            last_good: None,
-        };
-        if let Some(old) = self.secrets.get(key) {
-            if old.object == entry.object {
-                return false;
-            }
-            if old.object.data == entry.object.data
-                && old.object.string_data == entry.object.string_data
-            {
-                entry.parsed = old.parsed.clone();
-                entry.last_good.clone_from(&old.last_good);
-            } else {
-                entry.last_good = match old.parsed.get() {
-                    Some(Ok(plan)) => Some(Arc::clone(plan)),
-                    _ => old.last_good.clone(),
-                };
-            }
-        }
-        self.secrets.insert(key.clone(), entry);
-        true
-    }
 }
 
 /// A Secret, and what has become of its key pair.
@@ -249,6 +246,8 @@ pub enum Pair {
     Good(Arc<CertificatePlan>),
     /// Broken now (why), but a former version was good and in use: that one keeps serving.
     LastGood(Arc<CertificatePlan>, Arc<str>),
+    /// Broken (why), but another one is kept for it.
+    Kept(Arc<CertificatePlan>, Arc<str>),
     /// Broken (why).
     Broken(Arc<str>),
 }
@@ -257,7 +256,7 @@ impl Pair {
     /// What can be served.
     pub fn usable(&self) -> Option<&Arc<CertificatePlan>> {
         match self {
-            Self::Good(plan) | Self::LastGood(plan, _) => Some(plan),
+            Self::Good(plan) | Self::LastGood(plan, _) | Self::Kept(plan, _) => Some(plan),
             Self::Broken(_) => None,
         }
     }
@@ -375,15 +374,15 @@ impl<'a> Lookup<'a> {
         found
     }
 
-    /// One Secret.
-    pub fn secret(&self, namespace: &Arc<str>, name: &str) -> Option<&'a SecretEntry> {
+    /// The key pair of a Secret, or the one that is kept for it.
+    pub fn pair(&self, namespace: &Arc<str>, name: &str) -> Option<Pair> {
         let key = secret_key(namespace, name);
-        let found = self.world.secrets.get(&key);
+        let found = self.world.pair(&key);
         self.record(Read::Object(self.share(key)));
         found
     }
 
-    /// Why [`Lookup::secret`] has not found it; `None` while nobody has looked.
+    /// Why [`Lookup::pair`] has not found it; `None` while nobody has looked.
     pub fn absence(&self, namespace: &Arc<str>, name: &str) -> Option<Absence> {
         let Some(absent) = &self.world.absent else {
             return Some(Absence::Missing);
@@ -425,6 +424,37 @@ fn secret_key(namespace: &Arc<str>, name: &str) -> ObjectKey {
         namespace: Arc::clone(namespace),
         name: name.into(),
     }
+}
+
+fn apply_secret(
+    secrets: &mut HashMap<ObjectKey, SecretEntry>,
+    key: &ObjectKey,
+    new: Arc<Secret>,
+) -> bool {
+    let mut entry = SecretEntry {
+        key: CertKey(format!("{}/{}", key.namespace, key.name).into()),
+        object: new,
+        parsed: OnceLock::new(),
+        last_good: None,
+    };
+    if let Some(old) = secrets.get(key) {
+        if old.object == entry.object {
+            return false;
+        }
+        if old.object.data == entry.object.data
+            && old.object.string_data == entry.object.string_data
+        {
+            entry.parsed = old.parsed.clone();
+            entry.last_good.clone_from(&old.last_good);
+        } else {
+            entry.last_good = match old.parsed.get() {
+                Some(Ok(plan)) => Some(Arc::clone(plan)),
+                _ => old.last_good.clone(),
+            };
+        }
+    }
+    secrets.insert(key.clone(), entry);
+    true
 }
 
 fn touched(key: &ObjectKey, changed: bool) -> Vec<Read> {

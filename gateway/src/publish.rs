@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,7 +25,7 @@ use crate::model::{
     HostPlan, Settings,
 };
 use crate::table::{self, HostIndex, Snapshot, VirtualServer};
-use crate::tls::{CertSlots, TlsIndex};
+use crate::tls::{AddressIndex, CertSlots, TlsIndex};
 use crate::upstream::Cluster;
 
 /// What one [`Publisher::apply`] came to.
@@ -47,6 +48,8 @@ pub struct Work {
     pub clusters: u64,
     /// Certificate slots set or emptied.
     pub certificates: u64,
+    /// Addresses that are served another slot.
+    pub addresses: u64,
     /// Hosts compiled.
     pub hosts_compiled: u64,
     /// Snapshots published: 0 or 1.
@@ -60,6 +63,7 @@ pub struct Published {
     generation: watch::Receiver<u64>,
     digest: Arc<AtomicU64>,
     challenges: Challenges,
+    addresses: AddressIndex,
 }
 
 impl Published {
@@ -71,6 +75,11 @@ impl Published {
     /// Challenges of certificate authorities, published beside the snapshot by whoever has some.
     pub fn challenges(&self) -> &Challenges {
         &self.challenges
+    }
+
+    /// Certificates for clients that name no host.
+    pub fn addresses(&self) -> &AddressIndex {
+        &self.addresses
     }
 
     /// A reader for one worker, which touches shared memory only after a swap.
@@ -106,8 +115,10 @@ pub struct Publisher {
     certificates: HashMap<CertKey, Arc<CertificatePlan>>,
     slots: CertSlots,
     default_certificate: Option<CertKey>,
+    addresses: BTreeMap<IpAddr, CertKey>,
     settings: Arc<Settings>,
     digest: Digest,
+    address_index: AddressIndex,
     current: Arc<ArcSwap<Snapshot>>,
     generation: watch::Sender<u64>,
     live_digest: Arc<AtomicU64>,
@@ -154,6 +165,7 @@ impl Publisher {
             generation: receiver,
             digest: Arc::new(AtomicU64::new(digest.0)),
             challenges: Challenges::default(),
+            addresses: AddressIndex::default(),
         };
         let publisher = Self {
             metrics,
@@ -163,8 +175,10 @@ impl Publisher {
             certificates: HashMap::new(),
             slots,
             default_certificate,
+            addresses: BTreeMap::new(),
             settings,
             digest,
+            address_index: published.addresses.clone(),
             current: Arc::clone(&published.current),
             generation,
             live_digest: Arc::clone(&published.digest),
@@ -185,6 +199,7 @@ impl Publisher {
         for (key, plan) in delta.certificates {
             work.certificates += u64::from(self.apply_certificate(key, plan));
         }
+        work.addresses = self.apply_addresses(delta.addresses);
         if let Some(default) = delta.default_certificate {
             self.apply_default_certificate(default, &mut todo);
         }
@@ -207,7 +222,9 @@ impl Publisher {
         Applied {
             generation: *self.generation.borrow(),
             digest: self.digest.0,
-            changed: first || restructured || work.clusters + work.certificates > 0,
+            changed: first
+                || restructured
+                || work.clusters + work.certificates + work.addresses > 0,
             work,
         }
     }
@@ -255,6 +272,25 @@ impl Publisher {
         };
         self.slots.set(key, plan);
         true
+    }
+
+    fn apply_addresses(&mut self, list: Vec<(IpAddr, Option<CertKey>)>) -> u64 {
+        let mut changed = 0;
+        for (address, slot) in list {
+            let keyed = |slot: &CertKey| (address, slot.clone());
+            let new = slot.as_ref().map(keyed);
+            let old = match slot {
+                Some(slot) => self.addresses.insert(address, slot),
+                None => self.addresses.remove(&address),
+            };
+            let old = old.as_ref().map(keyed);
+            changed += u64::from(old != new);
+            self.digest.swap(Kind::Address, old.as_ref(), new.as_ref());
+        }
+        if changed > 0 {
+            self.address_index.store(self.addresses.iter(), &self.slots);
+        }
+        changed
     }
 
     fn apply_default_certificate(&mut self, default: Option<CertKey>, todo: &mut Todo) {
@@ -450,6 +486,7 @@ enum Kind {
     Settings,
     DefaultCertificate,
     Certificate,
+    Address,
     Cluster,
     Host,
 }

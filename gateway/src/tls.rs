@@ -7,14 +7,15 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{InconsistentKeys, ServerConfig};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
@@ -77,7 +78,7 @@ pub fn parse_pair(
         return Err(CertificateError::ChainTooLong);
     }
     let leaf = chain.first().ok_or(CertificateError::ChainEmpty)?;
-    let (names, [not_before, not_after]) = leaf_facts(leaf)?;
+    let facts = leaf_facts(leaf)?;
     let private =
         PrivateKeyDer::from_pem_slice(key_pem).map_err(|_| CertificateError::KeyMissing)?;
     let signer = aws_lc_rs::sign::any_supported_type(&private)
@@ -91,35 +92,58 @@ pub fn parse_pair(
     }
     Ok(CertificatePlan {
         key,
-        names,
-        not_before,
-        not_after,
+        names: facts.names,
+        addresses: facts.addresses,
+        not_before: facts.not_before,
+        not_after: facts.not_after,
         fingerprint,
         certified: Arc::new(certified),
     })
 }
 
-/// Names, and begin and end of validity.
-fn leaf_facts(leaf: &CertificateDer<'_>) -> Result<(Vec<Box<str>>, [i64; 2]), CertificateError> {
+/// What is read of a server's certificate.
+struct Leaf {
+    names: Vec<Box<str>>,
+    addresses: Vec<IpAddr>,
+    not_before: i64,
+    not_after: i64,
+}
+
+fn leaf_facts(leaf: &CertificateDer<'_>) -> Result<Leaf, CertificateError> {
     let (_, certificate) =
         X509Certificate::from_der(leaf).map_err(|_| CertificateError::ChainDamaged)?;
     let alternative = certificate.subject_alternative_name().ok().flatten();
-    let mut names: Vec<Box<str>> = alternative
+    let (mut names, mut addresses) = (Vec::new(), Vec::new());
+    for name in alternative
         .iter()
-        .flat_map(|extension| &extension.value.general_names)
-        .filter_map(|name| match name {
-            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase().into_boxed_str()),
-            _ => None,
-        })
-        .collect();
+        .flat_map(|found| &found.value.general_names)
+    {
+        match name {
+            GeneralName::DNSName(name) => names.push(name.to_ascii_lowercase().into_boxed_str()),
+            GeneralName::IPAddress(bytes) => addresses.extend(address(bytes)),
+            _ => {}
+        }
+    }
+    addresses.sort_unstable();
+    addresses.dedup();
     if alternative.is_none() {
         let common = certificate.subject().iter_common_name().next();
         let common = common.and_then(|name| name.as_str().ok());
         names.extend(common.map(|name| name.to_ascii_lowercase().into_boxed_str()));
     }
     let validity = certificate.validity();
-    let (begin, end) = (validity.not_before, validity.not_after);
-    Ok((names, [begin.timestamp(), end.timestamp()]))
+    Ok(Leaf {
+        names,
+        addresses,
+        not_before: validity.not_before.timestamp(),
+        not_after: validity.not_after.timestamp(),
+    })
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let four = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    four.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
 }
 
 fn fingerprint(chain: &[CertificateDer<'_>]) -> [u8; 32] {
@@ -274,6 +298,46 @@ impl TlsIndex {
         let slot = |name| self.find(name).unwrap_or(&self.default);
         sni == host || Arc::ptr_eq(slot(sni), slot(host))
     }
+}
+
+/// Certificates for clients that name no host, by the address that they have reached; every clone
+/// is the same index. It is read once for such a handshake, and has a swap of its own beside the
+/// snapshot.
+#[derive(Clone, Default)]
+pub struct AddressIndex(Arc<ArcSwap<HashMap<IpAddr, Slot>>>);
+
+impl AddressIndex {
+    /// Replaces everything.
+    pub(crate) fn store<'a>(
+        &self,
+        entries: impl Iterator<Item = (&'a IpAddr, &'a CertKey)>,
+        slots: &CertSlots,
+    ) {
+        let index = entries.map(|(address, key)| (*address, slots.slot(key)));
+        self.0.store(Arc::new(index.collect()));
+    }
+
+    /// The certificate for an address; `None`: the default one.
+    pub fn certificate(&self, reached: IpAddr) -> Option<Arc<CertifiedKey>> {
+        self.0.load().get(&reached.to_canonical())?.load_full()
+    }
+}
+
+impl fmt::Debug for AddressIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.load().keys()).finish()
+    }
+}
+
+/// The same configuration with this one certificate, whatever the client says. What else lives as
+/// long as the listener (tickets, sessions) is shared.
+pub(crate) fn with_certificate(
+    config: &ServerConfig,
+    certificate: Arc<CertifiedKey>,
+) -> Arc<ServerConfig> {
+    let mut config = config.clone();
+    config.cert_resolver = Arc::new(SingleCertAndKey::from(certificate));
+    Arc::new(config)
 }
 
 impl fmt::Debug for TlsIndex {

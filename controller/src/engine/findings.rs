@@ -5,6 +5,7 @@
 //! made only when asked for and only when something changed.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use foldhash::HashMap;
@@ -22,6 +23,8 @@ pub(super) enum Origin {
     Node(Node),
     /// Merging a host.
     Host(HostPattern),
+    /// Choosing the certificate of an address.
+    Address(IpAddr),
     /// The source.
     Source,
     /// The values of the ConfigMap.

@@ -18,7 +18,7 @@ use crate::diagnostics::{Code, Diagnostic, Remarks};
 use crate::source::{Kind, ObjectKey};
 use crate::translate::merge::{DefaultAnswer, forward, merge};
 use crate::translate::{ClusterRef, Fragment, HostFragment, backend, object_ref, tls, translate};
-use crate::world::{Lookup, SecretEntry};
+use crate::world::Lookup;
 
 impl Engine {
     pub(super) fn compute(&mut self, outcome: &mut Outcome) {
@@ -43,6 +43,7 @@ impl Engine {
         if mem::take(&mut self.dirty.default_certificate) {
             self.find_default_certificate(&mut outcome.delta);
         }
+        self.merge_addresses(&mut outcome.delta);
         self.plan_certificates(&mut outcome.delta);
         if mem::take(&mut self.dirty.settings) {
             outcome.delta.settings = Some(Arc::clone(&self.settings));
@@ -68,6 +69,7 @@ impl Engine {
         dirty.clusters.extend(self.wanted.keys().cloned());
         dirty.hosts.extend(self.by_host.keys().cloned());
         dirty.hosts.insert(HostPattern::Any);
+        dirty.addresses.extend(self.by_address.keys());
         dirty.default_backend = true;
         dirty.default_certificate = true;
     }
@@ -111,6 +113,7 @@ impl Engine {
     fn replace_fragment(&mut self, key: ObjectKey, new: Fragment) {
         let old = self.fragments.remove(&key).unwrap_or_default();
         if old != new {
+            self.replace_addresses(&old.addresses, &new.addresses);
             // First want, then release: a cluster that stays is never planned anew.
             for cluster in new.clusters() {
                 self.want(cluster);
@@ -297,14 +300,14 @@ impl Engine {
         delta.hosts.push((key, new));
     }
 
-    fn use_certificate(&mut self, slot: Option<CertKey>) {
+    pub(super) fn use_certificate(&mut self, slot: Option<CertKey>) {
         if let Some(slot) = slot {
             self.dirty.certificates.insert(slot.clone());
             *self.certificate_users.entry(slot).or_default() += 1;
         }
     }
 
-    fn drop_certificate(&mut self, slot: Option<CertKey>) {
+    pub(super) fn drop_certificate(&mut self, slot: Option<CertKey>) {
         let Some(slot) = slot else {
             return;
         };
@@ -339,6 +342,7 @@ impl Engine {
         }
         self.graph.set(&Node::DefaultCertificate, reads);
         self.note(Origin::Node(Node::DefaultCertificate), list);
+        self.default_serves(found.as_deref());
         let found = found.map(|plan| plan.key.clone());
         let first = !mem::replace(&mut self.default_certificate_sent, true);
         if first || self.default_certificate != found {
@@ -370,8 +374,7 @@ impl Engine {
     fn pair_of(&self, slot: &CertKey) -> Option<Arc<CertificatePlan>> {
         let (namespace, name) = slot.0.split_once('/')?;
         let key = object_key(Kind::Secret, &namespace.into(), &name.into());
-        let pair = self.world.secret(&key).map(SecretEntry::pair)?;
-        pair.usable().cloned()
+        self.world.pair(&key)?.usable().cloned()
     }
 }
 

@@ -115,6 +115,9 @@ pub enum Change {
     Apply(ObjectKey, Object),
     /// The object is gone.
     Delete(ObjectKey),
+    /// What Gatehouse keeps for a Secret by itself: served when there is no such Secret, or none that
+    /// can be used.
+    Keep(ObjectKey, Option<Arc<Secret>>),
     /// Everything the source has to complain about (files that do not parse, objects that do not
     /// decode), replacing what it complained about before.
     Complaints(Vec<Diagnostic>),

@@ -9,6 +9,7 @@ use k8s_openapi::api::networking::v1::{HTTPIngressPath, Ingress, IngressBackend,
 
 use gatehouse_gateway::model::{HostPattern, ObjectRef, PathKind, PathMatch, RefuseReason};
 
+use super::address::AddressFragment;
 use super::backend::{self, PortName};
 use super::path::PathError;
 use super::tls::TlsSection;
@@ -32,7 +33,7 @@ pub fn translate(
     let mut remarks = Remarks::about(&key);
     let ours =
         is_read(&key, defaults) && class::is_ours(ingress, lookup, &defaults.classes, &mut remarks);
-    let hosts = if ours {
+    let (hosts, addresses) = if ours {
         let draft = Draft {
             ingress,
             origin: &origin,
@@ -42,9 +43,14 @@ pub fn translate(
         };
         draft.build(defaults)
     } else {
-        Vec::new()
+        Parts::default()
     };
-    (Fragment { ours, hosts }, remarks.into_list())
+    let fragment = Fragment {
+        ours,
+        hosts,
+        addresses,
+    };
+    (fragment, remarks.into_list())
 }
 
 fn is_read(key: &ObjectKey, defaults: &Defaults) -> bool {
@@ -60,6 +66,9 @@ fn key_of(ingress: &Ingress) -> ObjectKey {
     }
 }
 
+/// What an object contributes to hosts and to addresses.
+type Parts = (Vec<Arc<HostFragment>>, Vec<Arc<AddressFragment>>);
+
 /// The fragment while it is made.
 struct Draft<'a> {
     ingress: &'a Ingress,
@@ -70,9 +79,9 @@ struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    fn build(mut self, defaults: &Defaults) -> Vec<Arc<HostFragment>> {
+    fn build(mut self, defaults: &Defaults) -> Parts {
         let Some(spec) = &self.ingress.spec else {
-            return Vec::new();
+            return Parts::default();
         };
         if spec.default_backend.is_some() && defaults.disable_catch_all {
             // ingress-nginx drops such an Ingress with all its rules.
@@ -81,7 +90,7 @@ impl Draft<'_> {
                 Code::CatchAllDisabled,
                 "an Ingress with a default backend is left out because of --disable-catch-all",
             );
-            return Vec::new();
+            return Parts::default();
         }
         let closed = self.annotations();
         self.rules(spec);
@@ -91,13 +100,13 @@ impl Draft<'_> {
         if closed > Closed::No {
             self.close(closed);
         }
-        self.tls();
+        let addresses = self.tls();
         let hosts = self.hosts.into_values().map(|mut host| {
             // There are as many as hosts, and they stay.
             host.routes.shrink_to_fit();
             Arc::new(host)
         });
-        hosts.collect()
+        (hosts.collect(), addresses)
     }
 
     /// Says of every annotation of a gateway what becomes of it, and how far they close the door:
@@ -287,10 +296,11 @@ impl Draft<'_> {
         }
     }
 
-    fn tls(&mut self) {
+    /// Gives the hosts their certificates; the addresses that these hold.
+    fn tls(&mut self) -> Vec<Arc<AddressFragment>> {
         let section = TlsSection::read(self.ingress, self.origin, self.lookup, self.remarks);
         let Some(section) = section else {
-            return;
+            return Vec::new();
         };
         for (host, fragment) in &mut self.hosts {
             if *host == HostPattern::Any {
@@ -310,6 +320,7 @@ impl Draft<'_> {
                 fragment.tls = Some(section.select(host, self.remarks));
             }
         }
+        section.addresses(&Age::of(&self.ingress.metadata))
     }
 }
 

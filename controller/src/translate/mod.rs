@@ -11,6 +11,7 @@
 //! - A security-relevant failure becomes a refusal, never "no policy". A broken part of an object
 //!   is left out alone, with a diagnostic that says so.
 
+pub mod address;
 pub mod backend;
 pub mod class;
 pub mod endpoints;
@@ -30,6 +31,7 @@ use gatehouse_gateway::model::{
     ClusterKey, HostPattern, HostTls, ObjectRef, PathMatch, RefuseReason,
 };
 
+use self::address::AddressFragment;
 use crate::source::ObjectKey;
 #[cfg(doc)]
 use crate::world::Lookup;
@@ -78,6 +80,8 @@ pub struct Fragment {
     pub ours: bool,
     /// One entry per host, sorted by host.
     pub hosts: Vec<Arc<HostFragment>>,
+    /// One entry per address that its certificates hold, sorted by address.
+    pub addresses: Vec<Arc<AddressFragment>>,
 }
 
 impl Fragment {

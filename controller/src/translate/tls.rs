@@ -5,15 +5,18 @@
 //! else the default certificate. A certificate that does not cover the host is replaced by the
 //! default one. The choice has no influence on the redirect to https: a tls section is enough.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::{Ingress, IngressTLS};
 
 use gatehouse_gateway::model::{CertKey, CertificatePlan, HostPattern, HostTls, ObjectRef};
 
+use super::Age;
+use super::address::AddressFragment;
 use crate::diagnostics::{Code, Diagnostic, Remarks, Severity};
 use crate::source::Absence;
-use crate::world::{Lookup, Pair, SecretEntry};
+use crate::world::{Lookup, Pair};
 
 /// The tls section of one Ingress, its Secrets read.
 pub struct TlsSection<'a> {
@@ -73,6 +76,28 @@ impl<'a> TlsSection<'a> {
             certificate,
             origin: self.origin.clone(),
         }
+    }
+
+    /// The addresses that its certificates hold; of several for one address the first.
+    pub fn addresses(&self, age: &Age) -> Vec<Arc<AddressFragment>> {
+        let mut found = BTreeMap::new();
+        for entry in &self.entries {
+            let Some(certificate) = &entry.certificate else {
+                continue;
+            };
+            for &address in &certificate.addresses {
+                found.entry(address).or_insert_with(|| {
+                    Arc::new(AddressFragment {
+                        address,
+                        certificate: certificate.key.clone(),
+                        origin: self.origin.clone(),
+                        age: age.clone(),
+                        field: format!("spec.tls[{}].secretName", entry.index).into(),
+                    })
+                });
+            }
+        }
+        found.into_values().collect()
     }
 
     fn covering(&self, host: &str, remarks: &mut Remarks) -> Option<CertKey> {
@@ -176,7 +201,7 @@ pub fn certificate(
     lookup: &Lookup<'_>,
     remarks: &mut Remarks,
 ) -> Found {
-    let Some(pair) = lookup.secret(namespace, name).map(SecretEntry::pair) else {
+    let Some(pair) = lookup.pair(namespace, name) else {
         return Found::Absent(lookup.absence(namespace, name));
     };
     let object: Arc<str> = format!("Secret/{namespace}/{name}").into();
@@ -200,6 +225,11 @@ pub fn certificate(
                 "the last good certificate of this Secret keeps serving until it is repaired",
             );
             remarks.extend([invalid(&why, "its last good one keeps serving"), kept]);
+            Found::Certificate(plan)
+        }
+        Pair::Kept(plan, why) => {
+            let then = "the certificate that Gatehouse keeps for it is served";
+            remarks.extend([invalid(&why, then)]);
             Found::Certificate(plan)
         }
         Pair::Broken(why) => {

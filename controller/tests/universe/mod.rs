@@ -71,6 +71,7 @@ fn pems() -> &'static [Pem] {
         vec![
             Pem::good("x.test"),
             Pem::good("*.test"),
+            Pem::good("192.0.2.1"),
             Pem::good("x.test"),
             Pem::misfit(),
             nonsense,
@@ -209,6 +210,15 @@ pub(crate) fn secret(namespace: &str, name: &str, pem: Pem) -> Change {
     )
 }
 
+/// What is kept for a Secret.
+pub(crate) fn keep(namespace: &str, name: &str, pem: Option<Pem>) -> Change {
+    let secret = pem.map(|pem| match secret(namespace, name, pem) {
+        Change::Apply(_, Object::Secret(secret)) => secret,
+        _ => Arc::default(),
+    });
+    Change::Keep(key(Kind::Secret, namespace, name), secret)
+}
+
 pub(crate) fn config_map(namespace: &str, name: &str, data: &[(&str, &str)]) -> Change {
     let pairs = data.iter().map(|&(key, value)| (key.into(), value.into()));
     let map = ConfigMap {
@@ -262,6 +272,11 @@ pub(crate) fn ingress_object(name: &str, host: &str, path: &str, service: &str) 
         }),
         status: None,
     }
+}
+
+pub(crate) fn created(ingress: &mut Ingress, second: i64) {
+    let time = Timestamp::from_second(second).ok().map(Time);
+    ingress.metadata.creation_timestamp = time;
 }
 
 pub(crate) fn add_tls(ingress: &mut Ingress, host: &str, secret: &str) {
@@ -375,7 +390,6 @@ fn random_ingress() -> impl Strategy<Value = Change> {
         .prop_map(
             |((namespace, name, created, annotation), class, rules, fallback, tls)| {
                 let mut metadata = metadata(namespace, name);
-                metadata.creation_timestamp = Timestamp::from_second(created).ok().map(Time);
                 metadata.annotations =
                     annotation.map(|(name, value)| [(name.to_owned(), value.to_owned())].into());
                 let rules = rules.into_iter().map(|(h, p, k, s)| rule(h, p, k, s));
@@ -389,6 +403,7 @@ fn random_ingress() -> impl Strategy<Value = Change> {
                     }),
                     status: None,
                 };
+                self::created(&mut ingress, created);
                 for (host, secret) in tls {
                     add_tls(&mut ingress, host, secret);
                 }
@@ -501,6 +516,10 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(namespace, service, address)| endpoints(namespace, service, address)),
         3 => (one(&NAMESPACES), one(&SECRETS), any::<prop::sample::Index>())
             .prop_map(|(namespace, name, index)| secret(namespace, name, index.get(pems()).clone())),
+        2 => (one(&NAMESPACES), one(&SECRETS), prop::option::of(any::<prop::sample::Index>()))
+            .prop_map(|(namespace, name, index)| {
+                keep(namespace, name, index.map(|index| index.get(pems()).clone()))
+            }),
         2 => (one(&CLASSES), prop::bool::weighted(0.8), any::<bool>())
             .prop_map(|(name, ours, default)| class(name, ours, default)),
         1 => some(&ADDRESSES).prop_map(|addresses| Change::Resolved {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::sign::CertifiedKey;
@@ -27,6 +28,9 @@ pub struct CertificatePlan {
     pub key: CertKey,
     /// DNS names of the certificate, lower case, wildcards as `*.suffix`.
     pub names: Vec<Box<str>>,
+    /// Addresses of the certificate, sorted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
     /// Begin of validity, seconds since the Unix epoch.
     pub not_before: i64,
     /// End of validity, seconds since the Unix epoch.

@@ -25,7 +25,7 @@ pub use host::{
 };
 pub use settings::{ForwardedTrust, HeaderSettings, Limits, Settings, Timeouts, TlsSettings};
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// One change of the published state. A key with `None` goes away.
@@ -43,6 +43,9 @@ pub struct Delta {
     /// The slot served when no host asks for another; `Some(None)` means the built-in
     /// self-signed certificate. `None` leaves it as it is.
     pub default_certificate: Option<Option<CertKey>>,
+    /// The slot that serves a client who names no host and has reached this address; `None`: the
+    /// default one.
+    pub addresses: Vec<(IpAddr, Option<CertKey>)>,
     /// New settings, or `None` to leave them as they are.
     pub settings: Option<Arc<Settings>>,
 }
@@ -54,6 +57,7 @@ impl Delta {
             && self.certificates.is_empty()
             && self.hosts.is_empty()
             && self.default_certificate.is_none()
+            && self.addresses.is_empty()
             && self.settings.is_none()
     }
 }

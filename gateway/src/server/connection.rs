@@ -120,6 +120,11 @@ impl Connection {
         self.destination.is_some()
     }
 
+    /// Address the client believes it reached.
+    fn reached(&self) -> IpAddr {
+        self.destination.unwrap_or(self.local).ip()
+    }
+
     /// Port the client believes it reached.
     pub(super) fn public_port(&self) -> u16 {
         let destination = self.destination.map(|address| address.port());
@@ -202,7 +207,7 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     let deadlines = deadlines(&settings);
     if connection.listener.protocol == ListenerProtocol::Https {
         let Some(handshakes) = tls else { return };
-        let handshake = handshakes.accept(stream);
+        let handshake = handshakes.accept(stream, connection.reached());
         let stream = match timeout(settings.timeouts.tls_handshake, handshake).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(ended)) => return authority::ended(&worker, connection, ended),

@@ -5,6 +5,7 @@
 //! the authorities, and cannot resume into it; an authority never sees an ordinary certificate,
 //! and after its handshake nothing is read. Which of the two it is says the `ClientHello` alone.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -16,12 +17,13 @@ use tokio_rustls::server::TlsStream;
 use crate::challenge;
 use crate::model::ServerId;
 use crate::publish::Published;
-use crate::tls;
+use crate::tls::{self, AddressIndex};
 
 /// The configurations of a listener. They live as long as it does.
 pub(super) struct Handshakes {
     clients: Arc<ServerConfig>,
     authorities: Arc<ServerConfig>,
+    addresses: AddressIndex,
 }
 
 /// Why there is nothing to serve after a handshake.
@@ -41,18 +43,25 @@ impl Handshakes {
         Ok(Self {
             clients: tls::server_config(published.clone(), server)?,
             authorities: challenge::server_config(challenges)?,
+            addresses: published.addresses().clone(),
         })
     }
 
-    /// Shakes hands. Bounded in time by the caller.
-    pub(super) async fn accept<IO>(&self, stream: IO) -> Result<TlsStream<IO>, Ended>
+    /// Shakes hands with somebody who has reached this address. Bounded in time by the caller.
+    pub(super) async fn accept<IO>(
+        &self,
+        stream: IO,
+        reached: IpAddr,
+    ) -> Result<TlsStream<IO>, Ended>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let start = LazyConfigAcceptor::new(Acceptor::default(), stream);
         let start = start.await.map_err(|_| Ended::Failed)?;
-        if !of_authority(&start.client_hello()) {
-            let stream = start.into_stream(Arc::clone(&self.clients)).await;
+        let hello = start.client_hello();
+        if !of_authority(&hello) {
+            let config = self.config(&hello, reached);
+            let stream = start.into_stream(config).await;
             return stream.map_err(|_| Ended::Failed);
         }
         let stream = start.into_stream(Arc::clone(&self.authorities)).await;
@@ -61,6 +70,17 @@ impl Handshakes {
         // It has seen what it came for; how it leaves is its own business.
         stream.shutdown().await.ok();
         Err(Ended::Validated(name))
+    }
+
+    /// A client without a server name wants an address: it gets the certificate of that address,
+    /// where one has it.
+    fn config(&self, hello: &ClientHello<'_>, reached: IpAddr) -> Arc<ServerConfig> {
+        let named = hello.server_name().is_some();
+        let own = (!named).then(|| self.addresses.certificate(reached));
+        match own.flatten() {
+            Some(certificate) => tls::with_certificate(&self.clients, certificate),
+            None => Arc::clone(&self.clients),
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! TLS: which certificate, which version, resumption, and names that do not belong together.
 
+use std::io::Write as _;
+
 use gatehouse_tests::backend::Backend;
 use gatehouse_tests::gateway::Gateway;
 use gatehouse_tests::http2::Session;
 use gatehouse_tests::manifests::{self, Scratch};
-use gatehouse_tests::raw::Client;
+use gatehouse_tests::raw::{self, Client};
 use gatehouse_tests::tls::{Handshake, Pair, VERSIONS};
 use gatehouse_tests::wait;
 use rustls::ProtocolVersion;
@@ -75,6 +77,57 @@ fn the_name_decides_the_certificate() {
         .connect(world.gateway.https)
         .expect("TLS handshake");
     assert_eq!(secured.common_name(), "fallback.test", "without a name");
+}
+
+#[test]
+fn a_client_without_a_name_gets_the_certificate_of_the_address_it_has_reached() {
+    let world = start(&[
+        "--default-ssl-certificate=demo/fallback",
+        "--set",
+        "use-proxy-protocol=true",
+        "--set",
+        "proxy-real-ip-cidr=127.0.0.0/8",
+    ]);
+    // A client of its own for each: a session that is resumed shows its first certificate.
+    let nameless = || Handshake::with(None, &["http/1.1"], VERSIONS);
+    let reached = |address: &str| {
+        let mut socket = raw::connect(world.gateway.https).expect("connect");
+        let line = format!("PROXY TCP4 192.0.2.99 {address} 40000 443\r\n");
+        socket.write_all(line.as_bytes()).expect("sent");
+        nameless().over(socket).expect("TLS handshake")
+    };
+    assert_eq!(reached("192.0.2.1").common_name(), "fallback.test");
+    let pair = ["numbers.test", "192.0.2.1", "127.0.0.1"];
+    let seen = world.gateway.generation();
+    world
+        .scratch
+        .write("numbers.yaml", tls_host("numbers", "numbers.test", &pair));
+    world.gateway.wait_generation_above(seen);
+    let mut secured = reached("192.0.2.1");
+    assert_eq!(secured.common_name(), "numbers.test");
+    secured
+        .write_all(b"GET / HTTP/1.1\r\nHost: 192.0.2.1\r\n\r\n")
+        .expect("sent");
+    assert_eq!(
+        secured.client().answer().map(|answer| answer.status),
+        Ok(404)
+    );
+    assert_eq!(reached("192.0.2.2").common_name(), "fallback.test");
+    let plain = raw::connect(world.gateway.https).expect("connect");
+    let mut unproxied = plain.try_clone().expect("a socket");
+    unproxied.write_all(b"PROXY UNKNOWN\r\n").expect("sent");
+    let secured = nameless().over(plain).expect("TLS handshake");
+    assert_eq!(
+        secured.common_name(),
+        "numbers.test",
+        "the address of the listener"
+    );
+    // Who names a host has not asked for an address.
+    let mut socket = raw::connect(world.gateway.https).expect("connect");
+    let line = b"PROXY TCP4 192.0.2.99 192.0.2.1 40000 443\r\n";
+    socket.write_all(line).expect("sent");
+    let named = Handshake::new("unknown.test").over(socket);
+    assert_eq!(named.expect("TLS handshake").common_name(), "fallback.test");
 }
 
 #[test]
