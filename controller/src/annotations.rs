@@ -57,6 +57,8 @@ pub enum Effect {
     Ignored,
     /// No effect, and nothing that matters is different without it.
     Needless,
+    /// It asks for certificates; no effect where no authority is configured.
+    Certificates,
 }
 
 /// Values that say "off".
@@ -122,6 +124,9 @@ impl Annotation {
                 "annotation `{name}` is not supported in this version, so it has no effect: \
                  {about}; {remedy}"
             ),
+            Effect::Certificates => {
+                format!("annotation `{name}` has no effect: {about}; {remedy}")
+            }
             Effect::Needless => {
                 format!("annotation `{name}` has no meaning here: {about}; {remedy}")
             }

@@ -3,6 +3,7 @@
 //! Invariants: nothing else reads arguments or the environment; a value that leaves here is
 //! valid; the same table drives flags, ConfigMap and documentation.
 
+mod certificates;
 mod configmap;
 pub mod flags;
 pub mod generate;
@@ -11,6 +12,7 @@ mod settings;
 mod status;
 mod values;
 
+pub use certificates::{CertificateArgs, Managed};
 pub use configmap::{Base, with_configmap};
 pub use restrictions::{RESTRICTIONS, Restriction};
 pub use settings::{SETTINGS, Setting};
@@ -57,6 +59,8 @@ pub struct Defaults {
     pub closed: bool,
     /// What it means that a host belongs to the namespace that had it first.
     pub host_ownership: HostOwnership,
+    /// Which Ingresses ask for certificates.
+    pub managed: Managed,
 }
 
 /// Whether several namespaces may have rules for one host. The namespace of the oldest object of a
@@ -122,6 +126,7 @@ impl Default for Defaults {
             balance: Balance::default(),
             hsts: Some("max-age=31536000; includeSubDomains".into()),
             host_ownership: HostOwnership::default(),
+            managed: Managed::default(),
             closed: false,
         }
     }

@@ -271,6 +271,24 @@ codes! {
     CertificateExpired,
     /// The certificate is over in two weeks, or in the last sixth of a short life.
     CertificateExpiresSoon,
+    /// An Ingress asks for a certificate that is not there yet; the default one is served meanwhile.
+    CertificatePending,
+    /// The authority has not issued a certificate: the message has its words and the next attempt.
+    CertificateNotIssued,
+    /// Nothing is ordered, because a wildcard certificate of the namespace covers all hosts.
+    CertificateCovered,
+    /// A host that no certificate can carry; the others are ordered.
+    CertificateHostInvalid,
+    /// Two objects want different certificates in one Secret; the oldest decides.
+    ConflictingTls,
+    /// The operator's `allow` does not name host and namespace, or another namespace was first.
+    NotAllowed,
+    /// There is no such issuer, or none is named and there is no default.
+    IssuerUnknown,
+    /// More names than a certificate of this profile takes.
+    TooManyNames,
+    /// No challenge can prove one of the names.
+    ChallengeImpossible,
     /// The certificate does not cover the host; the default certificate is served.
     CertificateNameMismatch,
     /// Another Ingress of the host decides its certificate: it is older, or as old with the greater

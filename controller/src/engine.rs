@@ -298,6 +298,10 @@ impl Engine {
                 let reads = self.world.keep(&key, secret);
                 self.touch(&key, &reads)
             }
+            Change::Certificates(list) => {
+                self.note(Origin::Certificates, list);
+                Urgency::None
+            }
             Change::Complaints(list) => {
                 self.note(Origin::Source, list);
                 Urgency::None
@@ -444,7 +448,7 @@ impl Engine {
         fresh.now = self.now;
         fresh.stage = self.stage;
         fresh.findings.place_like(&self.findings);
-        for origin in [Origin::Source, Origin::Settings] {
+        for origin in [Origin::Source, Origin::Settings, Origin::Certificates] {
             let list = self.findings.of(&origin).to_vec();
             fresh.note(origin, list);
         }

@@ -103,6 +103,7 @@ fn annotations() -> String {
             Effect::Refused { whole_host: false } => "closes the door",
             Effect::Ignored => "none",
             Effect::Needless => "none, needless",
+            Effect::Certificates => "orders certificates",
         };
         let cells = [
             &*names(annotation.name),

@@ -21,6 +21,7 @@ use gatehouse_gateway::server::{Gateway, GatewayConfig, StartError};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, Readiness};
+use crate::certificates::Standalone;
 use crate::config::flags::{AccessLogFormat, RunArgs};
 use crate::config::{ClassReading, Replica};
 use crate::engine::{self, Engine, Report};
@@ -74,6 +75,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         .build()
         .map_err(|error| Failure::System(format!("no runtime for the engine: {error}")))?;
     let feed = runtime.block_on(Feed::new(args))?;
+    let orders = Standalone::read(&args.certificates).map_err(Failure::Usage)?;
+    base = base.managing(args.certificates.managed());
     if let Feed::Cluster(cluster) = &feed {
         base = base.reading_classes(if cluster.scope.namespaces.is_empty() {
             ClassReading::Cluster
@@ -89,6 +92,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let (output, written) = Output::new();
     let gateway = start_gateway(args, snapshots.clone(), &metrics, output)?;
 
+    let challenges = snapshots.challenges().clone();
     let mut engine = Engine::with_base(&base);
     let (report, reports) = watch::channel(Arc::new(engine.report()));
 
@@ -118,6 +122,11 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         });
         let absolute = matches!(feed, Feed::Cluster(_));
         tokio::spawn(resolver::run(reports.clone(), change.clone(), absolute));
+        if let Some(orders) = orders {
+            orders
+                .start(&challenges, reports.clone(), change.clone())
+                .map_err(Failure::Usage)?;
+        }
         let writers = feed.start(args, &reports, change);
         if let Some(writers) = &writers {
             metrics.register(Box::new(writers.leadership()));

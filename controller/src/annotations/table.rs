@@ -20,6 +20,7 @@ macro_rules! annotations {
     (@host) => { Effect::Refused { whole_host: true } };
     (@ignored) => { Effect::Ignored };
     (@needless) => { Effect::Needless };
+    (@certificates) => { Effect::Certificates };
     (@remedy refused) => { REPLACE };
     (@remedy host) => { REPLACE };
     (@remedy $kind:ident) => { "remove it" };
@@ -216,6 +217,9 @@ annotations! {
     ignored Is "canary-by-cookie" EMPTY, CANARY, CANARY_REMEDY;
     ignored Is "canary-weight" EMPTY, CANARY, CANARY_REMEDY;
     ignored Is "canary-weight-total" EMPTY, CANARY, CANARY_REMEDY;
+
+    // Certificates.
+    certificates Is "issuer" EMPTY, "names the issuer of the certificates in the tls section, and no authority is configured", "start with --acme";
 
     // Logs and traces.
     ignored Is "enable-access-log" TRUE, "the access log has every request", "filter the log by host or route";

@@ -12,7 +12,7 @@ use gatehouse_gateway::model::Settings;
 
 use super::restrictions::Restriction;
 use super::settings::{Draft, Hsts, SETTINGS, Setting, Trust, WITHOUT_MEANING};
-use super::{ClassReading, Defaults};
+use super::{ClassReading, Defaults, Managed};
 use crate::diagnostics::{Code, Diagnostic, Severity, suggest};
 
 /// What the flags say; the ConfigMap is read on top of it.
@@ -82,6 +82,13 @@ impl Base {
     #[must_use]
     pub fn reading_classes(mut self, reading: ClassReading) -> Self {
         self.draft.defaults.classes.reading = reading;
+        self
+    }
+
+    /// Which Ingresses ask for certificates.
+    #[must_use]
+    pub fn managing(mut self, managed: Managed) -> Self {
+        self.draft.defaults.managed = managed;
         self
     }
 

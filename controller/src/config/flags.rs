@@ -12,7 +12,9 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::generate::GenerateCommand;
 use super::values::{duration, label, listen_address, namespaced_name, selector};
-use super::{Base, ClassReading, ClassRules, Defaults, HostOwnership, SETTINGS, StatusArgs};
+use super::{
+    Base, CertificateArgs, ClassReading, ClassRules, Defaults, HostOwnership, SETTINGS, StatusArgs,
+};
 
 /// Ingress controller and HTTP gateway in one binary.
 #[derive(Debug, Parser)]
@@ -109,6 +111,13 @@ pub struct RunArgs {
         reason = "a doc comment here would become the help of the flag group"
     )]
     pub status: StatusArgs,
+
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "a doc comment here would become the help of the flag group"
+    )]
+    pub certificates: CertificateArgs,
 
     /// Worker threads; the default is one for each core.
     #[arg(long, value_name = "N", value_parser = workers)]

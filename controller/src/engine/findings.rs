@@ -33,6 +33,8 @@ pub(super) enum Origin {
     ConfigMap,
     /// The clock.
     Time,
+    /// The certificate manager.
+    Certificates,
 }
 
 /// See the module.

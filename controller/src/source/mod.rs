@@ -118,6 +118,9 @@ pub enum Change {
     /// What Gatehouse keeps for a Secret by itself: served when there is no such Secret, or none that
     /// can be used.
     Keep(ObjectKey, Option<Arc<Secret>>),
+    /// Everything that is to be said of certificates that Gatehouse orders, replacing what was said
+    /// before.
+    Certificates(Vec<Diagnostic>),
     /// Everything the source has to complain about (files that do not parse, objects that do not
     /// decode), replacing what it complained about before.
     Complaints(Vec<Diagnostic>),

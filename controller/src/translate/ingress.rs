@@ -17,7 +17,8 @@ use super::{
     Age, Closed, Fragment, HostFragment, RouteFragment, Target, class, host, object_ref, path,
 };
 use crate::annotations::{self, Effect, Verdict};
-use crate::config::Defaults;
+use crate::certificates::request::asked;
+use crate::config::{Defaults, Managed};
 use crate::diagnostics::{Code, Diagnostic, Remarks};
 use crate::source::{Kind, ObjectKey};
 use crate::world::Lookup;
@@ -92,7 +93,7 @@ impl Draft<'_> {
             );
             return Parts::default();
         }
-        let closed = self.annotations();
+        let closed = self.annotations(defaults.managed);
         self.rules(spec);
         if let Some(backend) = &spec.default_backend {
             self.default_backend(backend, spec.rules.as_ref().is_none_or(Vec::is_empty));
@@ -100,7 +101,7 @@ impl Draft<'_> {
         if closed > Closed::No {
             self.close(closed);
         }
-        let addresses = self.tls();
+        let addresses = self.tls(defaults.managed);
         let hosts = self.hosts.into_values().map(|mut host| {
             // There are as many as hosts, and they stay.
             host.routes.shrink_to_fit();
@@ -111,7 +112,7 @@ impl Draft<'_> {
 
     /// Says of every annotation of a gateway what becomes of it, and how far they close the door:
     /// those that restrict access in a way that cannot be applied.
-    fn annotations(&mut self) -> Closed {
+    fn annotations(&mut self, managed: Managed) -> Closed {
         let mut closed = Closed::No;
         for (name, value) in self.ingress.metadata.annotations.iter().flatten() {
             let field = format!("metadata.annotations[{name}]");
@@ -136,7 +137,8 @@ impl Draft<'_> {
                         Effect::Refused { .. } => {
                             remarks.error(field, Code::AnnotationRefused, message);
                         }
-                        Effect::Ignored => {
+                        Effect::Certificates if managed != Managed::No => {}
+                        Effect::Ignored | Effect::Certificates => {
                             remarks.warning(field, Code::AnnotationUnsupported, message);
                         }
                         Effect::Needless => {
@@ -297,8 +299,10 @@ impl Draft<'_> {
     }
 
     /// Gives the hosts their certificates; the addresses that these hold.
-    fn tls(&mut self) -> Vec<Arc<AddressFragment>> {
-        let section = TlsSection::read(self.ingress, self.origin, self.lookup, self.remarks);
+    fn tls(&mut self, managed: Managed) -> Vec<Arc<AddressFragment>> {
+        let awaited = asked(self.ingress, managed).is_some();
+        let from = (self.ingress, self.origin, awaited);
+        let section = TlsSection::read(from, self.lookup, self.remarks);
         let Some(section) = section else {
             return Vec::new();
         };
@@ -329,6 +333,6 @@ fn closed_by(effect: Effect) -> Closed {
     match effect {
         Effect::Refused { whole_host: true } => Closed::Host,
         Effect::Refused { whole_host: false } => Closed::Own,
-        Effect::Ignored | Effect::Needless => Closed::No,
+        Effect::Ignored | Effect::Needless | Effect::Certificates => Closed::No,
     }
 }

@@ -33,10 +33,10 @@ struct Entry<'a> {
 }
 
 impl<'a> TlsSection<'a> {
-    /// Reads the section; `None` when there is none.
+    /// Reads the section of an object of which certificates are ordered, or not; `None` when there
+    /// is none.
     pub fn read(
-        ingress: &'a Ingress,
-        origin: &'a ObjectRef,
+        (ingress, origin, awaited): (&'a Ingress, &'a ObjectRef, bool),
         lookup: &Lookup<'_>,
         remarks: &mut Remarks,
     ) -> Option<Self> {
@@ -52,7 +52,17 @@ impl<'a> TlsSection<'a> {
                 let field = format!("spec.tls[{index}].secretName");
                 let found = certificate(&origin.namespace, name, lookup, remarks);
                 unknown = matches!(found, Found::Absent(None));
-                found.or_absent(name, |code, message| remarks.error(field, code, message))
+                found.or_absent(name, |code, message| {
+                    if awaited && code == Code::SecretMissing {
+                        let message = format!(
+                            "the certificate of Secret `{name}` has not been issued yet; the \
+                             default certificate is served meanwhile"
+                        );
+                        remarks.info(field, Code::CertificatePending, message);
+                    } else {
+                        remarks.error(field, code, message);
+                    }
+                })
             });
             entries.push(Entry {
                 index,

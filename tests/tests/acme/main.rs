@@ -14,4 +14,5 @@ mod outages;
 mod renewing;
 mod rig;
 mod stand;
+mod standalone;
 mod waits;

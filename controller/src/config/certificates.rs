@@ -1,0 +1,51 @@
+//! Flags about certificates that Gatehouse orders itself.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+
+/// Which Ingresses ask for certificates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Managed {
+    /// None: no authority is configured.
+    #[default]
+    No,
+    /// Those that name an issuer.
+    Annotated,
+    /// Those, and those with `kubernetes.io/tls-acme: "true"`.
+    Tracked,
+}
+
+/// Certificates from authorities.
+#[derive(Debug, Clone, Default, Args)]
+pub struct CertificateArgs {
+    /// File with the authorities that certificates are ordered from, as the key `acme`.
+    #[arg(long, value_name = "FILE", requires_all = ["certs", "dir"])]
+    pub acme: Option<PathBuf>,
+
+    /// Directory in which ordered certificates, their keys and the accounts are kept; created when it
+    /// does not exist.
+    #[arg(long, value_name = "PATH", requires = "acme")]
+    pub certs: Option<PathBuf>,
+
+    /// Directory with the secrets that --acme names, one folder for each; the default is `secrets`
+    /// beside that file.
+    #[arg(long, value_name = "PATH", requires = "acme")]
+    pub acme_secrets: Option<PathBuf>,
+
+    /// Order certificates of the default issuer for Ingresses with the annotation
+    /// kubernetes.io/tls-acme: "true", too.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set)]
+    pub acme_track_tls_acme: bool,
+}
+
+impl CertificateArgs {
+    /// Which Ingresses ask for certificates.
+    pub fn managed(&self) -> Managed {
+        match (&self.acme, self.acme_track_tls_acme) {
+            (None, _) => Managed::No,
+            (Some(_), false) => Managed::Annotated,
+            (Some(_), true) => Managed::Tracked,
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Certificates beside their Secrets, and certificates by address.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use gatehouse::config::Defaults;
+use gatehouse::diagnostics::Code;
+use gatehouse::engine::{Engine, Urgency};
+use gatehouse::source::Change;
+use gatehouse_gateway::model::CertKey;
+
+use crate::two_shops;
+use crate::universe::{self, Pem};
+
+fn secured(name: &str, created: i64, secret: &str) -> Change {
+    let mut ingress = universe::ingress_object(name, &format!("{name}.test"), "/", name);
+    universe::created(&mut ingress, created);
+    universe::add_tls(&mut ingress, &format!("{name}.test"), secret);
+    universe::apply_ingress(ingress)
+}
+
+#[test]
+fn what_is_kept_for_a_secret_serves_while_it_is_missing_or_broken() {
+    let mut engine = two_shops();
+    engine.apply(secured("cart", 1, "cart-tls"));
+    engine.reconcile();
+    let codes = |engine: &mut Engine| -> Vec<Code> {
+        let report = engine.report();
+        report
+            .diagnostics
+            .iter()
+            .map(|finding| finding.code)
+            .collect()
+    };
+    let served = |engine: &mut Engine| {
+        let plans = engine.plans();
+        let plan = plans.certificates.values().next().cloned();
+        plan.map(|plan| plan.fingerprint)
+    };
+    assert_eq!(served(&mut engine), None);
+    assert_eq!(
+        engine.apply(universe::keep(
+            "shop",
+            "cart-tls",
+            Some(Pem::good("cart.test"))
+        )),
+        Urgency::Structural
+    );
+    assert_eq!(engine.reconcile().delta.certificates.len(), 1);
+    let kept = served(&mut engine);
+    assert!(kept.is_some());
+    assert_eq!(codes(&mut engine), [], "nothing is missing");
+
+    engine.apply(universe::secret("shop", "cart-tls", Pem::misfit()));
+    engine.reconcile();
+    assert_eq!(served(&mut engine), kept);
+    assert_eq!(codes(&mut engine), [Code::CertificateInvalid]);
+
+    engine.apply(universe::secret("shop", "cart-tls", Pem::good("cart.test")));
+    engine.reconcile();
+    let own = served(&mut engine);
+    assert_ne!(own, kept, "a Secret that can be used goes first");
+    engine.apply(universe::delete_secret("shop", "cart-tls"));
+    engine.reconcile();
+    assert_eq!(served(&mut engine), kept);
+
+    // A renewal exchanges the content of the slot and no host.
+    let renewed = universe::keep("shop", "cart-tls", Some(Pem::good("cart.test")));
+    engine.apply(renewed.clone());
+    let outcome = engine.reconcile();
+    assert_eq!(
+        (outcome.delta.hosts.len(), outcome.delta.certificates.len()),
+        (0, 1)
+    );
+    assert_eq!(engine.apply(renewed), Urgency::None);
+    engine.apply(universe::keep("shop", "cart-tls", None));
+    engine.reconcile();
+    assert_eq!(served(&mut engine), None);
+}
+
+#[test]
+fn the_oldest_has_an_address_unless_the_default_certificate_holds_it() {
+    let address: IpAddr = "192.0.2.1".parse().expect("an address");
+    let mut engine = two_shops();
+    for name in ["cart", "pay"] {
+        let pem = Pem::good("192.0.2.1");
+        engine.apply(universe::secret("shop", &format!("{name}-tls"), pem));
+    }
+    engine.apply(secured("cart", 2, "cart-tls"));
+    engine.apply(secured("pay", 1, "pay-tls"));
+    let delta = engine.reconcile().delta;
+    let slot = |name: &str| CertKey(format!("shop/{name}-tls").into());
+    assert_eq!(delta.addresses, [(address, Some(slot("pay")))]);
+    assert_eq!(delta.certificates.len(), 1, "only what serves is published");
+    let told = |engine: &mut Engine| {
+        let report = engine.report();
+        let told = report
+            .diagnostics
+            .iter()
+            .find(|d| d.code == Code::TlsConflict);
+        told.map(|finding| finding.object.to_string())
+    };
+    assert_eq!(told(&mut engine).as_deref(), Some("Ingress/shop/cart"));
+
+    engine.apply(secured("pay", 3, "pay-tls"));
+    let delta = engine.reconcile().delta;
+    assert_eq!(delta.addresses, [(address, Some(slot("cart")))]);
+    assert_eq!(told(&mut engine).as_deref(), Some("Ingress/shop/pay"));
+
+    let defaults = Defaults {
+        default_certificate: Some(("shop".into(), "pay-tls".into())),
+        ..Defaults::default()
+    };
+    engine.set_defaults(Arc::new(defaults), Arc::default());
+    assert_eq!(engine.reconcile().delta.addresses, [(address, None)]);
+    assert_eq!(engine.plans(), engine.rebuild().plans());
+}
