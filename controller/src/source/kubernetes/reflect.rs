@@ -356,7 +356,7 @@ const ANSWER: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_secs(1);
 
 /// Between a doubtful list and the one that confirms it.
-const CONFIRM: Duration = Duration::from_secs(30);
+const CONFIRM: Duration = Duration::from_secs(10);
 
 /// Longest pause after an answer that is no good.
 const LONG_PAUSE: Duration = Duration::from_secs(30);
