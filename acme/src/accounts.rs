@@ -20,7 +20,7 @@ use crate::board::{Pen, Thumbprint};
 use crate::ca::{Account, AccountKey, Ca, Connect, Endpoint, ExternalAccount, Registration};
 use crate::clock::Clock;
 use crate::failure::{Class, Failure};
-use crate::issuers::IssuerSpec;
+use crate::issuers::{IssuerSpec, Issuers};
 use crate::leaf;
 use crate::schedule::{between, later};
 use crate::secrets::{Entries, Secret, Secrets};
@@ -51,6 +51,17 @@ pub(crate) struct Named<'a> {
 }
 
 impl<'a> Named<'a> {
+    /// The issuer of this name; the error is a sentence.
+    pub(crate) fn find(issuers: &'a Issuers, name: &str) -> Result<Self, String> {
+        let found = issuers.issuers.get_key_value(name);
+        let (name, spec) = found.ok_or_else(|| format!("issuer {name} is no longer configured"))?;
+        Ok(Self {
+            name,
+            spec,
+            test: false,
+        })
+    }
+
     /// URL of the directory that is meant.
     pub(crate) fn directory(self) -> &'a str {
         match &self.spec.test_directory {

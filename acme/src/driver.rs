@@ -183,19 +183,11 @@ impl Flow {
 
     /// The revision that is being ordered; its absence in a busy phase is damage.
     fn revision(&self) -> Result<&Revision, Failure> {
-        self.record
-            .state
-            .revision
-            .as_ref()
-            .ok_or_else(|| Failure::local(Class::Local, "the record lost what it orders"))
+        self.record.state.revision.as_ref().ok_or_else(lost)
     }
 
     fn revision_mut(&mut self) -> Result<&mut Revision, Failure> {
-        self.record
-            .state
-            .revision
-            .as_mut()
-            .ok_or_else(|| Failure::local(Class::Local, "the record lost what it orders"))
+        self.record.state.revision.as_mut().ok_or_else(lost)
     }
 
     fn order_url(&self) -> Result<String, Failure> {
@@ -354,7 +346,7 @@ impl Driver {
         answer
     }
 
-    fn standing(&self) -> MutexGuard<'_, Standing> {
+    pub(crate) fn standing(&self) -> MutexGuard<'_, Standing> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -391,17 +383,23 @@ impl Driver {
     }
 }
 
+fn lost() -> Failure {
+    Failure::local(Class::Local, "the record lost what it orders")
+}
+
+/// An issuer as it is configured now.
+fn issuer<'a>(issuers: &'a Issuers, name: &str) -> Result<Named<'a>, Failure> {
+    Named::find(issuers, name).map_err(|detail| Failure::local(Class::Issuer, detail))
+}
+
 /// The issuer that the revision names, as it is configured now.
 fn named<'a>(issuers: &'a Issuers, revision: &Revision) -> Result<Named<'a>, Failure> {
-    let found = issuers.issuers.get_key_value(&revision.issuer);
-    let (name, spec) = found.ok_or_else(|| {
-        let detail = format!("issuer {} is no longer configured", revision.issuer);
-        Failure::local(Class::Issuer, detail)
-    })?;
-    let test = revision.test;
-    let found = Named { name, spec, test };
+    let found = Named {
+        test: revision.test,
+        ..issuer(issuers, &revision.issuer)?
+    };
     if found.directory() != revision.directory && !revision.directory.is_empty() {
-        let detail = format!("issuer {name} now has another directory");
+        let detail = format!("issuer {} now has another directory", found.name);
         return Err(Failure::local(Class::OrderGone, detail));
     }
     Ok(found)

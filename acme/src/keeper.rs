@@ -29,9 +29,9 @@ use crate::journal::{Journal, Silent};
 use crate::plan::{Finding, Request, Target, plan};
 use crate::record::Record;
 use crate::secrets::Secrets;
-use crate::served::{Certificates, Reports, Served};
+use crate::served::{Certificates, Reports, Served, renew};
 use crate::standing::Standing;
-use crate::vault::{Key, Vault, VaultError};
+use crate::vault::{Key, Listing, Vault, VaultError};
 
 use slots::{Slot, Slots};
 
@@ -278,13 +278,7 @@ impl Work {
         };
         self.known = true;
         let plan = plan(&issuers, &requests);
-        self.findings.send_if_modified(|old| {
-            let changed = **old != plan.findings;
-            if changed {
-                *old = Arc::new(plan.findings);
-            }
-            changed
-        });
+        renew(&self.findings, plan.findings);
         let wishes = plan.wanted.into_iter();
         let wishes: Wishes = wishes
             .map(|wanted| (wanted.target.clone(), wanted))
@@ -314,18 +308,23 @@ impl Work {
         }
     }
 
-    /// Shows what is stored, without touching it.
-    async fn follow(&mut self) {
-        let listing = match self.driver.vault.certificates().await {
-            Ok(listing) => listing,
-            Err(error) => {
-                tracing::warn!(%error, "the vault was not read");
-                return;
-            }
-        };
+    /// What the vault holds, and a line for whatever is wrong with it.
+    async fn listing(&self) -> Option<Listing> {
+        let listing = self.driver.vault.certificates().await;
+        let listing = listing
+            .inspect_err(|error| tracing::warn!(%error, "the vault was not read"))
+            .ok()?;
         for complaint in &listing.damaged {
             tracing::warn!(error = complaint, "the vault is damaged");
         }
+        Some(listing)
+    }
+
+    /// Shows what is stored, without touching it.
+    async fn follow(&mut self) {
+        let Some(listing) = self.listing().await else {
+            return;
+        };
         let records = listing.stored.iter();
         let records: Vec<Record> = records
             .filter_map(|stored| Record::from_entries(&stored.entries).ok())
@@ -339,13 +338,7 @@ impl Work {
         if let Ok(Some(stored)) = self.driver.vault.read(&Key::Board).await
             && let Some(board) = crate::board::read(&stored.entries)
         {
-            self.board.send_if_modified(|old| {
-                let changed = **old != board;
-                if changed {
-                    *old = Arc::new(board);
-                }
-                changed
-            });
+            renew(&self.board, board);
         }
     }
 
@@ -357,17 +350,10 @@ impl Work {
         self.driver.accounts.forget().await;
         self.epoch = None;
         let Some(epoch) = epoch else { return };
-        let listing = match self.driver.vault.certificates().await {
-            Ok(listing) => listing,
-            Err(error) => {
-                // Tried again with the next turn of the loop.
-                tracing::warn!(%error, "the vault was not read");
-                return;
-            }
+        // Tried again with the next turn of the loop.
+        let Some(listing) = self.listing().await else {
+            return;
         };
-        for complaint in listing.damaged {
-            tracing::warn!(error = complaint, "the vault is damaged");
-        }
         let issuers = self.issuers.borrow().clone();
         let mut standing = Standing::default();
         for stored in listing.stored {
@@ -391,11 +377,7 @@ impl Work {
                 }
             }
         }
-        *self
-            .driver
-            .standing
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = standing;
+        *self.driver.standing() = standing;
         self.epoch = Some(epoch);
         self.adopt();
         let slots = &self.slots;

@@ -98,14 +98,19 @@ impl Served {
             let entry = same.map_or_else(|| Arc::new(certificate), Arc::clone);
             next.insert(target, entry);
         }
-        self.shown.send_if_modified(|shown| {
-            let changed = **shown != next;
-            if changed {
-                *shown = Arc::new(next);
-            }
-            changed
-        });
+        renew(&self.shown, next);
     }
+}
+
+/// Shows this value, if it is another one.
+pub(crate) fn renew<T: PartialEq>(shown: &watch::Sender<Arc<T>>, next: T) {
+    shown.send_if_modified(|shown| {
+        let changed = **shown != next;
+        if changed {
+            *shown = Arc::new(next);
+        }
+        changed
+    });
 }
 
 fn certificate(record: &Record) -> Option<Certificate> {

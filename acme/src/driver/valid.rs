@@ -8,7 +8,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Driver, Flow, Trouble, Turn};
+use super::{Driver, Flow, Trouble, Turn, issuer};
 use crate::accounts::Named;
 use crate::ca::{Ca, Directory, Refusal, Step};
 use crate::events::What;
@@ -131,17 +131,8 @@ impl Driver {
         wanted: &Wanted,
         issuers: &'a Issuers,
     ) -> Result<Named<'a>, Failure> {
-        let missing = |name: &str| {
-            Failure::local(
-                Class::Issuer,
-                format!("issuer {name} is no longer configured"),
-            )
-        };
-        let find = |name: &str| {
-            let found = issuers.issuers.get_key_value(name);
-            found.ok_or_else(|| missing(name))
-        };
-        let (name, spec) = find(&wanted.issuer)?;
+        let first = issuer(issuers, &wanted.issuer)?;
+        let spec = first.spec;
         let state = &flow.record.state;
         let now = self.clock.now();
         let urgent = state
@@ -151,13 +142,9 @@ impl Driver {
         let standing = self.standing();
         if urgent && standing.away_for(&spec.directory, now) >= FALLBACK_AFTER {
             for other in &spec.fallback {
-                let (name, spec) = find(other)?;
-                if standing.away_until(&spec.directory, now).is_none() {
-                    return Ok(Named {
-                        name,
-                        spec,
-                        test: false,
-                    });
+                let other = issuer(issuers, other)?;
+                if standing.away_until(other.directory(), now).is_none() {
+                    return Ok(other);
                 }
             }
         }
@@ -166,7 +153,7 @@ impl Driver {
             && attempts.class == Some(Class::Validation)
             && attempts.n > 0
             && !attempts.rehearsed;
-        Ok(Named { name, spec, test })
+        Ok(Named { test, ..first })
     }
 
     /// An outage met before there is a revision opens the circuit of the directory that was asked.
@@ -274,13 +261,8 @@ impl Driver {
         current: &Current,
     ) -> Result<Option<crate::ca::RenewalWindow>, Trouble> {
         let issuers = self.issuers.borrow().clone();
-        let Some((name, spec)) = issuers.issuers.get_key_value(&current.issuer) else {
+        let Ok(named) = Named::find(&issuers, &current.issuer) else {
             return Ok(None);
-        };
-        let named = Named {
-            name,
-            spec,
-            test: false,
         };
         if named.directory() != current.directory || current.life.cert_id.starts_with('.') {
             return Ok(None);

@@ -77,15 +77,8 @@ impl Work {
         let flow = self.slots.idle_mut(target).ok_or_else(none)?;
         let state = flow.record.state.current.as_ref().ok_or_else(none)?;
         let material = flow.record.current.as_ref().ok_or_else(none)?;
-        let found = issuers.issuers.get_key_value(&state.issuer);
-        let (name, spec) =
-            found.ok_or_else(|| format!("issuer {} is no longer configured", state.issuer))?;
+        let named = Named::find(&issuers, &state.issuer)?;
         let der = leaf::leaf_der(&material.chain).ok_or_else(none)?;
-        let named = Named {
-            name,
-            spec,
-            test: false,
-        };
         let (authority, account) = match driver.accounts.account(named).await {
             Ok(found) => found,
             Err(NoAccount::Failed(failure)) => return Err(failure.detail),
