@@ -21,8 +21,9 @@ use gatehouse_acme::clock::SystemClock;
 use gatehouse_acme::dns;
 use gatehouse_acme::issuers::Issuers;
 use gatehouse_acme::keeper::{Config, Keeper};
+use gatehouse_acme::plan::Finding;
 use gatehouse_acme::secrets::SecretFolder;
-use gatehouse_acme::served::{Certificate, Certificates};
+use gatehouse_acme::served::{Certificate, Certificates, Reports};
 use gatehouse_acme::vault::directory::DirectoryVault;
 use gatehouse_gateway::challenge::Challenges;
 use k8s_openapi::ByteString;
@@ -105,6 +106,7 @@ impl Standalone {
             change,
             owned: None,
             kept: Arc::default(),
+            said: Default::default(),
             _issuers: issuers,
         };
         tokio::spawn(desk.run());
@@ -123,6 +125,8 @@ struct Desk {
     owned: Option<Arc<Ingresses>>,
     /// What the world was told last.
     kept: Arc<Certificates>,
+    /// What was said last.
+    said: (Arc<Vec<Finding>>, Arc<Reports>),
     _issuers: watch::Sender<Arc<Issuers>>,
 }
 
@@ -152,9 +156,19 @@ impl Desk {
         let board = self.keeper.board.borrow_and_update().clone();
         self.post.publish(&board);
         self.hand_over().await?;
+        self.say().await
+    }
+
+    /// Tells the engine what there is to say.
+    async fn say(&mut self) -> Option<()> {
         let findings = self.keeper.findings.borrow_and_update().clone();
         let reports = self.keeper.reports.borrow_and_update().clone();
+        // Most rounds come from the engine: what it knows is not made and sent again.
+        if Arc::ptr_eq(&findings, &self.said.0) && Arc::ptr_eq(&reports, &self.said.1) {
+            return Some(());
+        }
         let list = findings::diagnostics(&findings, &reports);
+        self.said = (findings, reports);
         self.change.send(Change::Certificates(list)).await.ok()
     }
 
