@@ -50,10 +50,7 @@ fn a_name_and_an_address_are_proven_by_a_handshake_of_the_data_plane() {
             with(async || {
                 let customer = Customer::new(&pebble, &pebble.directory()).await;
                 let (ca, account) = (&customer.ca, &customer.account);
-                let order = ca
-                    .new_order(account, &names(&[&name]))
-                    .await
-                    .expect("an order");
+                let order = customer.ordered(&names(&[&name])).await;
                 let read = ca.authorizations(account, &order.url).await;
                 let read = read.expect("authorizations");
                 let mut offered = read[0].challenges.iter();

@@ -101,6 +101,12 @@ impl Customer {
         self.exchanges.lock().expect("sink").clone()
     }
 
+    /// A new order that the authority takes.
+    pub(crate) async fn ordered(&self, order: &NewOrder) -> Order {
+        let made = self.ca.new_order(&self.account, order).await;
+        made.expect("an order")
+    }
+
     /// Orders and answers every HTTP-01 challenge; the order as it is then.
     pub(crate) async fn order(&self, order: &NewOrder) -> Result<Order, Refusal> {
         let order = self.ca.new_order(&self.account, order).await?;

@@ -55,10 +55,7 @@ async fn prove(
     texts: &[&str],
 ) -> (OrderStatus, Vec<TxtRecord>) {
     let (ca, account) = (&customer.ca, &customer.account);
-    let order = ca
-        .new_order(account, &names(texts))
-        .await
-        .expect("an order");
+    let order = customer.ordered(&names(texts)).await;
     let read = ca
         .authorizations(account, &order.url)
         .await

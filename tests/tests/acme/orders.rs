@@ -347,23 +347,11 @@ fn the_same_names_get_the_same_open_order_where_the_authority_does_that() {
         with(async || {
             let customer = Customer::new(&pebble, &proxy.directory()).await;
             let order = names(&["a.example.test"]);
-            let first = customer
-                .ca
-                .new_order(&customer.account, &order)
-                .await
-                .expect("an order");
-            let second = customer
-                .ca
-                .new_order(&customer.account, &order)
-                .await
-                .expect("an order");
+            let first = customer.ordered(&order).await;
+            let second = customer.ordered(&order).await;
             assert_eq!(first.url, second.url);
             let other = names(&["b.example.test"]);
-            let other = customer
-                .ca
-                .new_order(&customer.account, &other)
-                .await
-                .expect("an order");
+            let other = customer.ordered(&other).await;
             assert_ne!(first.url, other.url);
         });
     });
@@ -389,11 +377,7 @@ fn a_certificate_is_replaced_once_and_by_its_own_account_only() {
                 .new_order(&stranger.expect("an account"), &order)
                 .await;
             assert_eq!(refused.expect_err("not theirs").status(), Some(403));
-            customer
-                .ca
-                .new_order(&customer.account, &order)
-                .await
-                .expect("an order");
+            customer.ordered(&order).await;
             let second = customer.ca.new_order(&customer.account, &order).await;
             let second = second.expect_err("taken");
             assert!(second.is("alreadyReplaced"), "{second}");

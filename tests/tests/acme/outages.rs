@@ -44,11 +44,7 @@ fn case_35_the_page_of_an_edge_is_an_outage_with_its_retry_after_at_every_endpoi
         let proxy = Fault::before(&pebble);
         with(async || {
             let customer = Customer::new(&pebble, &proxy.directory()).await;
-            let order = customer
-                .ca
-                .new_order(&customer.account, &names(&["a.example.test"]))
-                .await;
-            let order = order.expect("an order").url;
+            let order = customer.ordered(&names(&["a.example.test"])).await.url;
             proxy.rule(On::everything(edge_unavailable(90)));
             for refused in refusals(&customer, &order).await {
                 assert!(
@@ -129,11 +125,7 @@ fn rules_about_names_are_told_in_the_words_of_the_authority() {
             let said = customer.ca.new_order(&customer.account, &many).await;
             assert!(said.expect_err("refused").to_string().contains("allows 2"));
             many.names.pop();
-            customer
-                .ca
-                .new_order(&customer.account, &many)
-                .await
-                .expect("an order");
+            customer.ordered(&many).await;
         });
     });
 }
@@ -162,11 +154,7 @@ fn case_37_an_authority_that_accepts_and_never_answers_meets_the_deadline() {
             tokio::time::resume();
             proxy.heal();
             let order = names(&["a.example.test"]);
-            customer
-                .ca
-                .new_order(&customer.account, &order)
-                .await
-                .expect("an order");
+            customer.ordered(&order).await;
             assert_eq!(
                 proxy.count(Endpoint::NewOrder),
                 2,
