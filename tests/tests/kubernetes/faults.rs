@@ -187,11 +187,13 @@ fn an_etcd_that_lost_everything_takes_no_route_away_while_it_is_restored() {
             let address = backend
                 .as_ref()
                 .map_or_else(|made| made.address, |old| *old);
-            space.apply(&manifests::service("app", &[address]));
+            // At once: what stays away for longer than the guard waits is believed to be gone.
+            let mut text = manifests::service("app", &[address]);
             for number in 0..3 {
                 let name = format!("host-{number}");
-                space.apply(&manifests::ingress(&name, &format!("{name}.test"), RULE));
+                text.push_str(&manifests::ingress(&name, &format!("{name}.test"), RULE));
             }
+            space.apply(&text);
             (space.gateway(&[]), backend.err())
         };
         let (gateway, backend) = deploy(&server, None);
