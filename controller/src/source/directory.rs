@@ -6,7 +6,7 @@
 //! - A file that is gone takes its objects with it, unless all are gone because the directory is
 //!   another one, without any entry: most likely a volume that is not mounted. A file that cannot
 //!   be read, is empty, or holds a broken document keeps the last good version of what it can no
-//!   longer tell.
+//!   longer tell, and so does an Ingress that an API server would refuse.
 //! - Of an object that stands in several places, the first by path and position counts.
 //! - Objects are sent as they stand: places and times of files say nothing about their age.
 //! - Nothing is lost if the system reports no changes: the directory is looked at every
@@ -26,6 +26,7 @@ use super::decode::{Decoded, Entry, MAX_FILE, decode};
 use super::walk::{Found, Identity, Signature, identity_of, is_read, plain_file, walk};
 use super::{Change, Object, ObjectKey};
 use crate::diagnostics::{Code, Diagnostic, Severity};
+use crate::translate::form::{self, Fault};
 
 pub use super::follow::{POLL, watch};
 
@@ -401,6 +402,9 @@ impl File {
         self.complaints = complaints;
         let present: HashSet<ObjectKey> = entries.iter().map(|entry| entry.key.clone()).collect();
         self.held = entries;
+        for entry in &mut self.held {
+            self.complaints.extend(give_way(path, entry, previous));
+        }
         for old in previous {
             let key = &old.key;
             if !present.contains(key) && (unreadable || broken.contains(key)) {
@@ -408,6 +412,34 @@ impl File {
                 self.held.push(old.clone());
             }
         }
+    }
+}
+
+/// An Ingress that no API server would have taken gives way to its last version that was good: in a
+/// cluster that one would still be served, too. What is wrong with it.
+fn give_way(path: &str, entry: &mut Entry, previous: &[Entry]) -> Vec<Diagnostic> {
+    let faults = faults(&entry.object);
+    if faults.is_empty() {
+        return Vec::new();
+    }
+    let mut olds = previous.iter().filter(|old| old.key == entry.key);
+    let Some(old) = olds.find(|old| self::faults(&old.object).is_empty()) else {
+        return Vec::new();
+    };
+    entry.object = old.object.clone();
+    let object = entry.key.to_string().into();
+    let mut complaints = vec![last_good(path, &entry.key)];
+    complaints.extend(faults.into_iter().map(|fault| {
+        let message = fault.sentence("it is not taken over");
+        Diagnostic::new(Severity::Error, &object, fault.field, fault.code, message)
+    }));
+    complaints
+}
+
+fn faults(object: &Object) -> Vec<Fault> {
+    match object {
+        Object::Ingress(ingress) => form::faults(ingress),
+        _ => Vec::new(),
     }
 }
 

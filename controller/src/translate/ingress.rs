@@ -11,10 +11,10 @@ use gatehouse_gateway::model::{HostPattern, ObjectRef, PathKind, PathMatch, Refu
 
 use super::address::AddressFragment;
 use super::backend::{self, PortName};
-use super::path::PathError;
+use super::form::{self, Fault};
 use super::tls::TlsSection;
 use super::{
-    Age, Closed, Fragment, HostFragment, RouteFragment, Target, class, host, object_ref, path,
+    Age, Closed, Fragment, HostFragment, RouteFragment, Target, class, object_ref,
 };
 use crate::annotations::{self, Effect, Verdict};
 use crate::certificates::request::asked;
@@ -165,15 +165,10 @@ impl Draft<'_> {
     fn rules(&mut self, spec: &IngressSpec) {
         for (index, rule) in spec.rules.iter().flatten().enumerate() {
             let field = format!("spec.rules[{index}]");
-            let name = rule.host.as_deref().unwrap_or_default();
-            let host = match host::parse(name) {
+            let host = match form::host_of(rule, &field) {
                 Ok(host) => host,
-                Err(why) => {
-                    self.remarks.error(
-                        format!("{field}.host"),
-                        Code::HostInvalid,
-                        format!("host `{name}` is not valid, so the rule is not served: {why}"),
-                    );
+                Err(fault) => {
+                    self.fault(fault, "the rule is not served");
                     continue;
                 }
             };
@@ -205,7 +200,7 @@ impl Draft<'_> {
     }
 
     fn route(&mut self, declared: &HTTPIngressPath, field: String) -> Option<RouteFragment> {
-        match path::parse(declared.path.as_deref(), &declared.path_type) {
+        match form::path_of(declared, &field) {
             Ok(path) => {
                 let target = self.target(&declared.backend, &format!("{field}.backend"));
                 Some(RouteFragment {
@@ -214,28 +209,16 @@ impl Draft<'_> {
                     target,
                 })
             }
-            Err(PathError::Kind) => {
-                self.remarks.error(
-                    format!("{field}.pathType"),
-                    Code::PathTypeInvalid,
-                    format!(
-                        "path type `{}` is unknown, so the path is not served: use Exact, Prefix \
-                         or ImplementationSpecific",
-                        declared.path_type
-                    ),
-                );
-                None
-            }
-            Err(PathError::Path(why)) => {
-                let path = declared.path.as_deref().unwrap_or_default();
-                self.remarks.error(
-                    format!("{field}.path"),
-                    Code::PathInvalid,
-                    format!("path `{path}` is not valid, so it is not served: {why}"),
-                );
+            Err(fault) => {
+                self.fault(fault, "the path is not served");
                 None
             }
         }
+    }
+
+    fn fault(&mut self, fault: Fault, so: &str) {
+        let sentence = fault.sentence(so);
+        self.remarks.error(fault.field, fault.code, sentence);
     }
 
     /// With rules, the default backend serves the paths that no rule of its own hosts has; without
@@ -273,11 +256,9 @@ impl Draft<'_> {
                 );
                 return Target::Refuse(RefuseReason::UnsupportedBackend);
             }
-            self.remarks.error(
-                field,
-                Code::BackendInvalid,
-                "the backend names neither a service nor a resource, so the default backend answers",
-            );
+            if let Some(fault) = form::names_nothing(backend, field) {
+                self.fault(fault, "the default backend answers");
+            }
             return Target::Default;
         };
         let key = ObjectKey {

@@ -15,6 +15,7 @@ pub mod address;
 pub mod backend;
 pub mod class;
 pub mod endpoints;
+pub mod form;
 pub mod host;
 pub mod ingress;
 pub mod merge;

@@ -110,6 +110,45 @@ fn only_what_changed_is_sent() {
 }
 
 #[test]
+fn an_ingress_that_an_api_server_would_refuse_gives_way_to_its_last_good_version() {
+    let ingress = |kind: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: shop}}\n\
+             spec: {{rules: [{{host: shop.test, http: {{paths: [{{path: /, pathType: {kind}, \
+             backend: {{service: {{name: a, port: {{number: 80}}}}}}}}]}}}}]}}\n"
+        )
+    };
+    let scratch = Scratch::new();
+    let mut directory = Directory::new(scratch.0.clone());
+    // Without a good version before it, what is good about it is served.
+    scratch.write("a.yaml", &ingress("Prefixx"));
+    assert_eq!(steps(&directory.scan(&everything())), ["+shop"]);
+    scratch.write("a.yaml", &ingress("Prefix"));
+    assert_eq!(steps(&directory.scan(&everything())), ["+shop"]);
+
+    // Broken twice in a row: the good one is still known.
+    for kind in ["Prefixx", "Exactly"] {
+        scratch.write("a.yaml", &ingress(kind));
+        let changes = directory.scan(&everything());
+        assert_eq!(steps(&changes), [""; 0]);
+        let text = complaints(&changes).join("\n");
+        let why = format!(
+            "error[PathTypeInvalid] Ingress/default/shop spec.rules[0].http.paths[0].pathType: path \
+             type `{kind}` is unknown, so it is not taken over: use Exact"
+        );
+        assert!(text.contains(&why), "{text}");
+        assert!(
+            text.contains("warning[LastGoodServed] Ingress/default/shop"),
+            "{text}"
+        );
+    }
+    scratch.write("a.yaml", &ingress("Exact"));
+    let changes = directory.scan(&everything());
+    assert_eq!(steps(&changes), ["+shop"]);
+    assert_eq!(complaints(&changes), [""; 0]);
+}
+
+#[test]
 fn a_broken_file_keeps_its_last_good_objects_and_says_so() {
     let scratch = Scratch::new();
     let good = format!("{}---\n{}", configmap("one", "x"), configmap("two", "x"));
