@@ -302,7 +302,11 @@ pub(super) async fn run(start: Start) -> usize {
         match *orders.borrow_and_update() {
             Order::Serve => {}
             Order::Leave => worker.leaving.set(true),
-            Order::Part => worker.parting.set(true),
+            // Whoever was busy may not have seen the order to leave.
+            Order::Part => {
+                worker.leaving.set(true);
+                worker.parting.set(true);
+            }
             Order::Drain(deadline) => break Some(deadline),
         }
         if orders.changed().await.is_err() {
