@@ -46,6 +46,8 @@ struct State {
     trouble: Option<(Trouble, Instant)>,
     /// Objects of a form that cannot be read; the first of them.
     unread: BTreeSet<ObjectKey>,
+    /// There are more of them than are listed.
+    unread_beyond: bool,
 }
 
 /// What goes wrong with a watch.
@@ -100,6 +102,7 @@ impl Contacts {
             given_up: false,
             trouble: None,
             unread: BTreeSet::new(),
+            unread_beyond: false,
         };
         self.watches().insert(target.clone(), state);
         Contact {
@@ -140,6 +143,8 @@ impl Contacts {
         }
         let unread = watches.values().flat_map(|state| &state.unread);
         list.extend(unread.map(cannot_be_read));
+        let crowded = watches.iter().filter(|(_, state)| state.unread_beyond);
+        list.extend(crowded.map(|(target, _)| more_cannot_be_read(target)));
         list.sort();
         list.dedup();
         list
@@ -227,7 +232,12 @@ impl Contact {
 
     /// The object could not be read.
     pub(super) fn unread(&self, key: &ObjectKey) {
-        self.update(|state| state.unread.len() < UNREAD && state.unread.insert(key.clone()));
+        self.update(|state| {
+            if state.unread.len() < UNREAD || state.unread.contains(key) {
+                return state.unread.insert(key.clone());
+            }
+            !std::mem::replace(&mut state.unread_beyond, true)
+        });
     }
 
     /// There are only these objects.
@@ -235,6 +245,7 @@ impl Contact {
         self.update(|state| {
             let before = state.unread.len();
             state.unread.retain(|key| listed.contains(key));
+            state.unread_beyond &= state.unread.len() == UNREAD;
             state.unread.len() < before
         });
     }
@@ -334,6 +345,19 @@ fn cannot_be_read(key: &ObjectKey) -> Diagnostic {
         Code::ObjectInvalid,
         "this version of Gatehouse cannot read the form it has, so its last version that could be \
          read, if any, is what holds; write it in a form that `kubectl explain` shows, or update",
+    )
+}
+
+fn more_cannot_be_read(target: &Target) -> Diagnostic {
+    Diagnostic::new(
+        Severity::Error,
+        &target.to_string().into(),
+        "",
+        Code::ObjectInvalid,
+        format!(
+            "this version of Gatehouse cannot read the form of more than {UNREAD} of them, and \
+             lists no more than that; most likely it has to be updated"
+        ),
     )
 }
 

@@ -173,7 +173,8 @@ impl Source {
         }
         let asked = wanted(&report.wanted, &self.scope.namespaces, self);
         self.asked = Arc::clone(&report.wanted);
-        for target in &asked.targets {
+        let by_type = asked.targets.iter().filter(|target| target.name.is_none());
+        for target in by_type.chain(&asked.names) {
             match self.running.get_mut(target) {
                 Some(running) => running.idle = None,
                 None => self.start_in_time(target),
@@ -184,7 +185,9 @@ impl Source {
             self.absent = Some(absent.clone());
             self.send(Change::Absent(absent)).await?;
         }
-        let Wanted { targets, left_out } = asked;
+        let Wanted {
+            targets, left_out, ..
+        } = asked;
         self.left_out = left_out.len();
         self.retire(|target| targets.contains(target)).await?;
         if self.stage == Stage::Asking && targets.iter().all(|target| self.settled(target)) {

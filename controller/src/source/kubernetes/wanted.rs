@@ -17,6 +17,8 @@ use super::target::Target;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Wanted {
     pub(super) targets: BTreeSet<Target>,
+    /// Those by name, in the order in which they are started: the operator's, then in turn.
+    pub(super) names: Vec<Target>,
     pub(super) left_out: BTreeSet<Target>,
 }
 
@@ -72,8 +74,12 @@ pub(super) fn wanted(keys: &[ObjectKey], namespaces: &[Arc<str>], pairs: &impl P
         .split_off(names.len().min(NAMES))
         .into_iter()
         .collect();
-    targets.extend(names);
-    Wanted { targets, left_out }
+    targets.extend(names.iter().cloned());
+    Wanted {
+        targets,
+        names,
+        left_out,
+    }
 }
 
 /// Namespaces whose key pairs are watched one by one. Each is a connection.
@@ -159,6 +165,9 @@ mod tests {
         for name in ["secrets a/users", "secrets z/users"] {
             assert!(names(&fair).contains(&name.to_owned()), "{name}");
         }
+        let first: Vec<String> = fair.names[..3].iter().map(ToString::to_string).collect();
+        let in_turn = ["secrets a/users", "secrets greedy/s000", "secrets z/users"];
+        assert_eq!(first, in_turn, "nobody waits for all of another namespace");
         // Whoever names the namespaces gets no watch over the cluster.
         let named: Vec<Arc<str>> = keys.iter().map(|key| Arc::clone(&key.namespace)).collect();
         assert_eq!(wanted(&keys, &named, &found).targets.len(), 200);
