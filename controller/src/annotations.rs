@@ -17,7 +17,9 @@ use crate::diagnostics::suggest;
 pub use table::ANNOTATIONS;
 
 /// Prefixes of annotations that are meant for a gateway; both have the same names.
-pub const PREFIXES: [&str; 2] = ["nginx.ingress.kubernetes.io/", "gatehouse.dev/"];
+pub const PREFIXES: [&str; 2] = ["nginx.ingress.kubernetes.io/", OWN];
+/// The prefix of annotations that are ours alone.
+const OWN: &str = "gatehouse.dev/";
 
 /// One row of the list: an annotation, or a family of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,17 +81,21 @@ pub enum Verdict {
     Off,
     /// Nobody knows it; perhaps this one was meant.
     Unknown(Option<&'static str>),
+    /// It exists under the prefix `gatehouse.dev/` only.
+    Foreign,
     /// The effect of this row.
     Known(&'static Annotation),
 }
 
 /// Judges an annotation; `None` when it is not meant for a gateway.
 pub fn judge(name: &str, value: &str) -> Option<Verdict> {
-    let name = PREFIXES
+    let (prefix, name) = PREFIXES
         .iter()
-        .find_map(|prefix| name.strip_prefix(prefix))?;
+        .find_map(|prefix| Some((prefix, name.strip_prefix(prefix)?)))?;
     let row = ANNOTATIONS.iter().find(|row| row.name.fits(name));
     Some(match row {
+        // ingress-nginx has no such annotation, and nobody reads it under that name.
+        Some(row) if row.effect == Effect::Certificates && *prefix != OWN => Verdict::Foreign,
         Some(row) if row.off.is(value.trim()) => Verdict::Off,
         Some(row) => Verdict::Known(row),
         None => Verdict::Unknown(suggest(name, exact_names())),
@@ -292,5 +298,6 @@ mod tests {
             judged("something-else-entirely"),
             Some(Verdict::Unknown(None))
         );
+        assert_eq!(judged("issuer"), Some(Verdict::Foreign));
     }
 }

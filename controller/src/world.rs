@@ -382,6 +382,14 @@ impl<'a> Lookup<'a> {
         found
     }
 
+    /// The certificate that is kept for a Secret.
+    pub fn kept(&self, namespace: &Arc<str>, name: &str) -> Option<Arc<CertificatePlan>> {
+        let key = secret_key(namespace, name);
+        let pair = self.world.kept.get(&key).map(SecretEntry::pair);
+        self.record(Read::Object(self.share(key)));
+        pair.as_ref().and_then(Pair::usable).cloned()
+    }
+
     /// Why [`Lookup::pair`] has not found it; `None` while nobody has looked.
     pub fn absence(&self, namespace: &Arc<str>, name: &str) -> Option<Absence> {
         let Some(absent) = &self.world.absent else {

@@ -13,12 +13,10 @@ use super::address::AddressFragment;
 use super::backend::{self, PortName};
 use super::form::{self, Fault};
 use super::tls::TlsSection;
-use super::{
-    Age, Closed, Fragment, HostFragment, RouteFragment, Target, class, object_ref,
-};
+use super::{Age, Closed, Fragment, HostFragment, RouteFragment, Target, class, object_ref};
 use crate::annotations::{self, Effect, Verdict};
-use crate::certificates::request::asked;
-use crate::config::{Defaults, Managed};
+use crate::certificates::request::{TRACKED, asked};
+use crate::config::{Defaults, HostOwnership, Managed};
 use crate::diagnostics::{Code, Diagnostic, Remarks};
 use crate::source::{Kind, ObjectKey};
 use crate::world::Lookup;
@@ -101,7 +99,7 @@ impl Draft<'_> {
         if closed > Closed::No {
             self.close(closed);
         }
-        let addresses = self.tls(defaults.managed);
+        let addresses = self.tls(defaults.managed, defaults.host_ownership);
         let hosts = self.hosts.into_values().map(|mut host| {
             // There are as many as hosts, and they stay.
             host.routes.shrink_to_fit();
@@ -129,6 +127,17 @@ impl Draft<'_> {
                         format!("annotation `{name}` is unknown and has no effect; {message}"),
                     );
                 }
+                Some(Verdict::Foreign) => {
+                    let own = name.rsplit('/').next().unwrap_or_default();
+                    self.remarks.warning(
+                        field,
+                        Code::AnnotationUnknown,
+                        format!(
+                            "annotation `{name}` is unknown and has no effect; write \
+                             `gatehouse.dev/{own}`"
+                        ),
+                    );
+                }
                 Some(Verdict::Known(row)) => {
                     closed = closed.max(closed_by(row.effect));
                     let message = row.sentence(name);
@@ -147,6 +156,20 @@ impl Draft<'_> {
                     }
                 }
             }
+        }
+        let told = self.ingress.metadata.annotations.as_ref();
+        let asks = told
+            .and_then(|told| told.get(TRACKED))
+            .is_some_and(|value| value == "true");
+        if asks && managed == Managed::Annotated && asked(self.ingress, managed).is_none() {
+            self.remarks.warning(
+                format!("metadata.annotations[{TRACKED}]"),
+                Code::AnnotationUnsupported,
+                format!(
+                    "annotation `{TRACKED}` has no effect, so no certificate is ordered: start with \
+                     --acme-track-tls-acme, or name an issuer with `gatehouse.dev/issuer`"
+                ),
+            );
         }
         closed
     }
@@ -280,7 +303,7 @@ impl Draft<'_> {
     }
 
     /// Gives the hosts their certificates; the addresses that these hold.
-    fn tls(&mut self, managed: Managed) -> Vec<Arc<AddressFragment>> {
+    fn tls(&mut self, managed: Managed, ownership: HostOwnership) -> Vec<Arc<AddressFragment>> {
         let awaited = asked(self.ingress, managed).is_some();
         let from = (self.ingress, self.origin, awaited);
         let section = TlsSection::read(from, self.lookup, self.remarks);
@@ -305,7 +328,8 @@ impl Draft<'_> {
                 fragment.tls = Some(section.select(host, self.remarks));
             }
         }
-        section.addresses(&Age::of(&self.ingress.metadata))
+        let ordered_only = ownership == HostOwnership::Enforce;
+        section.addresses(&Age::of(&self.ingress.metadata), ordered_only)
     }
 }
 

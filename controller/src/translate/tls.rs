@@ -30,6 +30,8 @@ struct Entry<'a> {
     /// It names a Secret about which something is known.
     names_secret: bool,
     certificate: Option<Arc<CertificatePlan>>,
+    /// Gatehouse ordered it itself.
+    ordered: bool,
 }
 
 impl<'a> TlsSection<'a> {
@@ -64,9 +66,11 @@ impl<'a> TlsSection<'a> {
                     }
                 })
             });
+            let kept = name.and_then(|name| lookup.kept(&origin.namespace, name));
             entries.push(Entry {
                 index,
                 tls,
+                ordered: kept.is_some() && kept == certificate,
                 names_secret: name.is_some() && !unknown,
                 certificate,
             });
@@ -88,14 +92,19 @@ impl<'a> TlsSection<'a> {
         }
     }
 
-    /// The addresses that its certificates hold; of several for one address the first.
-    pub fn addresses(&self, age: &Age) -> Vec<Arc<AddressFragment>> {
+    /// The addresses that its certificates hold; of several for one address the first. Whoever writes
+    /// a Secret can write any address into it: where nobody may take what others have, only those
+    /// count that an authority has proven.
+    pub fn addresses(&self, age: &Age, ordered_only: bool) -> Vec<Arc<AddressFragment>> {
         let mut found = BTreeMap::new();
         for entry in &self.entries {
             let Some(certificate) = &entry.certificate else {
                 continue;
             };
-            for &address in &certificate.addresses {
+            if ordered_only && !entry.ordered {
+                continue;
+            }
+            for &address in certificate.addresses.iter().take(ADDRESSES) {
                 found.entry(address).or_insert_with(|| {
                     Arc::new(AddressFragment {
                         address,
@@ -126,6 +135,9 @@ impl<'a> TlsSection<'a> {
         found.map(|certificate| certificate.key.clone())
     }
 }
+
+/// Addresses of one certificate; authorities sign no more names than that.
+const ADDRESSES: usize = 100;
 
 impl Entry<'_> {
     fn lists(&self, host: &str) -> bool {

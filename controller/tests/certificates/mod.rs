@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use gatehouse::config::Defaults;
+use gatehouse::config::{Defaults, HostOwnership};
 use gatehouse::diagnostics::Code;
 use gatehouse::engine::{Engine, Urgency};
 use gatehouse::source::Change;
@@ -113,5 +113,32 @@ fn the_oldest_has_an_address_unless_the_default_certificate_holds_it() {
     };
     engine.set_defaults(Arc::new(defaults), Arc::default());
     assert_eq!(engine.reconcile().delta.addresses, [(address, None)]);
+    assert_eq!(engine.plans(), engine.rebuild().plans());
+}
+
+#[test]
+fn where_hosts_are_owned_only_what_an_authority_has_proven_has_an_address() {
+    let address: IpAddr = "192.0.2.1".parse().expect("an address");
+    let mut engine = two_shops();
+    let defaults = Defaults {
+        host_ownership: HostOwnership::Enforce,
+        ..Defaults::default()
+    };
+    engine.set_defaults(Arc::new(defaults), Arc::default());
+    // Whoever writes a Secret can write any address into it.
+    let own = universe::secret("shop", "cart-tls", Pem::good("192.0.2.1"));
+    engine.apply(own);
+    engine.apply(secured("cart", 2, "cart-tls"));
+    assert_eq!(engine.reconcile().delta.addresses, []);
+    let kept = universe::keep("shop", "cart-tls", Some(Pem::good("192.0.2.1")));
+    engine.apply(kept);
+    assert_eq!(
+        engine.reconcile().delta.addresses,
+        [],
+        "another one is served"
+    );
+    engine.apply(universe::delete_secret("shop", "cart-tls"));
+    let slot = CertKey("shop/cart-tls".into());
+    assert_eq!(engine.reconcile().delta.addresses, [(address, Some(slot))]);
     assert_eq!(engine.plans(), engine.rebuild().plans());
 }
