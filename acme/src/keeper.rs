@@ -127,6 +127,7 @@ pub struct Keeper {
     pub reports: watch::Receiver<Arc<Reports>>,
     events: broadcast::Sender<Event>,
     commands: mpsc::Sender<Ask>,
+    shown: watch::Receiver<bool>,
     task: JoinHandle<()>,
 }
 
@@ -139,6 +140,7 @@ impl Keeper {
         let served = Arc::new(Served::new());
         let events = broadcast::Sender::new(EVENTS);
         let (commands, asks) = mpsc::channel(COMMANDS);
+        let (show, shown) = watch::channel(false);
         let wishes = watch::Sender::new(Arc::new(Wishes::new()));
         let planned = wishes.subscribe();
         let pen = Arc::new(Pen::new(Arc::clone(&config.vault), board.clone()));
@@ -187,11 +189,17 @@ impl Keeper {
             board: board.subscribe(),
             certificates: served.subscribe(),
             reports: served.reports(),
-            task: tokio::spawn(work.run(asks)),
+            task: tokio::spawn(work.run(asks, show)),
             wanted,
             events,
             commands,
+            shown,
         }
+    }
+
+    /// Waits until what the vault held at the start is shown, or could not be read.
+    pub async fn shown(&self) {
+        self.shown.clone().wait_for(|shown| *shown).await.ok();
     }
 
     /// Everything that happens from now on; a slow reader loses the oldest.
@@ -237,11 +245,12 @@ struct Work {
 }
 
 impl Work {
-    async fn run(mut self, mut asks: mpsc::Receiver<Ask>) {
+    async fn run(mut self, mut asks: mpsc::Receiver<Ask>, shown: watch::Sender<bool>) {
         let mut epoch = self.driver.vault.epoch();
         let mut changes = self.driver.vault.changes();
         self.replan();
         self.follow().await;
+        shown.send_replace(true);
         loop {
             let leads = *epoch.borrow_and_update();
             if leads != self.epoch {

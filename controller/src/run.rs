@@ -74,6 +74,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::System(format!("no runtime for the engine: {error}")))?;
+    // First of all: what comes while the rest begins is obeyed then.
+    let signals = runtime
+        .block_on(async { Signals::new() })
+        .map_err(|error| Failure::System(format!("signals cannot be handled: {error}")))?;
     let feed = runtime.block_on(Feed::new(args))?;
     let orders = Standalone::read(&args.certificates).map_err(Failure::Usage)?;
     base = base.managing(args.certificates.managed());
@@ -124,7 +128,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         tokio::spawn(resolver::run(reports.clone(), change.clone(), absolute));
         if let Some(orders) = orders {
             orders
-                .start(&challenges, reports.clone(), change.clone())
+                .start(&challenges, reports.clone(), change.clone(), health.clone())
+                .await
                 .map_err(Failure::Usage)?;
         }
         let writers = feed.start(args, &reports, change);
@@ -141,7 +146,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
             admin: admin_address,
             writers,
         };
-        life.live(args).await
+        life.live(args, signals).await
     });
     // Lookups of the resolver may hang for long; nothing waits for them.
     runtime.shutdown_background();
@@ -261,9 +266,7 @@ struct Life {
 }
 
 impl Life {
-    async fn live(mut self, args: &RunArgs) -> Result<ExitCode, Failure> {
-        let mut signals = Signals::new()
-            .map_err(|error| Failure::System(format!("signals cannot be handled: {error}")))?;
+    async fn live(mut self, args: &RunArgs, mut signals: Signals) -> Result<ExitCode, Failure> {
         let first = tokio::select! {
             never = self.watch_over() => never,
             signal = signals.next() => signal,

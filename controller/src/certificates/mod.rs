@@ -5,7 +5,7 @@
 //! comes back as changes of the world, its challenges go to the data plane, what is to be said of
 //! them to the diagnostics.
 //!
-//! Invariants: serving waits for nothing here; a certificate reaches the data plane through the world
+//! Invariants: serving waits for nothing here but, for a bounded time, what is kept already; a certificate reaches the data plane through the world
 //! only, as those of Secrets do; nothing is asked for before the source has sent everything.
 
 mod findings;
@@ -15,10 +15,13 @@ pub mod request;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use gatehouse_acme::board::Board;
 use gatehouse_acme::ca;
 use gatehouse_acme::clock::SystemClock;
 use gatehouse_acme::dns;
+use gatehouse_acme::driver::Wishes;
 use gatehouse_acme::issuers::Issuers;
 use gatehouse_acme::keeper::{Config, Keeper};
 use gatehouse_acme::plan::Finding;
@@ -29,8 +32,10 @@ use gatehouse_gateway::challenge::Challenges;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
 use self::post::Post;
+use crate::admin::Readiness;
 use crate::config::{CertificateArgs, Managed};
 use crate::engine::{Ingresses, Report};
 use crate::source::{Change, Kind, ObjectKey};
@@ -67,12 +72,14 @@ impl Standalone {
         }))
     }
 
-    /// Begins. The error is a sentence: the vault cannot be used.
-    pub fn start(
+    /// Begins, and hands over what is kept: the caller is not ready without it. The error is a
+    /// sentence: the vault cannot be used.
+    pub async fn start(
         self,
         challenges: &Challenges,
         reports: watch::Receiver<Arc<Report>>,
         change: mpsc::Sender<Change>,
+        health: Readiness,
     ) -> Result<(), String> {
         let vault = DirectoryVault::open(&self.vault).map_err(|error| {
             format!(
@@ -98,7 +105,10 @@ impl Standalone {
         };
         let keeper = Keeper::start(config);
         post.follow(keeper.planned.clone());
-        let desk = Desk {
+        if timeout(FIRST, keeper.shown()).await.is_err() {
+            tracing::warn!("the certificates of --certs are not read yet; they are served later");
+        }
+        let mut desk = Desk {
             keeper,
             post,
             managed: self.managed,
@@ -106,13 +116,26 @@ impl Standalone {
             change,
             owned: None,
             kept: Arc::default(),
+            published: Default::default(),
             said: Default::default(),
             _issuers: issuers,
         };
-        tokio::spawn(desk.run());
+        let begun = desk.hand_over().await;
+        tokio::spawn(async move {
+            if begun.is_some() {
+                desk.run().await;
+            }
+            // Only its death ends it: nobody would notice before certificates run out.
+            tracing::error!("certificates are no longer ordered or renewed: restart the process");
+            health.hold(MANAGER_DIED);
+        });
         Ok(())
     }
 }
+
+/// How long the start waits for what is kept. Reading a vault takes milliseconds.
+const FIRST: Duration = Duration::from_secs(10);
+const MANAGER_DIED: &str = "the certificate manager has ended";
 
 /// Carries between the engine, the keeper and the data plane.
 struct Desk {
@@ -125,6 +148,8 @@ struct Desk {
     owned: Option<Arc<Ingresses>>,
     /// What the world was told last.
     kept: Arc<Certificates>,
+    /// What the data plane was told last.
+    published: (Arc<Board>, Arc<Wishes>),
     /// What was said last.
     said: (Arc<Vec<Finding>>, Arc<Reports>),
     _issuers: watch::Sender<Arc<Issuers>>,
@@ -152,11 +177,21 @@ impl Desk {
     /// Takes everything where it belongs; what has not changed costs a comparison.
     async fn carry(&mut self) -> Option<()> {
         self.ask();
-        self.keeper.planned.mark_unchanged();
-        let board = self.keeper.board.borrow_and_update().clone();
-        self.post.publish(&board);
+        self.publish();
         self.hand_over().await?;
         self.say().await
+    }
+
+    /// Tells the data plane what to answer.
+    fn publish(&mut self) {
+        let planned = self.keeper.planned.borrow_and_update().clone();
+        let board = self.keeper.board.borrow_and_update().clone();
+        let known = &self.published;
+        if Arc::ptr_eq(&board, &known.0) && Arc::ptr_eq(&planned, &known.1) {
+            return;
+        }
+        self.post.publish(&board);
+        self.published = (board, planned);
     }
 
     /// Tells the engine what there is to say.

@@ -76,7 +76,7 @@ fn request(
 /// Names the issuer.
 const ISSUER: &str = "gatehouse.dev/issuer";
 /// Asks for a certificate of whatever issuer is the default.
-const TRACKED: &str = "kubernetes.io/tls-acme";
+pub const TRACKED: &str = "kubernetes.io/tls-acme";
 
 #[cfg(test)]
 mod tests {

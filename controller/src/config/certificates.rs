@@ -35,7 +35,7 @@ pub struct CertificateArgs {
 
     /// Order certificates of the default issuer for Ingresses with the annotation
     /// kubernetes.io/tls-acme: "true", too.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set, requires = "acme")]
     pub acme_track_tls_acme: bool,
 }
 

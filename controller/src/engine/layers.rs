@@ -328,13 +328,17 @@ impl Engine {
             let mut remarks = Remarks::about(object_key(Kind::Secret, namespace, name));
             let certificate = tls::certificate(namespace, name, &lookup, &mut remarks);
             found = certificate.or_absent(name, |code, _| {
-                let why = match code {
-                    Code::SecretMissing => "does not exist",
-                    _ => "may not be read (`gatehouse generate rbac` prints the rights)",
+                let (why, remedy) = match code {
+                    Code::SecretMissing => ("does not exist", "create it"),
+                    _ => (
+                        "was not read",
+                        "grant the rights that `gatehouse generate rbac` prints, and give it the \
+                         type kubernetes.io/tls",
+                    ),
                 };
                 let message = format!(
                     "the Secret named by --default-ssl-certificate {why}, so a self-signed \
-                     certificate is the default"
+                     certificate is the default: {remedy}"
                 );
                 remarks.error("", code, message);
             });
