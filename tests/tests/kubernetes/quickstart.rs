@@ -59,7 +59,13 @@ fn the_quickstart_is_served_and_kubectl_tells_its_state() {
             .collect();
         assert_eq!(
             words[..5],
-            ["echo", "gatehouse", "echo.localhost", "203.0.113.5", "80"]
+            [
+                "echo",
+                "gatehouse",
+                "echo.localhost,grpc.localhost",
+                "203.0.113.5",
+                "80"
+            ]
         );
 
         // A mistake is told where people look for it.
