@@ -90,7 +90,7 @@ impl Lines {
     }
 
     /// Whether the stream has ended.
-    fn complete(&self) -> bool {
+    pub fn complete(&self) -> bool {
         self.1.load(Ordering::Acquire)
     }
 

@@ -1,5 +1,7 @@
 //! File descriptors: all that the hard limit allows are taken, and clients never get all of them.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use gatehouse_tests::backend::{Backend, Step, response};
@@ -33,12 +35,12 @@ fn the_process_takes_what_its_hard_limit_allows_and_says_when_that_is_little() {
 
 #[test]
 fn clients_that_take_every_place_leave_descriptors_for_their_endpoints() {
-    // Slow, so that every client needs a connection to the endpoint at the same time.
-    let backend = Backend::scripted(|_| {
-        vec![
-            Step::Pause(Duration::from_millis(500)),
-            Step::Send(response("200 OK", "ok")),
-        ]
+    // Nobody is answered before all have asked: each needs a connection to the endpoint of its own.
+    let crowd = Arc::new(Crowd::default());
+    let waiting = Arc::clone(&crowd);
+    let backend = Backend::scripted(move |_| {
+        waiting.wait();
+        vec![Step::Send(response("200 OK", "ok"))]
     });
     let scratch = served_by(&backend);
     let limit = OpenFiles {
@@ -55,6 +57,7 @@ fn clients_that_take_every_place_leave_descriptors_for_their_endpoints() {
     let accepted = metric(&gateway, "gatehouse_connections_accepted_total");
     assert!((16..80).contains(&accepted), "{accepted} were accepted");
 
+    crowd.size.store(accepted, Ordering::Relaxed);
     for client in &mut clients {
         // Who was refused sees it now or below.
         client.send("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n");
@@ -62,6 +65,29 @@ fn clients_that_take_every_place_leave_descriptors_for_their_endpoints() {
     let answers = clients.iter_mut().filter_map(|client| client.answer().ok());
     let statuses: Vec<u16> = answers.map(|answer| answer.status).collect();
     assert_eq!(statuses, vec![200; accepted], "nobody lacks a descriptor");
+}
+
+/// Lets requests go on when there are as many as expected.
+#[derive(Default)]
+struct Crowd {
+    size: AtomicUsize,
+    here: Mutex<usize>,
+    grown: Condvar,
+}
+
+impl Crowd {
+    fn wait(&self) {
+        let mut here = self.here.lock().expect("nobody panics here");
+        *here += 1;
+        self.grown.notify_all();
+        let too_few = |here: &mut usize| *here < self.size.load(Ordering::Relaxed);
+        let limit = Duration::from_secs(30);
+        let (_here, over) = self
+            .grown
+            .wait_timeout_while(here, limit, too_few)
+            .expect("nobody panics here");
+        assert!(!over.timed_out(), "not everybody got to the endpoint");
+    }
 }
 
 fn metric(gateway: &Gateway, name: &str) -> usize {

@@ -148,11 +148,23 @@ fn a_drain_under_load_answers_every_request_that_was_taken() {
             .filter_map(|client| client.join().expect("a client"))
             .collect()
     });
-    assert_eq!(outcomes, [], "after {} answers", served.into_inner());
+    let served = served.into_inner();
+    assert_eq!(outcomes, [], "after {served} answers");
     says(&mut tunnel, "bye");
     drop(tunnel);
     let status = gateway.process.wait_end(Duration::from_secs(10));
     assert!(status.is_some_and(|status| status.success()), "{status:?}");
+    // The log has a line for every request that was taken; whoever was refused at the end is not in it.
+    let log = wait::until("the log is complete", || {
+        let stdout = &gateway.process.stdout;
+        stdout.complete().then(|| stdout.all())
+    });
+    let taken = |line: &&String| line.contains("\"method\":\"GET\"") && !line.contains(":101");
+    let (answered, lost): (Vec<&String>, Vec<&String>) = log
+        .iter()
+        .filter(taken)
+        .partition(|line| line.contains("\"status\":200"));
+    assert_eq!((answered.len(), lost), (served, vec![]));
 }
 
 /// One connection for each request, until the gateway takes no more of them; what went wrong, if
