@@ -193,13 +193,7 @@ impl Process {
 
     /// Sends a signal by name, such as `TERM`.
     pub fn signal(&self, name: &str) {
-        // The shell's own kill: there is one on every machine.
-        let status = Command::new("/bin/sh")
-            .args(["-c", &format!("kill -{name} {}", self.child.id())])
-            .stderr(Stdio::null())
-            .status()
-            .expect("sh starts");
-        assert!(status.success() || name == "TERM", "kill -{name}: {status}");
+        assert!(signal(self.id(), name) || name == "TERM", "kill -{name}");
     }
 
     /// Exit status, once it has ended.
@@ -216,6 +210,16 @@ impl Process {
         }
         status
     }
+}
+
+/// Sends a signal by name to a process; whether it was there.
+pub fn signal(process: u32, name: &str) -> bool {
+    // The shell's own kill: there is one on every machine.
+    let status = Command::new("/bin/sh")
+        .args(["-c", &format!("kill -{name} {process}")])
+        .stderr(Stdio::null())
+        .status();
+    status.expect("sh starts").success()
 }
 
 impl Drop for Process {
@@ -248,6 +252,12 @@ impl Gateway {
     pub fn start(dir: &Path, extra: &[&str]) -> Self {
         let any = "127.0.0.1:0";
         Self::start_at(dir, [any, any, any], &short_lived(extra))
+    }
+
+    /// The same with these variables beside those of the test.
+    pub fn start_under(variables: &[(&str, &Path)], dir: &Path, extra: &[&str]) -> Self {
+        let arguments = Self::arguments(dir, ["127.0.0.1:0"; 3], &short_lived(extra));
+        Self::started(Process::start_under(variables, arguments))
     }
 
     /// The same under these limits on open files.

@@ -33,22 +33,28 @@ impl Driver {
         if let Some(turn) = self.write_records(flow).await? {
             return Ok(turn);
         }
-        if !posted.is_empty() {
-            let board = self.pen.shown();
-            let barrier = self.barrier.wait(&board, &posted);
-            let waited = tokio::time::timeout(LONGEST_BARRIER, barrier).await;
-            let complaint = match waited {
-                Ok(Ok(())) => None,
-                Ok(Err(who)) => Some(who),
-                Err(_) => Some("the replicas were not asked in time".to_owned()),
-            };
-            if let Some(who) = complaint {
-                self.tell(flow, What::Warning(who));
-            }
-        }
+        self.make_sure(flow, &posted).await;
         let now = self.clock.now();
         flow.revision_mut()?.presented_at = Some(now);
         self.enter(flow, Phase::Validating).await
+    }
+
+    /// Waits until replicas answer for these entries, which are on the board.
+    async fn make_sure(&self, flow: &Flow, posted: &[Posted]) {
+        if posted.is_empty() {
+            return;
+        }
+        let board = self.pen.shown();
+        let barrier = self.barrier.wait(&board, posted);
+        let waited = tokio::time::timeout(LONGEST_BARRIER, barrier).await;
+        let complaint = match waited {
+            Ok(Ok(())) => None,
+            Ok(Err(who)) => Some(who),
+            Err(_) => Some("the replicas were not asked in time".to_owned()),
+        };
+        if let Some(who) = complaint {
+            self.tell(flow, What::Warning(who));
+        }
     }
 
     fn posted(&self, flow: &Flow, key: &AccountKey) -> Vec<Posted> {
@@ -154,7 +160,8 @@ impl Driver {
                     // This flow found the phase, it did not enter it: the answers are published
                     // again, for this process may be another one, and the authority is told again.
                     let posted = self.posted(flow, &account.key);
-                    self.pen.post(flow.target(), posted).await?;
+                    self.pen.post(flow.target(), posted.clone()).await?;
+                    self.make_sure(flow, &posted).await;
                     flow.memo.fresh = true;
                     return Ok(Turn::Go);
                 }

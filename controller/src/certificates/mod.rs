@@ -211,7 +211,10 @@ impl Desk {
     fn ask(&mut self) {
         let report = self.reports.borrow_and_update();
         let same = |known: &Arc<Ingresses>| Arc::ptr_eq(known, &report.owned);
-        if !report.synced || self.owned.as_ref().is_some_and(same) {
+        // Until the first generation nothing was computed of what was sent: no Ingress seems ours,
+        // and orders that are under way would be given up.
+        let known = report.synced && report.generation > 0;
+        if !known || self.owned.as_ref().is_some_and(same) {
             return;
         }
         let requests = request::requests(&report.owned, self.managed);

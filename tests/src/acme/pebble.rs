@@ -221,6 +221,8 @@ impl Pebble {
 
     /// Leads a name to one address.
     pub fn lead(&self, name: &str, address: Ipv4Addr) {
+        // What is added comes behind what is there, and the first one is asked.
+        self.name("clear-a", &json!({"host": name}));
         self.name("add-a", &json!({"host": name, "addresses": [address]}));
     }
 

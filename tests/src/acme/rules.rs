@@ -4,6 +4,7 @@
 //! [`Fault`]: super::fault::Fault
 
 mod edge;
+mod kills;
 mod orders;
 mod renewal;
 mod replies;
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use crate::raw::Answer;
 
 pub use edge::{On, edge_unavailable, internal_error, paused, rate_limited};
+pub use kills::{Kills, Moment, Side};
 pub use orders::{
     NameCount, NoOverlap, ReplacedByOwner, ReplacedOnce, ReusedOrders, SilentFailure, SlowFinalize,
     certificate_id,

@@ -5,8 +5,10 @@
 
 mod accounts;
 mod alpn;
+mod crashes;
 mod customer;
 mod dns;
+mod home;
 mod issuing;
 mod kills;
 mod orders;

@@ -1,93 +1,26 @@
 //! The whole way of a process on its own: manifests with an annotation, `gatehouse run --acme`, a real
 //! authority that validates at the listeners of the gateway.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use gatehouse_tests::acme::{Pebble, Setup};
-use gatehouse_tests::backend::Backend;
-use gatehouse_tests::gateway::Gateway;
 use gatehouse_tests::kubernetes::cluster::alone;
-use gatehouse_tests::manifests::{self, Scratch};
 use gatehouse_tests::raw::{self, Client};
 use gatehouse_tests::tls::Handshake;
 use gatehouse_tests::wait;
 use serde_json::json;
 
+use crate::home::{Home, serves};
+
 /// What Pebble says about an order that it works on.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// Manifests, issuers and a vault beside each other.
-struct Home {
-    scratch: Scratch,
-    _backend: Backend,
-}
-
-impl Home {
-    fn new(pebble: &Pebble, issuer: &str) -> Self {
-        let scratch = Scratch::new();
-        let backend = Backend::plain();
-        for folder in ["manifests", "secrets/authority"] {
-            std::fs::create_dir_all(scratch.file(folder)).expect("a folder");
-        }
-        scratch.write("secrets/authority/ca.crt", pebble.bundle());
-        let issuers = format!(
-            "acme:\n  issuers:\n    main:\n      directory: {}\n      acceptTerms: true\n      \
-             caBundle: authority\n      allow: [{{hosts: ['*.example.test']}}]\n{issuer}",
-            pebble.directory()
-        );
-        scratch.write("issuers.yaml", issuers);
-        let text = manifests::class() + &manifests::service("app", &[backend.address]);
-        scratch.write("manifests/app.yaml", text);
-        Self {
-            scratch,
-            _backend: backend,
-        }
-    }
-
-    /// An Ingress with a catch-all and a redirect to https that asks for a certificate.
-    fn want(&self, host: &str) {
-        let text = manifests::ingress_with(
-            "web",
-            host,
-            &manifests::tls(host, "web-tls"),
-            &[("/", "Prefix", "app")],
-        );
-        let annotated = "namespace: demo, annotations: {gatehouse.dev/issuer: main}";
-        let text = text.replace("namespace: demo", annotated);
-        self.scratch.write("manifests/web.yaml", text);
-    }
-
-    fn start(&self, pebble: &Pebble) -> Gateway {
-        let path = |name: &str| self.scratch.file(name).display().to_string();
-        let address = pebble.address();
-        let flags = [
-            format!("--acme={}", path("issuers.yaml")),
-            format!("--certs={}", path("vault")),
-            format!("--http-listen={address}:{}", Pebble::HTTP),
-            format!("--https-listen={address}:{}", Pebble::TLS),
-        ];
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        Gateway::start(&self.scratch.file("manifests"), &flags)
-    }
-
-    fn vault(&self) -> PathBuf {
-        self.scratch.file("vault")
-    }
-}
-
-/// Whether a certificate for exactly this name is served.
-fn serves(gateway: &Gateway, host: &str) -> bool {
-    let shown = Handshake::new(host).connect(gateway.https);
-    shown.is_ok_and(|secured| secured.names() == [host])
-}
 
 fn issues(issuer: &str, answered: &str) {
     let host = "shop.example.test";
     let pebble = Pebble::start();
     let home = Home::new(&pebble, issuer);
     home.want(host);
-    let gateway = home.start(&pebble);
+    let gateway = home.start(pebble.address());
     let issued = wait::within(Duration::from_secs(60), || {
         (!pebble.issued().is_empty()).then_some(())
     });
@@ -117,7 +50,7 @@ fn issues(issuer: &str, answered: &str) {
     // Another start serves what is kept, at once and without an order.
     drop(gateway);
     assert!(home.vault().is_dir());
-    let gateway = home.start(&pebble);
+    let gateway = home.start(pebble.address());
     assert!(serves(&gateway, host), "a gateway that is ready serves it");
     assert_eq!(pebble.issued().len(), 1);
 }
@@ -138,7 +71,7 @@ fn case_48_a_host_that_is_not_allowed_is_told_and_not_ordered() {
         let pebble = Pebble::start();
         let home = Home::new(&pebble, "");
         home.want("shop.other.test");
-        let gateway = home.start(&pebble);
+        let gateway = home.start(pebble.address());
         gateway.wait_diagnostic(&["NotAllowed", "Ingress/demo/web", "allow"]);
         gateway.wait_diagnostic(&["CertificatePending", "web-tls"]);
         assert!(pebble.issued().is_empty());
@@ -163,7 +96,7 @@ fn a_renewal_is_served_without_a_request_or_a_handshake_that_fails() {
         });
         let home = Home::new(&pebble, "      challenges: [tls-alpn-01]\n");
         home.want(host);
-        let gateway = home.start(&pebble);
+        let gateway = home.start(pebble.address());
         wait::until("it is served", || serves(&gateway, host).then_some(()));
         let handshake = || Handshake::new(host).connect(gateway.https);
         let ask = |client: &mut Client| {
