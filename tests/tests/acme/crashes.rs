@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use gatehouse_tests::acme::Pebble;
@@ -281,7 +282,7 @@ fn the_program_is_killed_at_every_request_twenty_times_and_nobody_notices() {
                     })
                 })
                 .collect();
-            let ends: Vec<_> = running.into_iter().map(|lane| lane.join()).collect();
+            let ends: Vec<_> = running.into_iter().map(ScopedJoinHandle::join).collect();
             over.store(true, Ordering::Relaxed);
             assert!(ends.iter().all(Result::is_ok), "a lane failed, see above");
         });
