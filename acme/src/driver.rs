@@ -229,6 +229,7 @@ impl Driver {
     }
 
     async fn step(&self, flow: &mut Flow) -> Result<Turn, Trouble> {
+        self.check_lead(flow)?;
         flow.wanted = self.wishes.borrow().get(flow.target()).cloned();
         if let Some(turn) = self.abort_or_wait(flow).await? {
             return Ok(turn);
@@ -244,6 +245,16 @@ impl Driver {
             Phase::Delivering => self.delivering(flow).await,
             Phase::Tombstone => self.tombstone(flow).await,
         }
+    }
+
+    /// A process that was stopped for a while may believe what is no longer true: asked before
+    /// every step, and once more right before what an authority does not forget.
+    fn check_lead(&self, flow: &Flow) -> Result<(), VaultError> {
+        if self.vault.leads(flow.epoch) {
+            return Ok(());
+        }
+        let why = "its term is over".to_owned();
+        Err(VaultError::NotLeader(why))
     }
 
     /// Before anything else: what is no longer wanted is given up, and a stored wait is kept.

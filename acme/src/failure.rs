@@ -45,8 +45,10 @@ pub enum Class {
     NotYet,
     /// What was downloaded is not what was ordered.
     BadCertificate,
-    /// Here: DNS provider, storage, a key that does not load.
+    /// Here: DNS provider, a key that does not load.
     Local,
+    /// Here: what the certificate goes to cannot be written. Nobody outside is asked again.
+    Storage,
 }
 
 /// Whom a rate limit concerns.
@@ -151,6 +153,7 @@ impl Failure {
                 let most = life.map_or(DAY, |life| (life.left(now) / 8).max(LEAST_CAP));
                 table.min(most).min(DAY)
             }
+            Class::Storage => jittered(pick(&STORAGE, n), jitter),
             Class::BadCertificate => BAD_CERTIFICATE,
             Class::Paused | Class::Issuer => DAY,
             Class::Spec => return None,
@@ -305,6 +308,14 @@ const OUTAGE: [SignedDuration; 5] = [
     SignedDuration::from_mins(5),
     SignedDuration::from_mins(10),
     SignedDuration::from_mins(15),
+];
+
+/// A look at the target costs nobody outside anything.
+const STORAGE: [SignedDuration; 4] = [
+    SignedDuration::from_secs(5),
+    SignedDuration::from_secs(15),
+    SignedDuration::from_mins(1),
+    SignedDuration::from_mins(5),
 ];
 
 /// Let's Encrypt's advice.

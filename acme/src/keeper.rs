@@ -182,6 +182,7 @@ impl Keeper {
             running: JoinSet::new(),
             epoch: None,
             known: false,
+            shown: show,
         };
         Self {
             findings: findings.subscribe(),
@@ -189,7 +190,7 @@ impl Keeper {
             board: board.subscribe(),
             certificates: served.subscribe(),
             reports: served.reports(),
-            task: tokio::spawn(work.run(asks, show)),
+            task: tokio::spawn(work.run(asks)),
             wanted,
             events,
             commands,
@@ -197,7 +198,7 @@ impl Keeper {
         }
     }
 
-    /// Waits until what the vault held at the start is shown, or could not be read.
+    /// Waits until what the vault holds has been shown.
     pub async fn shown(&self) {
         self.shown.clone().wait_for(|shown| *shown).await.ok();
     }
@@ -242,15 +243,16 @@ struct Work {
     epoch: Option<u64>,
     /// Whether it is known what is wanted.
     known: bool,
+    /// Whether what is stored has been shown once.
+    shown: watch::Sender<bool>,
 }
 
 impl Work {
-    async fn run(mut self, mut asks: mpsc::Receiver<Ask>, shown: watch::Sender<bool>) {
+    async fn run(mut self, mut asks: mpsc::Receiver<Ask>) {
         let mut epoch = self.driver.vault.epoch();
         let mut changes = self.driver.vault.changes();
         self.replan();
         self.follow().await;
-        shown.send_replace(true);
         loop {
             let leads = *epoch.borrow_and_update();
             if leads != self.epoch {
@@ -344,6 +346,7 @@ impl Work {
             let wanted = wishes.get(&record.state.target);
             self.driver.served.show(record, wanted);
         }
+        self.shown.send_replace(true);
         if let Ok(Some(stored)) = self.driver.vault.read(&Key::Board).await
             && let Some(board) = crate::board::read(&stored.entries)
         {
@@ -389,6 +392,7 @@ impl Work {
         *self.driver.standing() = standing;
         self.epoch = Some(epoch);
         self.adopt();
+        self.shown.send_replace(true);
         let slots = &self.slots;
         let publishes = |target: &Target| slots.publishes(target);
         let known = |issuer: &str| issuers.issuers.contains_key(issuer);

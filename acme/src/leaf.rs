@@ -6,6 +6,7 @@
 //! - A CSR carries names in its extension only: no common name, which limits length and is ignored.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 use aws_lc_rs::digest;
 use base64::Engine;
@@ -221,6 +222,17 @@ pub(crate) fn pem(label: &str, der: &[u8]) -> String {
 pub(crate) fn der(text: &str) -> Option<Vec<u8>> {
     let block = Pem::iter_from_buffer(text.as_bytes()).next()?.ok()?;
     Some(block.contents)
+}
+
+/// The same for places that take small letters only, such as names of objects.
+pub fn small_fingerprint(bytes: &[u8]) -> String {
+    let hash = digest::digest(&digest::SHA256, bytes);
+    let mut text = String::with_capacity(32);
+    for byte in hash.as_ref().iter().take(16) {
+        // Writing into a String does not fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 /// A short name for bytes.

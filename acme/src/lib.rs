@@ -31,6 +31,7 @@ pub mod leaf;
 pub mod names;
 pub mod pace;
 pub mod plan;
+pub mod probe;
 pub mod record;
 pub mod schedule;
 pub mod secrets;

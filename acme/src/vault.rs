@@ -103,4 +103,10 @@ pub trait Vault: Send + Sync {
 
     /// The epoch, while this process leads.
     fn epoch(&self) -> watch::Receiver<Option<u64>>;
+
+    /// Whether this process leads in that epoch, now: asked before every effect. Where leading may
+    /// end by the clock alone, the clock is looked at.
+    fn leads(&self, epoch: u64) -> bool {
+        *self.epoch().borrow() == Some(epoch)
+    }
 }

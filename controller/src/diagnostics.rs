@@ -275,6 +275,12 @@ codes! {
     CertificatePending,
     /// The authority has not issued a certificate: the message has its words and the next attempt.
     CertificateNotIssued,
+    /// The Secret that a certificate goes to cannot be written. Without a certificate nothing is ordered
+    /// until it can; what is there keeps serving.
+    StorageNotWritable,
+    /// Somebody changes the Secret of an ordered certificate again and again: it is left alone for ten
+    /// minutes at a time, and served from what is kept.
+    SecretContested,
     /// Nothing is ordered, because a wildcard certificate of the namespace covers all hosts.
     CertificateCovered,
     /// A host that no certificate can carry; the others are ordered.

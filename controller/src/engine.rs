@@ -27,6 +27,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
+use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::jiff::Timestamp;
 
@@ -82,6 +83,9 @@ pub struct Work {
 /// Ingresses by their keys.
 pub type Ingresses = BTreeMap<ObjectKey, Arc<Ingress>>;
 
+/// Namespaces by name.
+pub type Namespaces = BTreeMap<Arc<str>, Arc<Namespace>>;
+
 /// What the engine can tell of itself.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
@@ -99,6 +103,8 @@ pub struct Report {
     pub external_names: Arc<[Arc<str>]>,
     /// The Ingresses that are ours; the same map as long as none of them changes.
     pub owned: Arc<Ingresses>,
+    /// The namespaces that are known; the same map as long as none of them changes.
+    pub namespaces: Arc<Namespaces>,
     /// Whether `wanted` is the answer to [`Change::Listed`].
     pub surveyed: bool,
     /// Secrets, ConfigMaps and Endpoints that are asked for, existing or not, sorted.
@@ -138,6 +144,7 @@ pub struct Engine {
     findings: Findings,
     fragments: HashMap<ObjectKey, Fragment>,
     owned: Arc<Ingresses>,
+    namespaces: Arc<Namespaces>,
     /// By age, the oldest first. One as a rule, for which a tree would have ten times the room.
     by_host: HashMap<HostPattern, Vec<Arc<HostFragment>>>,
     hosts: HashMap<HostPattern, Arc<HostPlan>>,
@@ -248,6 +255,7 @@ impl Engine {
             findings: Findings::default(),
             fragments: HashMap::default(),
             owned: Arc::default(),
+            namespaces: Arc::default(),
             by_host: HashMap::default(),
             hosts: HashMap::default(),
             by_address: BTreeMap::new(),
@@ -286,16 +294,18 @@ impl Engine {
     pub fn apply(&mut self, change: Change) -> Urgency {
         match change {
             Change::Apply(key, object) => {
+                self.know(&key, Some(&object));
                 let reads = self.world.apply(&key, object);
                 self.touch(&key, &reads)
             }
             Change::Delete(key) => {
                 self.findings.displace(&key);
+                self.know(&key, None);
                 let reads = self.world.delete(&key);
                 self.touch(&key, &reads)
             }
-            Change::Keep(key, secret) => {
-                let reads = self.world.keep(&key, secret);
+            Change::Keep(key, kept) => {
+                let reads = self.world.keep(&key, kept);
                 self.touch(&key, &reads)
             }
             Change::Certificates(list) => {
@@ -429,6 +439,7 @@ impl Engine {
             objects: self.world.counts(),
             external_names: self.graph.names(),
             owned: Arc::clone(&self.owned),
+            namespaces: Arc::clone(&self.namespaces),
             surveyed: self.stage >= Stage::Surveyed,
             wanted: self.graph.wanted(),
         }
@@ -445,6 +456,7 @@ impl Engine {
     pub fn rebuild(&self) -> Self {
         let mut fresh = Self::new(Arc::clone(&self.defaults), Arc::clone(&self.settings));
         fresh.world = self.world.clone();
+        fresh.namespaces = Arc::clone(&self.namespaces);
         fresh.now = self.now;
         fresh.stage = self.stage;
         fresh.findings.place_like(&self.findings);

@@ -406,10 +406,14 @@ enum Trouble {
     Other,
 }
 
-/// Number of the term that begins with this Lease.
+/// Number of the term that begins with this Lease. A Lease that was deleted and made anew counts on
+/// from the moment of that, because what is written with a number outlives the Lease.
 fn epoch(lease: &Lease) -> u64 {
     let transitions = lease.spec.as_ref().and_then(|spec| spec.lease_transitions);
-    u64::try_from(transitions.unwrap_or_default()).unwrap_or_default()
+    let transitions = u64::try_from(transitions.unwrap_or_default()).unwrap_or_default();
+    let made = lease.metadata.creation_timestamp.as_ref();
+    let made = made.map_or(0, |time| time.0.as_second().try_into().unwrap_or(0_u64));
+    (made << TRANSITIONS) | transitions.min((1 << TRANSITIONS) - 1)
 }
 
 /// What is shown by the metrics.
@@ -422,6 +426,9 @@ const LEADER: Labelled = Labelled {
     help: "Whether this replica leads, so that it writes status and events",
 };
 
+/// Bits of an epoch that count changes of hands: room for weeks of one every two seconds, and for the
+/// seconds above them in what a JSON number holds exactly.
+const TRANSITIONS: u32 = 20;
 /// How long a Lease is good for after a renewal, in its own unit.
 const GOOD_FOR_SECONDS: i32 = 15;
 /// How long a leader is certain of itself after the start of a renewal.

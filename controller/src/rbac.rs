@@ -55,6 +55,11 @@ fn rules(args: &RbacArgs) -> Rules {
     };
     for grant in GRANTS.iter().filter(|grant| is_needed(grant, args)) {
         match grant.reach {
+            _ if grant.purpose == Purpose::Projection && !args.acme_namespace.is_empty() => {
+                for namespace in &args.acme_namespace {
+                    add(namespace, grant, None);
+                }
+            }
             Reach::Watched if args.watch_namespace.is_empty() => add("", grant, None),
             Reach::Watched => {
                 for namespace in &args.watch_namespace {
@@ -79,6 +84,8 @@ fn is_needed(grant: &Grant, args: &RbacArgs) -> bool {
         Purpose::Serve | Purpose::Events => true,
         Purpose::Election => args.leader_election,
         Purpose::Classes => args.watch_namespace.is_empty(),
+        Purpose::Vault | Purpose::Projection => args.acme,
+        Purpose::Tenants => args.acme && args.watch_namespace.is_empty(),
         // Where every key pair may be read, this one may, too.
         Purpose::DefaultCertificate => {
             args.default_ssl_certificate
@@ -188,6 +195,7 @@ mod tests {
         let common = [
             "--default-ssl-certificate=certs/default",
             "--configmap=own/settings",
+            "--acme",
         ];
         let text = printed(&common);
         let service = printed(&["--publish-service=own/gatehouse"]);

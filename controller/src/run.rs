@@ -21,7 +21,7 @@ use gatehouse_gateway::server::{Gateway, GatewayConfig, StartError};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, Readiness};
-use crate::certificates::Standalone;
+use crate::certificates::{Ends, Orders, Place};
 use crate::config::flags::{AccessLogFormat, RunArgs};
 use crate::config::{ClassReading, Replica};
 use crate::engine::{self, Engine, Report};
@@ -79,7 +79,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         .block_on(async { Signals::new() })
         .map_err(|error| Failure::System(format!("signals cannot be handled: {error}")))?;
     let feed = runtime.block_on(Feed::new(args))?;
-    let orders = Standalone::read(&args.certificates).map_err(Failure::Usage)?;
+    let orders = Orders::read(args).map_err(Failure::Usage)?;
     base = base.managing(args.certificates.managed());
     if let Feed::Cluster(cluster) = &feed {
         base = base.reading_classes(if cluster.scope.namespaces.is_empty() {
@@ -126,13 +126,16 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         });
         let absolute = matches!(feed, Feed::Cluster(_));
         tokio::spawn(resolver::run(reports.clone(), change.clone(), absolute));
-        if let Some(orders) = orders {
-            orders
-                .start(&challenges, reports.clone(), change.clone(), health.clone())
-                .await
-                .map_err(Failure::Usage)?;
-        }
-        let writers = feed.start(args, &reports, change);
+        let orders = orders.map(|orders| {
+            let ends = Ends {
+                challenges,
+                reports: reports.clone(),
+                change: change.clone(),
+                health: health.clone(),
+            };
+            (orders, ends)
+        });
+        let writers = feed.start(args, &reports, change, orders).await?;
         if let Some(writers) = &writers {
             metrics.register(Box::new(writers.leadership()));
         }
@@ -194,33 +197,45 @@ impl Feed {
     }
 
     /// Begins to send changes; in a cluster, also to write back what is to be seen there.
-    fn start(
+    async fn start(
         self,
         args: &RunArgs,
         reports: &watch::Receiver<Arc<Report>>,
         change: mpsc::Sender<Change>,
-    ) -> Option<Writers> {
+        orders: Option<(Orders, Ends)>,
+    ) -> Result<Option<Writers>, Failure> {
         let Cluster {
             access,
             scope,
             contacts,
         } = match self {
             Self::Directory(dir) => {
+                if let Some((orders, ends)) = orders {
+                    orders.start_alone(ends).await.map_err(Failure::Usage)?;
+                }
                 tokio::spawn(directory::watch(dir, change));
-                return None;
+                return Ok(None);
             }
             Self::Cluster(cluster) => cluster,
         };
+        let (own, namespaces) = (Arc::clone(access.namespace()), scope.namespaces.clone());
         let source = kubernetes::watch(access.clone(), scope, contacts, reports.clone(), change);
-        tokio::spawn(source);
         let clients: Clients = Arc::new(move || access.client());
         let replica = Replica::new(&args.status, args.selection.watch_namespace.is_empty());
-        Some(status::start(
-            &clients,
-            &args.status,
-            &replica,
-            reports.clone(),
-        ))
+        let writers = status::start(&clients, &args.status, &replica, reports.clone());
+        if let Some((orders, ends)) = orders {
+            let place = Place {
+                clients,
+                leadership: writers.leadership(),
+                own: replica.namespace.unwrap_or(own),
+                namespaces,
+                replicas: args.certificates.acme_replicas_service.clone(),
+            };
+            orders.start_clustered(place, ends).await;
+        }
+        // Last: what is kept goes before what is there.
+        tokio::spawn(source);
+        Ok(Some(writers))
     }
 
     /// The conversation with the cluster, if there is one; the metrics show it from now on.
@@ -247,9 +262,20 @@ fn scope(args: &RunArgs) -> Result<Scope, Failure> {
              choose a Service of one of them"
         )));
     }
+    if let Some((namespace, name)) = &args.certificates.acme_replicas_service
+        && !watched.is_empty()
+        && !watched.contains(namespace)
+    {
+        return Err(Failure::Usage(format!(
+            "invalid value '{namespace}/{name}' for '--acme-replicas-service <NAMESPACE/NAME>': no \
+             EndpointSlice is read outside the namespaces of --watch-namespace; add {namespace} to them \
+             or leave the flag out"
+        )));
+    }
     Ok(Scope {
         namespaces: watched.into_iter().collect(),
         ingress_labels: args.watch_ingress_selector.clone(),
+        tenants: args.certificates.acme.is_some(),
     })
 }
 

@@ -25,7 +25,7 @@ use gatehouse_gateway::model::{CertKey, CertificatePlan};
 use gatehouse_gateway::tls::parse_pair;
 
 use self::facts::{ServiceFacts, SliceFacts};
-use crate::source::{Absence, Kind, Object, ObjectKey};
+use crate::source::{Absence, Kept, Kind, Object, ObjectKey};
 
 /// A question that translation can ask the world.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -52,6 +52,8 @@ pub struct World {
     secrets: HashMap<ObjectKey, SecretEntry>,
     /// What is kept for Secrets, whether they exist or not.
     kept: HashMap<ObjectKey, SecretEntry>,
+    /// Those of them that are served whatever is in the Secret.
+    first: BTreeSet<ObjectKey>,
     config_maps: Objects<ConfigMap>,
     namespaces: Objects<Namespace>,
     resolved: HashMap<Arc<str>, Arc<[IpAddr]>>,
@@ -108,14 +110,19 @@ impl World {
         touched(key, changed)
     }
 
-    /// Sets what is kept for a Secret: it is served when there is no such Secret, or none that can be
-    /// used.
-    pub fn keep(&mut self, key: &ObjectKey, secret: Option<Arc<Secret>>) -> Vec<Read> {
-        let changed = match secret {
-            Some(secret) => apply_secret(&mut self.kept, key, secret),
+    /// Sets what is kept for a Secret.
+    pub fn keep(&mut self, key: &ObjectKey, kept: Option<Kept>) -> Vec<Read> {
+        let first = kept.as_ref().is_some_and(|kept| kept.first);
+        let placed = if first {
+            self.first.insert(key.clone())
+        } else {
+            self.first.remove(key)
+        };
+        let changed = match kept {
+            Some(kept) => apply_secret(&mut self.kept, key, kept.secret),
             None => self.kept.remove(key).is_some(),
         };
-        touched(key, changed)
+        touched(key, changed || placed)
     }
 
     /// Sets the addresses of a DNS name.
@@ -164,12 +171,20 @@ impl World {
     /// The key pair of a Secret, or the one that is kept for it. Only for the engine, which publishes
     /// certificates; translation uses [`Lookup::pair`].
     pub fn pair(&self, key: &ObjectKey) -> Option<Pair> {
+        let kept = || {
+            let kept = self.kept.get(key).map(SecretEntry::pair);
+            kept.as_ref().and_then(Pair::usable).cloned()
+        };
+        if self.first.contains(key)
+            && let Some(plan) = kept()
+        {
+            return Some(Pair::Good(plan));
+        }
         let pair = self.secrets.get(key).map(SecretEntry::pair);
         if matches!(pair, Some(Pair::Good(_))) {
             return pair;
         }
-        let kept = self.kept.get(key).map(SecretEntry::pair);
-        let kept = kept.as_ref().and_then(Pair::usable).cloned();
+        let kept = kept();
         match (pair, kept) {
             (Some(Pair::LastGood(_, why) | Pair::Broken(why)), Some(plan)) => {
                 Some(Pair::Kept(plan, why))

@@ -62,7 +62,7 @@ impl Driver {
                 self.wait(flow, failure, true).await
             }
             Class::BadCertificate | Class::NotYet => self.wait(flow, failure, true).await,
-            Class::Validation | Class::Spec | Class::Paused | Class::Local => {
+            Class::Validation | Class::Spec | Class::Paused | Class::Local | Class::Storage => {
                 let keep = flow.record.state.phase.is_past_return()
                     && flow.record.state.phase != Phase::Finalizing;
                 self.wait(flow, failure, keep).await

@@ -71,6 +71,7 @@ impl Driver {
         let csr = next.map(|next| next.csr.clone()).ok_or_else(|| {
             Failure::local(Class::OrderGone, "the record lost the key of its order")
         })?;
+        self.check_lead(flow)?;
         self.tell(flow, What::Finalizing);
         let call = authority.finalize(account, url, &csr);
         Ok(self.ask(flow, Step::Finalize, call).await?)
@@ -221,7 +222,7 @@ impl Driver {
             self.journal.reached(Point::Projected, flow.target()).await;
             if let Err(why) = projected {
                 let detail = format!("Secret {} was not written: {why}", flow.target());
-                return Err(Failure::local(Class::Local, detail).into());
+                return Err(Failure::local(Class::Storage, detail).into());
             }
         }
         self.pen.post(flow.target(), Vec::new()).await?;

@@ -59,6 +59,7 @@ impl Driver {
             profile: revision.profile.clone(),
             replaces: revision.replaces.clone(),
         };
+        self.check_lead(flow)?;
         let order = self
             .ask(
                 flow,

@@ -34,18 +34,7 @@ impl Driver {
             state.asked = None;
             return self.enter(flow, Phase::Tombstone).await;
         };
-        // A namespace of the same name is another tenant: it inherits no certificate.
-        if flow.record.state.namespace_uid != wanted.namespace_uid {
-            flow.record.current = None;
-            flow.record.previous = None;
-            flow.record.state.current = None;
-            flow.record
-                .state
-                .namespace_uid
-                .clone_from(&wanted.namespace_uid);
-            self.served.hide(&wanted.target);
-            self.save(flow).await?;
-        }
+        self.check_tenant(flow, &wanted).await?;
         let now = self.clock.now();
         if let Some(need) = need(flow, &wanted, now) {
             return self.begin(flow, &wanted, need).await;
@@ -56,6 +45,25 @@ impl Driver {
             return self.check_window(flow).await;
         }
         Ok(Turn::Rest)
+    }
+
+    /// A namespace of the same name is another tenant: it inherits no certificate. Where namespaces
+    /// are not looked at, nobody knows, and nothing is thrown away for that.
+    async fn check_tenant(&self, flow: &mut Flow, wanted: &Wanted) -> Result<(), Trouble> {
+        let record = &mut flow.record;
+        let (known, now) = (&record.state.namespace_uid, &wanted.namespace_uid);
+        if now.is_empty() || known == now {
+            return Ok(());
+        }
+        let other = !known.is_empty();
+        record.state.namespace_uid.clone_from(now);
+        if other {
+            record.current = None;
+            record.previous = None;
+            record.state.current = None;
+            self.served.hide(&wanted.target);
+        }
+        self.save(flow).await
     }
 
     /// Everything that has to be true before an order, then the plan.
@@ -72,7 +80,7 @@ impl Driver {
         let preflight = self.projector.preflight(&wanted.target);
         if let Err(why) = within(preflight).await {
             let detail = format!("Secret {} cannot be written: {why}", wanted.target);
-            return Err(Failure::local(Class::Local, detail).into());
+            return Err(Failure::local(Class::Storage, detail).into());
         }
         let (authority, account) = match self.accounts.account(named).await {
             Ok(found) => found,

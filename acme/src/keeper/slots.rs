@@ -103,7 +103,10 @@ impl Slots {
                 continue;
             };
             let wait = &mut flow.record.state.wait;
-            let concerned = |class| matches!(class, Class::Issuer | Class::Spec | Class::Local);
+            let concerned = |class| {
+                use Class::{Issuer, Local, Spec, Storage};
+                matches!(class, Issuer | Spec | Local | Storage)
+            };
             if wait.as_ref().is_some_and(|wait| concerned(wait.class)) {
                 *wait = None;
             }

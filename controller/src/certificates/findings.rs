@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use gatehouse_acme::events::Report;
+use gatehouse_acme::failure::Class;
 use gatehouse_acme::plan::{Code as Rule, Finding};
 use gatehouse_acme::served::Reports;
 
@@ -52,6 +53,9 @@ fn standing(report: &Report) -> Option<Diagnostic> {
     )
     .into();
     let message = format!("no new certificate ({class:?}): {why}; {next}; {then}");
-    let code = Code::CertificateNotIssued;
+    let code = match class {
+        Class::Storage => Code::StorageNotWritable,
+        _ => Code::CertificateNotIssued,
+    };
     Some(Diagnostic::new(severity, &object, "", code, message))
 }

@@ -3,56 +3,78 @@
 //!
 //! The engine's report says which Ingresses are ours; they become requests; what the manager keeps
 //! comes back as changes of the world, its challenges go to the data plane, what is to be said of
-//! them to the diagnostics.
+//! them to the diagnostics. A process on its own keeps everything in a directory; in a cluster it is
+//! kept in Secrets of our own and written into those of users.
 //!
-//! Invariants: serving waits for nothing here but, for a bounded time, what is kept already; a certificate reaches the data plane through the world
+//! Invariants: serving waits for nothing here but, for a bounded time, what is kept; a certificate reaches the data plane through the world
 //! only, as those of Secrets do; nothing is asked for before the source has sent everything.
 
+mod barrier;
+mod cluster;
+mod desk;
 mod findings;
+mod heal;
+mod mirror;
 mod post;
+mod projection;
 pub mod request;
+mod targets;
+mod vault;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use gatehouse_acme::board::Board;
 use gatehouse_acme::ca;
 use gatehouse_acme::clock::SystemClock;
 use gatehouse_acme::dns;
-use gatehouse_acme::driver::Wishes;
+use gatehouse_acme::dns::spec::Provider;
 use gatehouse_acme::issuers::Issuers;
 use gatehouse_acme::keeper::{Config, Keeper};
-use gatehouse_acme::plan::Finding;
 use gatehouse_acme::secrets::SecretFolder;
-use gatehouse_acme::served::{Certificate, Certificates, Reports};
+use gatehouse_acme::vault::Vault;
 use gatehouse_acme::vault::directory::DirectoryVault;
 use gatehouse_gateway::challenge::Challenges;
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::jiff::SignedDuration;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
 
+pub use self::cluster::Place;
+use self::desk::{Desk, Last};
 use self::post::Post;
 use crate::admin::Readiness;
-use crate::config::{CertificateArgs, Managed};
-use crate::engine::{Ingresses, Report};
-use crate::source::{Change, Kind, ObjectKey};
+use crate::config::Managed;
+use crate::config::flags::RunArgs;
+use crate::engine::Report;
+use crate::source::Change;
 
-/// What a process on its own orders certificates with.
+/// What certificates are ordered with.
 #[derive(Debug)]
-pub struct Standalone {
+pub struct Orders {
     issuers: Issuers,
-    vault: PathBuf,
+    /// Directory of a process on its own.
+    vault: Option<PathBuf>,
     secrets: PathBuf,
     managed: Managed,
+    tombstone: SignedDuration,
 }
 
-impl Standalone {
+/// What orders meet in the rest of the process.
+pub struct Ends {
+    /// The data plane's answers to challenges.
+    pub challenges: Challenges,
+    /// What the engine reports.
+    pub reports: watch::Receiver<Arc<Report>>,
+    /// What the engine is told.
+    pub change: mpsc::Sender<Change>,
+    /// Whether the process is healthy.
+    pub health: Readiness,
+}
+
+impl Orders {
     /// Reads what the flags name; the error is a sentence.
-    pub fn read(args: &CertificateArgs) -> Result<Option<Self>, String> {
-        let (Some(file), Some(vault)) = (&args.acme, &args.certs) else {
+    pub fn read(args: &RunArgs) -> Result<Option<Self>, String> {
+        let certificates = &args.certificates;
+        let Some(file) = &certificates.acme else {
             return Ok(None);
         };
         let bad = |why: String| {
@@ -61,205 +83,106 @@ impl Standalone {
                 file.display()
             )
         };
+        if args.dir.is_some() && certificates.certs.is_none() {
+            return Err(bad(
+                "--certs <PATH> says where certificates are kept, beside --dir".to_owned(),
+            ));
+        }
+        if args.dir.is_none() && !args.status.leader_election {
+            return Err(bad(
+                "only one replica may order, so it cannot be used with --leader-election=false"
+                    .to_owned(),
+            ));
+        }
         let text = fs::read_to_string(file).map_err(|error| bad(error.to_string()))?;
         let issuers = Issuers::parse(&text).map_err(|list| bad(list.join("; ")))?;
+        if args.dir.is_none() {
+            let namespaces = !args.selection.watch_namespace.is_empty();
+            clustered(&issuers, namespaces).map_err(bad)?;
+        }
         let beside = file.parent().unwrap_or(Path::new(".")).join("secrets");
+        let keep = SignedDuration::try_from(certificates.acme_keep_unwanted);
         Ok(Some(Self {
             issuers,
-            vault: vault.clone(),
-            secrets: args.acme_secrets.clone().unwrap_or(beside),
-            managed: args.managed(),
+            vault: certificates.certs.clone(),
+            secrets: certificates.acme_secrets.clone().unwrap_or(beside),
+            managed: certificates.managed(),
+            tombstone: keep.unwrap_or(SignedDuration::MAX),
         }))
     }
 
-    /// Begins, and hands over what is kept: the caller is not ready without it. The error is a
-    /// sentence: the vault cannot be used.
-    pub async fn start(
-        self,
-        challenges: &Challenges,
-        reports: watch::Receiver<Arc<Report>>,
-        change: mpsc::Sender<Change>,
-        health: Readiness,
-    ) -> Result<(), String> {
-        let vault = DirectoryVault::open(&self.vault).map_err(|error| {
+    /// Begins on a process of its own, and hands over what is kept. The error is a sentence: the vault
+    /// cannot be used.
+    pub async fn start_alone(mut self, ends: Ends) -> Result<(), String> {
+        let place = self.vault.take().unwrap_or_default();
+        let vault = DirectoryVault::open(&place).map_err(|error| {
             format!(
                 "invalid value '{}' for '--certs <PATH>': {error}; name a directory that can be \
                  written",
-                self.vault.display()
+                place.display()
             )
         })?;
-        let post = Arc::new(Post::new(challenges.clone()));
-        // Kept as long as the keeper, or it would see the end of a configuration that stays.
-        let issuers = watch::Sender::new(Arc::new(self.issuers));
-        let resolvers = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        let resolvers = dns::resolvers_of(&resolvers);
+        let post = Arc::new(Post::new(ends.challenges));
+        let (issuers, managed) = (self.issuers(), self.managed);
         let config = Config {
             barrier: Arc::clone(&post) as Arc<_>,
+            ..self.config(issuers.subscribe(), Arc::new(vault))
+        };
+        let keeper = Keeper::start(config);
+        post.follow(keeper.planned.clone());
+        let desk = Desk {
+            keeper,
+            post,
+            managed,
+            reports: ends.reports,
+            change: ends.change,
+            cluster: None,
+            last: Last::default(),
+        };
+        desk.begin(issuers, ends.health).await;
+        Ok(())
+    }
+
+    fn issuers(&self) -> watch::Sender<Arc<Issuers>> {
+        watch::Sender::new(Arc::new(self.issuers.clone()))
+    }
+
+    /// What every keeper is made of.
+    fn config(self, issuers: watch::Receiver<Arc<Issuers>>, vault: Arc<dyn Vault>) -> Config {
+        let resolvers = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let resolvers = dns::resolvers_of(&resolvers);
+        Config {
+            tombstone: self.tombstone,
             ..Config::alone(
-                issuers.subscribe(),
-                Arc::new(vault),
+                issuers,
+                vault,
                 Arc::new(SecretFolder::new(self.secrets)),
                 Arc::new(|endpoint| ca::connect(endpoint, Arc::new(|_| {}))),
                 dns::solvers(resolvers, Arc::new(SystemClock)),
             )
+        }
+    }
+}
+
+/// What a cluster does not have: programs of the operator, and with `--watch-namespace` the labels of
+/// namespaces.
+fn clustered(issuers: &Issuers, namespaces: bool) -> Result<(), String> {
+    for (name, issuer) in &issuers.issuers {
+        if issuer.dns.iter().any(|dns| dns.provider == Provider::Exec) {
+            return Err(format!(
+                "acme.issuers.{name}.dns: provider exec runs a program of this machine, which a \
+                 cluster does not have; use another provider, such as httpreq"
+            ));
+        }
+        let labelled = |rule: &gatehouse_acme::issuers::Allow| {
+            namespaces && !rule.namespaces.match_labels.is_empty()
         };
-        let keeper = Keeper::start(config);
-        post.follow(keeper.planned.clone());
-        if timeout(FIRST, keeper.shown()).await.is_err() {
-            tracing::warn!("the certificates of --certs are not read yet; they are served later");
-        }
-        let mut desk = Desk {
-            keeper,
-            post,
-            managed: self.managed,
-            reports,
-            change,
-            owned: None,
-            kept: Arc::default(),
-            published: Default::default(),
-            said: Default::default(),
-            _issuers: issuers,
-        };
-        let begun = desk.hand_over().await;
-        tokio::spawn(async move {
-            if begun.is_some() {
-                desk.run().await;
-            }
-            // Only its death ends it: nobody would notice before certificates run out.
-            tracing::error!("certificates are no longer ordered or renewed: restart the process");
-            health.hold(MANAGER_DIED);
-        });
-        Ok(())
-    }
-}
-
-/// How long the start waits for what is kept. Reading a vault takes milliseconds.
-const FIRST: Duration = Duration::from_secs(10);
-const MANAGER_DIED: &str = "the certificate manager has ended";
-
-/// Carries between the engine, the keeper and the data plane.
-struct Desk {
-    keeper: Keeper,
-    post: Arc<Post>,
-    managed: Managed,
-    reports: watch::Receiver<Arc<Report>>,
-    change: mpsc::Sender<Change>,
-    /// The Ingresses that were looked at last.
-    owned: Option<Arc<Ingresses>>,
-    /// What the world was told last.
-    kept: Arc<Certificates>,
-    /// What the data plane was told last.
-    published: (Arc<Board>, Arc<Wishes>),
-    /// What was said last.
-    said: (Arc<Vec<Finding>>, Arc<Reports>),
-    _issuers: watch::Sender<Arc<Issuers>>,
-}
-
-impl Desk {
-    /// Until one of the two ends.
-    async fn run(mut self) {
-        while self.carry().await.is_some() {
-            let keeper = &mut self.keeper;
-            let changed = tokio::select! {
-                changed = self.reports.changed() => changed,
-                changed = keeper.certificates.changed() => changed,
-                changed = keeper.board.changed() => changed,
-                changed = keeper.planned.changed() => changed,
-                changed = keeper.findings.changed() => changed,
-                changed = keeper.reports.changed() => changed,
-            };
-            if changed.is_err() {
-                return;
-            }
+        if issuer.allow.iter().flatten().any(labelled) {
+            return Err(format!(
+                "acme.issuers.{name}.allow: labels of namespaces are not read with \
+                 --watch-namespace; write names instead of matchLabels"
+            ));
         }
     }
-
-    /// Takes everything where it belongs; what has not changed costs a comparison.
-    async fn carry(&mut self) -> Option<()> {
-        self.ask();
-        self.publish();
-        self.hand_over().await?;
-        self.say().await
-    }
-
-    /// Tells the data plane what to answer.
-    fn publish(&mut self) {
-        let planned = self.keeper.planned.borrow_and_update().clone();
-        let board = self.keeper.board.borrow_and_update().clone();
-        let known = &self.published;
-        if Arc::ptr_eq(&board, &known.0) && Arc::ptr_eq(&planned, &known.1) {
-            return;
-        }
-        self.post.publish(&board);
-        self.published = (board, planned);
-    }
-
-    /// Tells the engine what there is to say.
-    async fn say(&mut self) -> Option<()> {
-        let findings = self.keeper.findings.borrow_and_update().clone();
-        let reports = self.keeper.reports.borrow_and_update().clone();
-        // Most rounds come from the engine: what it knows is not made and sent again.
-        if Arc::ptr_eq(&findings, &self.said.0) && Arc::ptr_eq(&reports, &self.said.1) {
-            return Some(());
-        }
-        let list = findings::diagnostics(&findings, &reports);
-        self.said = (findings, reports);
-        self.change.send(Change::Certificates(list)).await.ok()
-    }
-
-    /// Asks for what the Ingresses want.
-    fn ask(&mut self) {
-        let report = self.reports.borrow_and_update();
-        let same = |known: &Arc<Ingresses>| Arc::ptr_eq(known, &report.owned);
-        // Until the first generation nothing was computed of what was sent: no Ingress seems ours,
-        // and orders that are under way would be given up.
-        let known = report.synced && report.generation > 0;
-        if !known || self.owned.as_ref().is_some_and(same) {
-            return;
-        }
-        let requests = request::requests(&report.owned, self.managed);
-        self.owned = Some(Arc::clone(&report.owned));
-        drop(report);
-        self.keeper.wanted.send_if_modified(|known| {
-            let changed = known.as_deref() != Some(&requests);
-            if changed {
-                *known = Some(Arc::new(requests));
-            }
-            changed
-        });
-    }
-
-    /// Tells the world which certificates are kept.
-    async fn hand_over(&mut self) -> Option<()> {
-        let new = self.keeper.certificates.borrow_and_update().clone();
-        let old = std::mem::replace(&mut self.kept, Arc::clone(&new));
-        let gone = old.keys().filter(|target| !new.contains_key(target));
-        let gone = gone.map(|target| (target, None));
-        let fresh = new.iter().filter_map(|(target, certificate)| {
-            let known = old.get(target);
-            let same = known.is_some_and(|known| Arc::ptr_eq(known, certificate));
-            (!same).then(|| (target, Some(secret(certificate))))
-        });
-        for (target, secret) in gone.chain(fresh) {
-            let key = ObjectKey {
-                kind: Kind::Secret,
-                namespace: target.namespace.as_str().into(),
-                name: target.secret.as_str().into(),
-            };
-            self.change.send(Change::Keep(key, secret)).await.ok()?;
-        }
-        Some(())
-    }
-}
-
-/// A kept certificate in the form of the Secret that it stands for.
-fn secret(certificate: &Certificate) -> Arc<Secret> {
-    let material = &certificate.material;
-    let chain = ByteString(material.chain.as_bytes().to_vec());
-    let key = ByteString(material.key.expose().to_vec());
-    Arc::new(Secret {
-        data: Some([("tls.crt".to_owned(), chain), ("tls.key".to_owned(), key)].into()),
-        type_: Some("kubernetes.io/tls".to_owned()),
-        ..Secret::default()
-    })
+    Ok(())
 }

@@ -10,7 +10,7 @@ use k8s_openapi::api::networking::v1::{Ingress, IngressTLS};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::config::Managed;
-use crate::engine::Ingresses;
+use crate::engine::{Ingresses, Namespaces};
 use crate::source::ObjectKey;
 
 /// The issuer whose certificates an Ingress asks for: its name, or `None` for the default one.
@@ -31,8 +31,38 @@ pub fn asked(ingress: &Ingress, managed: Managed) -> Option<Option<&str>> {
     (managed == Managed::Tracked && tracked()).then_some(None)
 }
 
+/// What is known of the namespaces.
+#[derive(Debug, Clone, Copy)]
+pub enum Tenants<'a> {
+    /// All of them and who they are: of one that is not there, nothing is asked.
+    Known(&'a Namespaces),
+    /// Labels of some; a directory does not say who they are.
+    Labelled(&'a Namespaces),
+    /// Nothing.
+    Unknown,
+}
+
+impl Tenants<'_> {
+    /// Identity and labels of a namespace; `None` when it is not there.
+    fn of(&self, name: &str) -> Option<(String, BTreeMap<String, String>)> {
+        let (namespaces, known) = match self {
+            Self::Known(namespaces) => (*namespaces, true),
+            Self::Labelled(namespaces) => (*namespaces, false),
+            Self::Unknown => return Some(Default::default()),
+        };
+        match namespaces.get(name).map(|namespace| &namespace.metadata) {
+            Some(metadata) => {
+                let uid = metadata.uid.clone().filter(|_| known);
+                let labels = metadata.labels.clone();
+                Some((uid.unwrap_or_default(), labels.unwrap_or_default()))
+            }
+            None => (!known).then(Default::default),
+        }
+    }
+}
+
 /// What all Ingresses ask for.
-pub fn requests(ingresses: &Ingresses, managed: Managed) -> Vec<Request> {
+pub fn requests(ingresses: &Ingresses, tenants: &Tenants<'_>, managed: Managed) -> Vec<Request> {
     let asking = ingresses
         .iter()
         .filter_map(|(key, ingress)| Some((key, ingress, asked(ingress, managed)?)));
@@ -41,7 +71,15 @@ pub fn requests(ingresses: &Ingresses, managed: Managed) -> Vec<Request> {
             let spec = ingress.spec.as_ref();
             let entries = spec.and_then(|spec| spec.tls.as_deref());
             let entries = entries.unwrap_or_default().iter();
-            entries.filter_map(move |entry| request(key, ingress, entry, issuer))
+            let tenant = tenants.of(&key.namespace);
+            entries.filter_map(move |entry| {
+                let (uid, labels) = tenant.as_ref()?;
+                Some(Request {
+                    namespace_uid: uid.clone(),
+                    labels: labels.clone(),
+                    ..request(key, ingress, entry, issuer)?
+                })
+            })
         })
         .collect()
 }
@@ -102,22 +140,40 @@ mod tests {
     #[test]
     fn each_tls_entry_with_hosts_and_a_secret_is_one_request() {
         let asking = ingresses("{gatehouse.dev/issuer: main}");
-        let list = requests(&asking, Managed::Annotated);
+        let list = requests(&asking, &Tenants::Unknown, Managed::Annotated);
         let targets: Vec<String> = list.iter().map(|r| r.target.to_string()).collect();
         assert_eq!(targets, ["shop/one", "shop/three"]);
         assert_eq!(list[0].hosts, ["a.test", "b.test"]);
         assert_eq!(list[0].issuer.as_deref(), Some("main"));
         assert_eq!(list[0].object, "Ingress/shop/web");
-        assert!(requests(&asking, Managed::No).is_empty());
+        assert!(requests(&asking, &Tenants::Unknown, Managed::No).is_empty());
     }
 
     #[test]
     fn the_old_annotation_asks_the_default_issuer_when_it_is_tracked() {
         let old = ingresses("{kubernetes.io/tls-acme: 'true'}");
-        assert!(requests(&old, Managed::Annotated).is_empty());
-        let list = requests(&old, Managed::Tracked);
+        assert!(requests(&old, &Tenants::Unknown, Managed::Annotated).is_empty());
+        let list = requests(&old, &Tenants::Unknown, Managed::Tracked);
         assert_eq!((list.len(), &list[0].issuer), (2, &None));
         let off = ingresses("{kubernetes.io/tls-acme: 'false'}");
-        assert!(requests(&off, Managed::Tracked).is_empty());
+        assert!(requests(&off, &Tenants::Unknown, Managed::Tracked).is_empty());
+    }
+
+    #[test]
+    fn a_request_says_who_its_namespace_is_and_there_is_none_of_an_unknown_one() {
+        let asking = ingresses("{gatehouse.dev/issuer: main}");
+        let yaml = "{metadata: {name: shop, uid: one, labels: {team: web}}}";
+        let shop = Arc::new(serde_saphyr::from_str(yaml).unwrap());
+        let namespaces: Namespaces = [("shop".into(), shop)].into();
+        let ask = |tenants| requests(&asking, &tenants, Managed::Annotated);
+        let known = ask(Tenants::Known(&namespaces));
+        assert_eq!((known.len(), known[0].namespace_uid.as_str()), (2, "one"));
+        assert_eq!(known[0].labels["team"], "web");
+        let labelled = ask(Tenants::Labelled(&namespaces));
+        assert_eq!(labelled[0].namespace_uid, "");
+        assert_eq!(labelled[0].labels["team"], "web");
+        let nobody = Namespaces::new();
+        assert!(ask(Tenants::Known(&nobody)).is_empty());
+        assert_eq!(ask(Tenants::Labelled(&nobody)).len(), 2);
     }
 }

@@ -383,7 +383,7 @@ fn named(text: &str) -> Option<String> {
     usable.then(|| text.to_owned())
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     duration(text).ok_or_else(|| "write a time such as `500ms`, `30s` or `5m`".into())
 }
 

@@ -28,6 +28,7 @@ pub struct DocsArgs {
 }
 
 /// Flags of `generate rbac`.
+#[expect(clippy::struct_excessive_bools, reason = "independent flags")]
 #[derive(Debug, Args)]
 pub struct RbacArgs {
     /// Namespace that Gatehouse itself lives in.
@@ -74,6 +75,15 @@ pub struct RbacArgs {
     /// Address that is written, as for `run`. With neither, nodes are asked for theirs.
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     pub publish_status_address: Vec<String>,
+
+    /// Whether certificates are ordered, with --acme of `run`.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set)]
+    pub acme: bool,
+
+    /// Namespace whose Secrets may be written for that; may be repeated. The default is every
+    /// namespace that is read.
+    #[arg(long, value_name = "NAMESPACE", value_parser = label)]
+    pub acme_namespace: Vec<String>,
 }
 
 impl RbacArgs {

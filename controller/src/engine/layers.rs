@@ -15,7 +15,7 @@ use super::findings::Origin;
 use super::graph::Node;
 use super::{Engine, Outcome, Wanted, Work};
 use crate::diagnostics::{Code, Diagnostic, Remarks};
-use crate::source::{Kind, ObjectKey};
+use crate::source::{Kind, Object, ObjectKey};
 use crate::translate::merge::{DefaultAnswer, forward, merge};
 use crate::translate::{ClusterRef, Fragment, HostFragment, backend, object_ref, tls, translate};
 use crate::world::Lookup;
@@ -107,6 +107,28 @@ impl Engine {
         match object {
             Some(object) => drop(owned.insert(key.clone(), object)),
             None => drop(owned.remove(key)),
+        }
+    }
+
+    /// Notes a namespace, or that there is none of this name any more.
+    pub(super) fn know(&mut self, key: &ObjectKey, object: Option<&Object>) {
+        if key.kind != Kind::Namespace {
+            return;
+        }
+        let new = match object {
+            Some(Object::Namespace(namespace)) => Some(namespace),
+            _ => None,
+        };
+        if self.namespaces.get(&key.name) == new {
+            return;
+        }
+        self.revision += 1;
+        let namespaces = Arc::make_mut(&mut self.namespaces);
+        match new {
+            Some(namespace) => {
+                namespaces.insert(Arc::clone(&key.name), Arc::clone(namespace));
+            }
+            None => drop(namespaces.remove(&key.name)),
         }
     }
 

@@ -108,6 +108,16 @@ pub enum Absence {
     LeftOut,
 }
 
+/// What Gatehouse keeps for a Secret by itself: served when there is no such Secret, or none that can
+/// be used.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kept {
+    /// In the form of the Secret.
+    pub secret: Arc<Secret>,
+    /// Served in any case: what is in the Secret was written by Gatehouse, or in its place.
+    pub first: bool,
+}
+
 /// What a source tells the engine.
 #[derive(Debug, Clone)]
 pub enum Change {
@@ -115,9 +125,8 @@ pub enum Change {
     Apply(ObjectKey, Object),
     /// The object is gone.
     Delete(ObjectKey),
-    /// What Gatehouse keeps for a Secret by itself: served when there is no such Secret, or none that
-    /// can be used.
-    Keep(ObjectKey, Option<Arc<Secret>>),
+    /// What Gatehouse keeps for a Secret by itself.
+    Keep(ObjectKey, Option<Kept>),
     /// Everything that is to be said of certificates that Gatehouse orders, replacing what was said
     /// before.
     Certificates(Vec<Diagnostic>),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use gatehouse::config::{Defaults, HostOwnership};
-use gatehouse::source::{Absence, Change, Kind, Object, ObjectKey};
+use gatehouse::source::{Absence, Change, Kept, Kind, Object, ObjectKey};
 use gatehouse::translate::object_ref;
 use gatehouse_gateway::model::ObjectRef;
 use k8s_openapi::api::core::v1::{
@@ -212,11 +212,19 @@ pub(crate) fn secret(namespace: &str, name: &str, pem: Pem) -> Change {
 
 /// What is kept for a Secret.
 pub(crate) fn keep(namespace: &str, name: &str, pem: Option<Pem>) -> Change {
-    let secret = pem.map(|pem| match secret(namespace, name, pem) {
-        Change::Apply(_, Object::Secret(secret)) => secret,
-        _ => Arc::default(),
+    kept(namespace, name, pem, false)
+}
+
+/// The same; with `first` it is served whatever is in the Secret.
+pub(crate) fn kept(namespace: &str, name: &str, pem: Option<Pem>, first: bool) -> Change {
+    let kept = pem.map(|pem| {
+        let secret = match secret(namespace, name, pem) {
+            Change::Apply(_, Object::Secret(secret)) => secret,
+            _ => Arc::default(),
+        };
+        Kept { secret, first }
     });
-    Change::Keep(key(Kind::Secret, namespace, name), secret)
+    Change::Keep(key(Kind::Secret, namespace, name), kept)
 }
 
 pub(crate) fn config_map(namespace: &str, name: &str, data: &[(&str, &str)]) -> Change {

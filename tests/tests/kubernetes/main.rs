@@ -4,6 +4,7 @@
 //! an `IngressClass` and a controller name of its own. Those that break the server have their own.
 
 mod answers;
+mod certificates;
 mod chart;
 mod classes;
 mod clock;

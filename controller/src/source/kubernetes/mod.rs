@@ -32,7 +32,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use tokio::sync::{mpsc, watch};
@@ -57,6 +57,8 @@ pub struct Scope {
     pub namespaces: Vec<Arc<str>>,
     /// Labels that Ingresses must have.
     pub ingress_labels: Option<String>,
+    /// Whether it matters who a namespace is. With namespaces, none is read: they belong to none.
+    pub tenants: bool,
 }
 
 /// Follows the cluster until the engine is gone.
@@ -68,7 +70,7 @@ pub async fn watch(
     changes: mpsc::Sender<Change>,
 ) {
     let mut source = Source {
-        base: base(&scope.namespaces),
+        base: base(&scope),
         access,
         scope,
         contacts,
@@ -345,14 +347,16 @@ impl Pairs for Source {
     }
 }
 
-fn base(namespaces: &[Arc<str>]) -> Vec<Target> {
+fn base(scope: &Scope) -> Vec<Target> {
     let kinds = [Kind::Ingress, Kind::Service, Kind::EndpointSlice];
-    if namespaces.is_empty() {
-        let kinds = kinds.into_iter().chain([Kind::IngressClass]);
+    if scope.namespaces.is_empty() {
+        let tenants = scope.tenants.then_some(Kind::Namespace);
+        let kinds = kinds.into_iter().chain([Kind::IngressClass]).chain(tenants);
         return kinds.map(Target::all).collect();
     }
     let each = |kind| {
-        namespaces
+        scope
+            .namespaces
             .iter()
             .map(move |namespace| Target::within(kind, namespace))
     };
@@ -380,8 +384,7 @@ fn follow(reflector: Reflector) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Kind::Endpoints => Box::pin(reflector.run::<Endpoints>()),
         Kind::Secret => Box::pin(reflector.run::<Secret>()),
         Kind::ConfigMap => Box::pin(reflector.run::<ConfigMap>()),
-        // Nothing reads them, so nothing starts such a watch.
-        Kind::Namespace => Box::pin(std::future::ready(())),
+        Kind::Namespace => Box::pin(reflector.run::<Namespace>()),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass, IngressSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -107,6 +107,11 @@ pruned! {
         map.metadata.labels = None;
         map.metadata.annotations = None;
         map.binary_data = None;
+    };
+    Namespace |namespace| {
+        namespace.metadata.annotations = None;
+        namespace.spec = None;
+        namespace.status = None;
     };
 }
 

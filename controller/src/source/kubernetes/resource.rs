@@ -57,9 +57,16 @@ pub enum Purpose {
     Events,
     /// Electing the replica that writes.
     Election,
+    /// Certificates: records, accounts and challenges.
+    Vault,
+    /// Certificates: the Secrets that they go to.
+    Projection,
+    /// Certificates: who a namespace is, and its labels.
+    Tenants,
 }
 
 const READ: &[&str] = &["list", "watch"];
+const VAULT: &[&str] = &["create", "delete", "get", "list", "update", "watch"];
 
 macro_rules! grants {
     ($($group:literal $version:literal $resource:literal $verbs:expr, $reach:ident, $purpose:ident;)+) => {
@@ -91,6 +98,9 @@ grants! {
     "" "v1" "events" &["create", "patch"], Watched, Events;
     "coordination.k8s.io" "v1" "leases" &["create"], Own, Election;
     "coordination.k8s.io" "v1" "leases" &["get", "update"], Named, Election;
+    "" "v1" "secrets" VAULT, Own, Vault;
+    "" "v1" "secrets" &["create", "patch"], Watched, Projection;
+    "" "v1" "namespaces" READ, Cluster, Tenants;
 }
 
 /// The row by which the objects of a kind are read. None: the source does not read it.
@@ -103,7 +113,7 @@ pub(super) fn reading(kind: Kind) -> Option<&'static Grant> {
         Kind::Endpoints => "endpoints",
         Kind::Secret => "secrets",
         Kind::ConfigMap => "configmaps",
-        Kind::Namespace => return None,
+        Kind::Namespace => "namespaces",
     };
     GRANTS
         .iter()
@@ -147,6 +157,6 @@ mod tests {
             path(Kind::Secret, Some("shop")),
             "/api/v1/namespaces/shop/secrets"
         );
-        assert!(reading(Kind::Namespace).is_none());
+        assert_eq!(path(Kind::Namespace, None), "/api/v1/namespaces");
     }
 }

@@ -1,0 +1,192 @@
+//! Makes sure that every ready replica answers before the authority is told to look.
+//!
+//! Each is asked at its own address, over the listener that the authority will come to by way of
+//! whatever is in front. Asking the public name instead would ask one of them, and from inside many
+//! networks none.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use gatehouse_acme::Answer;
+use gatehouse_acme::board::{Board, Posted};
+use gatehouse_acme::ca::ChallengeKind;
+use gatehouse_acme::driver::Barrier;
+use gatehouse_acme::probe;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Api;
+use kube::api::ListParams;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::post::Post;
+use crate::config::flags::ObjectName;
+use crate::leader::Clients;
+use crate::source::kubernetes::plain;
+
+/// See the module.
+pub(super) struct Replicas {
+    pub(super) post: Arc<Post>,
+    pub(super) clients: Clients,
+    /// The Service whose endpoints are the replicas; without one, only this replica is known.
+    pub(super) service: Option<ObjectName>,
+}
+
+/// Where one replica listens.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Listeners {
+    plain: Option<SocketAddr>,
+    tls: Option<SocketAddr>,
+}
+
+impl Barrier for Replicas {
+    fn wait<'a>(
+        &'a self,
+        board: &'a Board,
+        entries: &'a [Posted],
+    ) -> Answer<'a, Result<(), String>> {
+        self.post.publish(board);
+        Box::pin(async move {
+            match &self.service {
+                Some(service) => self.ask_all(service, entries).await,
+                None => Ok(()),
+            }
+        })
+    }
+}
+
+impl Replicas {
+    async fn ask_all(&self, service: &ObjectName, entries: &[Posted]) -> Result<(), String> {
+        let alpn = |entry: &Posted| entry.kind == ChallengeKind::TlsAlpn01;
+        // HTTP-01 needs no word of the order to be answered; the other does.
+        let limit = if entries.iter().any(alpn) {
+            LONG
+        } else {
+            SHORT
+        };
+        let end = Instant::now() + limit;
+        let mut told = BTreeSet::new();
+        loop {
+            let complaint = match self.replicas(service).await {
+                Ok(replicas) => ask(&replicas, entries, &mut told).await,
+                Err(why) => Some(why),
+            };
+            let Some(complaint) = complaint else {
+                return Ok(());
+            };
+            if Instant::now() >= end {
+                return Err(format!(
+                    "the authority is told although not every replica answers: {complaint}"
+                ));
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// The ready replicas as the cluster knows them now.
+    async fn replicas(&self, (namespace, name): &ObjectName) -> Result<Vec<Listeners>, String> {
+        let api: Api<EndpointSlice> = Api::namespaced((self.clients)(), namespace);
+        let params = ListParams::default().labels(&format!("{SERVICE_NAME}={name}"));
+        let slices = timeout(ANSWER, api.list(&params)).await;
+        let slices = slices
+            .map_err(|_| format!("no answer of the API server in {ANSWER:?}"))?
+            .map_err(|error| plain(&error))?;
+        let all: BTreeSet<Listeners> = slices.items.iter().flat_map(listeners).collect();
+        if all.is_empty() {
+            return Err(format!(
+                "Service {namespace}/{name} (--acme-replicas-service) has no ready endpoint"
+            ));
+        }
+        Ok(all.into_iter().take(MOST).collect())
+    }
+}
+
+/// The ready replicas of a slice.
+fn listeners(slice: &EndpointSlice) -> Vec<Listeners> {
+    let ports = slice.ports.as_deref().unwrap_or_default();
+    let port = |wanted: &str| {
+        let mut named = ports.iter();
+        let found = named.find(|port| port.name.as_deref() == Some(wanted))?;
+        u16::try_from(found.port?).ok()
+    };
+    let (plain, tls) = (port("http"), port("https"));
+    let ready = slice.endpoints.iter().filter(|endpoint| {
+        let conditions = endpoint.conditions.as_ref();
+        conditions.and_then(|conditions| conditions.ready) != Some(false)
+    });
+    let addresses = ready.filter_map(|endpoint| endpoint.addresses.first()?.parse::<IpAddr>().ok());
+    let at = |address, port: Option<u16>| port.map(|port| SocketAddr::new(address, port));
+    addresses
+        .map(|address| Listeners {
+            plain: at(address, plain),
+            tls: at(address, tls),
+        })
+        .collect()
+}
+
+/// Asks whoever has not answered yet; says who of them does not.
+async fn ask(
+    replicas: &[Listeners],
+    entries: &[Posted],
+    told: &mut BTreeSet<(SocketAddr, usize)>,
+) -> Option<String> {
+    let mut asked = FuturesUnordered::new();
+    let mut complaint = None;
+    for replica in replicas {
+        for (number, entry) in entries.iter().enumerate() {
+            let (address, port) = match entry.kind {
+                ChallengeKind::Http01 => (replica.plain, "http"),
+                ChallengeKind::TlsAlpn01 => (replica.tls, "https"),
+                ChallengeKind::Dns01 | ChallengeKind::DnsPersist01 => continue,
+            };
+            let Some(address) = address else {
+                complaint = Some(format!("the Service has no port named {port}"));
+                continue;
+            };
+            if told.contains(&(address, number)) {
+                continue;
+            }
+            asked.push(async move { (address, number, probe::ask(address, entry).await) });
+        }
+    }
+    while let Some((address, number, answer)) = asked.next().await {
+        match answer {
+            Ok(()) => drop(told.insert((address, number))),
+            Err(why) => complaint = Some(format!("{address}: {why}")),
+        }
+    }
+    complaint
+}
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Replicas that are asked: there may be thousands, and the authority asks a handful of times.
+const MOST: usize = 100;
+/// How long it is tried before the authority is told all the same.
+const SHORT: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(30);
+const AGAIN: Duration = Duration::from_millis(250);
+const ANSWER: Duration = Duration::from_secs(4);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_endpoints_are_asked_at_the_ports_by_their_names() {
+        let slice: EndpointSlice = serde_saphyr::from_str(
+            "{metadata: {name: a}, addressType: IPv4, ports: [{name: https, port: 8443}, {name: http, \
+             port: 8080}], endpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.2], conditions: \
+             {ready: false}}, {addresses: [10.0.0.3], conditions: {ready: true}}]}",
+        )
+        .unwrap();
+        let found = listeners(&slice);
+        let plain: Vec<String> = found
+            .iter()
+            .filter_map(|one| one.plain.map(|address| address.to_string()))
+            .collect();
+        assert_eq!(plain, ["10.0.0.1:8080", "10.0.0.3:8080"]);
+        assert_eq!(found[0].tls, Some("10.0.0.1:8443".parse().unwrap()));
+    }
+}

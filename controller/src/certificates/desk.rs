@@ -1,0 +1,276 @@
+//! Carries between the engine, the keeper and the data plane.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gatehouse_acme::board::Board;
+use gatehouse_acme::driver::Wishes;
+use gatehouse_acme::issuers::Issuers;
+use gatehouse_acme::keeper::Keeper;
+use gatehouse_acme::plan::{Finding, Target};
+use gatehouse_acme::served::{Certificate, Certificates, Reports};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use super::post::Post;
+use super::targets::Targets;
+use super::{findings, request};
+use crate::admin::Readiness;
+use crate::config::Managed;
+use crate::diagnostics::Diagnostic;
+use crate::engine::{Ingresses, Namespaces, Report};
+use crate::source::{Change, Kept, Kind, ObjectKey};
+
+/// See the module.
+pub(super) struct Desk {
+    pub(super) keeper: Keeper,
+    pub(super) post: Arc<Post>,
+    pub(super) managed: Managed,
+    pub(super) reports: watch::Receiver<Arc<Report>>,
+    pub(super) change: mpsc::Sender<Change>,
+    /// What there is of a cluster.
+    pub(super) cluster: Option<Around>,
+    /// What was looked at and told last.
+    pub(super) last: Last,
+}
+
+/// The parts that a process on its own does not have.
+pub(super) struct Around {
+    /// Whether it is known who a namespace is.
+    pub(super) tenants: bool,
+    pub(super) targets: Arc<Targets>,
+    /// Changes of the targets.
+    pub(super) changes: watch::Receiver<u64>,
+    /// What the healer has to say.
+    pub(super) findings: watch::Receiver<Arc<Vec<Diagnostic>>>,
+}
+
+/// Certificates that may be served, and whether one comes before what is in the Secret.
+type Shown = BTreeMap<Target, (Arc<Certificate>, bool)>;
+
+/// What is said: of the plan, of the certificates, by the healer.
+type Said = (Arc<Vec<Finding>>, Arc<Reports>, Option<Arc<Healed>>);
+type Healed = Vec<Diagnostic>;
+
+/// What was looked at and told last.
+#[derive(Default)]
+pub(super) struct Last {
+    /// The objects that requests were made of.
+    asked: Option<(Arc<Ingresses>, Arc<Namespaces>)>,
+    /// What that was decided by.
+    seen: Option<(Arc<Certificates>, Arc<Namespaces>, u64)>,
+    /// What the world was told.
+    kept: Shown,
+    /// What the data plane was told.
+    published: (Arc<Board>, Arc<Wishes>),
+    said: Said,
+}
+
+impl Desk {
+    /// Begins, after what is kept has been handed over: a process is not ready without it.
+    pub(super) async fn begin(mut self, issuers: watch::Sender<Arc<Issuers>>, health: Readiness) {
+        if timeout(FIRST, self.keeper.shown()).await.is_err() {
+            tracing::warn!(
+                "the certificates that are kept cannot be read yet; they are served later"
+            );
+        }
+        let begun = self.hand_over().await;
+        tokio::spawn(async move {
+            if begun.is_some() {
+                self.run().await;
+            }
+            // Kept as long as the keeper, or it would see the end of a configuration that stays.
+            drop(issuers);
+            // Only its death ends it: nobody would notice before certificates run out.
+            tracing::error!("certificates are no longer ordered or renewed: restart the process");
+            health.hold(MANAGER_DIED);
+        });
+    }
+
+    /// Until one of the two ends.
+    async fn run(mut self) {
+        while self.carry().await.is_some() {
+            let keeper = &mut self.keeper;
+            let around = around(self.cluster.as_mut());
+            let changed = tokio::select! {
+                changed = self.reports.changed() => changed.is_ok(),
+                changed = keeper.certificates.changed() => changed.is_ok(),
+                changed = keeper.board.changed() => changed.is_ok(),
+                changed = keeper.planned.changed() => changed.is_ok(),
+                changed = keeper.findings.changed() => changed.is_ok(),
+                changed = keeper.reports.changed() => changed.is_ok(),
+                changed = around => changed,
+            };
+            if !changed {
+                return;
+            }
+        }
+    }
+
+    /// Takes everything where it belongs; what has not changed costs a comparison.
+    async fn carry(&mut self) -> Option<()> {
+        self.ask();
+        self.publish();
+        self.hand_over().await?;
+        self.say().await
+    }
+
+    /// Tells the data plane what to answer.
+    fn publish(&mut self) {
+        let planned = self.keeper.planned.borrow_and_update().clone();
+        let board = self.keeper.board.borrow_and_update().clone();
+        let (known, answered) = &self.last.published;
+        if Arc::ptr_eq(&board, known) && Arc::ptr_eq(&planned, answered) {
+            return;
+        }
+        self.post.publish(&board);
+        self.last.published = (board, planned);
+    }
+
+    /// Tells the engine what there is to say.
+    async fn say(&mut self) -> Option<()> {
+        let planned = self.keeper.findings.borrow_and_update().clone();
+        let reports = self.keeper.reports.borrow_and_update().clone();
+        let cluster = self.cluster.as_mut();
+        let healer = cluster.map(|around| around.findings.borrow_and_update().clone());
+        // Most rounds come from the engine: what it knows is not made and sent again.
+        let (known, stood, healed) = &self.last.said;
+        let same = |one: &Option<Arc<_>>, two: &Option<Arc<_>>| {
+            one.as_ref().map(Arc::as_ptr) == two.as_ref().map(Arc::as_ptr)
+        };
+        if Arc::ptr_eq(&planned, known) && Arc::ptr_eq(&reports, stood) && same(&healer, healed) {
+            return Some(());
+        }
+        let mut list = findings::diagnostics(&planned, &reports);
+        list.extend(healer.iter().flat_map(|list| list.iter().cloned()));
+        list.sort_unstable();
+        self.last.said = (planned, reports, healer);
+        self.change.send(Change::Certificates(list)).await.ok()
+    }
+
+    /// Asks for what the Ingresses want.
+    fn ask(&mut self) {
+        let report = self.reports.borrow_and_update();
+        let same = |(owned, namespaces): &(Arc<Ingresses>, Arc<Namespaces>)| {
+            Arc::ptr_eq(owned, &report.owned) && Arc::ptr_eq(namespaces, &report.namespaces)
+        };
+        // Until the first generation nothing was computed of what was sent: no Ingress seems ours,
+        // and orders that are under way would be given up.
+        let known = report.synced && report.generation > 0;
+        if !known || self.last.asked.as_ref().is_some_and(same) {
+            return;
+        }
+        let tenants = self.cluster.as_ref().map(|around| around.tenants);
+        // A cluster has namespaces: until one is known nobody knows who asks, and to ask for nothing
+        // would be to give up what there is.
+        if tenants == Some(true) && report.namespaces.is_empty() {
+            return;
+        }
+        let tenants = match tenants {
+            Some(true) => request::Tenants::Known(&report.namespaces),
+            Some(false) => request::Tenants::Unknown,
+            None => request::Tenants::Labelled(&report.namespaces),
+        };
+        let requests = request::requests(&report.owned, &tenants, self.managed);
+        self.last.asked = Some((Arc::clone(&report.owned), Arc::clone(&report.namespaces)));
+        drop(report);
+        self.keeper.wanted.send_if_modified(|known| {
+            let changed = known.as_deref() != Some(&requests);
+            if changed {
+                *known = Some(Arc::new(requests));
+            }
+            changed
+        });
+    }
+
+    /// Tells the world which certificates are kept.
+    async fn hand_over(&mut self) -> Option<()> {
+        let new = self.keeper.certificates.borrow_and_update().clone();
+        let namespaces = Arc::clone(&self.reports.borrow().namespaces);
+        let cluster = self.cluster.as_mut();
+        let count = cluster.map_or(0, |around| *around.changes.borrow_and_update());
+        let same = |(certificates, known, counted): &(_, _, u64)| {
+            Arc::ptr_eq(certificates, &new) && Arc::ptr_eq(known, &namespaces) && *counted == count
+        };
+        // Most rounds come from the engine, about endpoints.
+        if self.last.seen.as_ref().is_some_and(same) {
+            return Some(());
+        }
+        let shown = self.shown(&new, &namespaces);
+        self.last.seen = Some((new, namespaces, count));
+        let new = shown;
+        let old = std::mem::replace(&mut self.last.kept, new);
+        let new = &self.last.kept;
+        let gone = old.keys().filter(|target| !new.contains_key(*target));
+        let gone = gone.map(|target| (target, None));
+        let fresh = new.iter().filter_map(|(target, (certificate, first))| {
+            let same = old.get(target).is_some_and(|(known, was_first)| {
+                Arc::ptr_eq(known, certificate) && was_first == first
+            });
+            let kept = || Kept {
+                secret: secret(certificate),
+                first: *first,
+            };
+            (!same).then(|| (target, Some(kept())))
+        });
+        for (target, kept) in gone.chain(fresh) {
+            let key = ObjectKey {
+                kind: Kind::Secret,
+                namespace: target.namespace.as_str().into(),
+                name: target.secret.as_str().into(),
+            };
+            self.change.send(Change::Keep(key, kept)).await.ok()?;
+        }
+        Some(())
+    }
+
+    /// What may be served of what is kept. A namespace that was made anew under an old name is another
+    /// tenant.
+    fn shown(&self, all: &Certificates, namespaces: &Namespaces) -> Shown {
+        let another = |target: &Target, certificate: &Certificate| {
+            let namespace = namespaces.get(target.namespace.as_str());
+            let uid = namespace.and_then(|namespace| namespace.metadata.uid.as_deref());
+            !certificate.namespace_uid.is_empty()
+                && uid.is_some_and(|uid| uid != certificate.namespace_uid)
+        };
+        let cluster = self.cluster.as_ref();
+        let shown = all.iter().filter_map(|(target, certificate)| {
+            if another(target, certificate) {
+                return None;
+            }
+            let first = cluster.is_some_and(|around| around.targets.is_ours(target));
+            Some((target.clone(), (Arc::clone(certificate), first)))
+        });
+        shown.collect()
+    }
+}
+
+/// How long the start waits for what is kept. Reading it takes milliseconds.
+const FIRST: Duration = Duration::from_secs(10);
+const MANAGER_DIED: &str = "the certificate manager has ended";
+
+/// Waits for news of what is around in a cluster.
+async fn around(cluster: Option<&mut Around>) -> bool {
+    let Some(around) = cluster else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        changed = around.changes.changed() => changed.is_ok(),
+        changed = around.findings.changed() => changed.is_ok(),
+    }
+}
+
+/// A kept certificate in the form of the Secret that it stands for.
+fn secret(certificate: &Certificate) -> Arc<Secret> {
+    let material = &certificate.material;
+    let chain = ByteString(material.chain.as_bytes().to_vec());
+    let key = ByteString(material.key.expose().to_vec());
+    Arc::new(Secret {
+        data: Some([("tls.crt".to_owned(), chain), ("tls.key".to_owned(), key)].into()),
+        type_: Some("kubernetes.io/tls".to_owned()),
+        ..Secret::default()
+    })
+}

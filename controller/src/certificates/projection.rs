@@ -1,0 +1,273 @@
+//! From the vault into the Secrets of users, by server-side apply: labels and annotations of others
+//! stay.
+//!
+//! Invariants:
+//! - A Secret that Gatehouse did not write is never written, unless it is empty or its owner hands it
+//!   over by an annotation.
+//! - Whether it may be written is tried with the API server's own dry run before anything is ordered.
+//! - Chain and key go in one request, and only onto the version that was judged.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use gatehouse_acme::Answer;
+use gatehouse_acme::driver::Projector;
+use gatehouse_acme::plan::Target;
+use gatehouse_acme::record::Material;
+use gatehouse_acme::secrets::Secret as Value;
+use gatehouse_acme::served::Reports;
+use gatehouse_acme::vault::Key;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+use kube::api::{ListParams, Patch, PatchParams};
+use serde_json::{Map, Value as Json, json};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::targets::{Mark, RECORD, TLS, is_ours};
+use super::vault::{MANAGED_BY, name_of};
+use crate::leader::{Clients, Leadership};
+use crate::source::kubernetes::plain;
+
+/// Writes Secrets of users.
+pub(super) struct Projection {
+    clients: Clients,
+    leadership: Leadership,
+    /// What is said of the certificates, for the annotations.
+    reports: OnceLock<watch::Receiver<Arc<Reports>>>,
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    /// It was written.
+    Now,
+    /// Exactly this was there.
+    Before,
+}
+
+/// Why nothing was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The Secret, or the right to it: a sentence for its owner.
+    Refused(String),
+    /// The API server does not answer, or somebody was faster: again soon.
+    Away(String),
+}
+
+impl Trouble {
+    pub(super) fn words(self) -> String {
+        match self {
+            Self::Refused(why) | Self::Away(why) => why,
+        }
+    }
+}
+
+impl Projection {
+    pub(super) fn new(clients: &Clients, leadership: Leadership) -> Self {
+        Self {
+            clients: Arc::clone(clients),
+            leadership,
+            reports: OnceLock::new(),
+        }
+    }
+
+    /// Learns what is said of the certificates.
+    pub(super) fn follow(&self, reports: watch::Receiver<Arc<Reports>>) {
+        self.reports.set(reports).ok();
+    }
+
+    /// Writes the target unless it is as it should be.
+    pub(super) async fn write(
+        &self,
+        target: &Target,
+        material: &Material,
+    ) -> Result<Written, Trouble> {
+        let found = self.find(target).await?;
+        judge(target, found.as_ref()).map_err(Trouble::Refused)?;
+        let there = found.as_ref().map(|secret| Mark::of(target, secret));
+        if there == Some(Mark::due(material)) {
+            return Ok(Written::Before);
+        }
+        if self.leadership.epoch().is_none() {
+            return Err(Trouble::Away("this replica leads no longer".to_owned()));
+        }
+        let (chain, key) = (Value::new(material.chain.as_bytes()), material.key.clone());
+        let applied = self.applied(target, found.as_ref(), &chain, &key);
+        self.apply(target, &applied, found.is_some(), false).await?;
+        Ok(Written::Now)
+    }
+
+    async fn try_out(&self, target: &Target) -> Result<(), Trouble> {
+        let found = self.find(target).await?;
+        judge(target, found.as_ref()).map_err(Trouble::Refused)?;
+        let nothing = Value::default();
+        let applied = self.applied(target, found.as_ref(), &nothing, &nothing);
+        self.apply(target, &applied, found.is_some(), true).await
+    }
+
+    /// The Secret as it is now. A list of one: that right is there for serving already.
+    async fn find(&self, target: &Target) -> Result<Option<Secret>, Trouble> {
+        let params = ListParams::default()
+            .fields(&format!("metadata.name={}", target.secret))
+            .limit(1);
+        let list = answer(self.api(target).list(&params)).await?;
+        Ok(list.items.into_iter().next())
+    }
+
+    async fn apply(
+        &self,
+        target: &Target,
+        applied: &Json,
+        over: bool,
+        dry: bool,
+    ) -> Result<(), Trouble> {
+        let params = PatchParams {
+            dry_run: dry,
+            // Where there is nothing, nobody has to give way: whoever makes it meanwhile keeps it.
+            force: over,
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let api = self.api(target);
+        answer(api.patch(&target.secret, &params, &Patch::Apply(applied))).await?;
+        Ok(())
+    }
+
+    fn applied(&self, target: &Target, found: Option<&Secret>, chain: &Value, key: &Value) -> Json {
+        let entry = |value: &Value| json!(ByteString(value.expose().to_vec()));
+        let mut metadata = json!({
+            "name": target.secret,
+            "namespace": target.namespace,
+            "labels": {MANAGED_BY: "gatehouse"},
+            "annotations": self.annotations(target),
+        });
+        if let (Some(found), Some(fields)) = (found, metadata.as_object_mut()) {
+            fields.insert(
+                "resourceVersion".to_owned(),
+                json!(found.metadata.resource_version),
+            );
+        }
+        json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": metadata,
+            "type": TLS,
+            "data": {"tls.crt": entry(chain), "tls.key": entry(key)},
+        })
+    }
+
+    fn annotations(&self, target: &Target) -> Map<String, Json> {
+        let mut annotations = Map::new();
+        let mut say = |name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                annotations.insert(name.to_owned(), Json::String(value));
+            }
+        };
+        say(RECORD, Some(name_of(&Key::Certificate(target.clone()))));
+        let reports = self.reports.get().map(|reports| reports.borrow().clone());
+        if let Some(report) = reports.as_ref().and_then(|all| all.get(target)) {
+            let names: Vec<String> = report.names.iter().map(ToString::to_string).collect();
+            say("gatehouse.dev/issuer", Some(report.issuer.clone()));
+            say("gatehouse.dev/alt-names", Some(names.join(",")));
+            say("gatehouse.dev/serial", report.serial.clone());
+            let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
+            say("gatehouse.dev/not-after", time(report.not_after));
+            say("gatehouse.dev/renew-at", time(report.renew_at));
+        }
+        annotations
+    }
+
+    fn api(&self, target: &Target) -> Api<Secret> {
+        Api::namespaced((self.clients)(), &target.namespace)
+    }
+}
+
+impl Projector for Projection {
+    fn preflight<'a>(&'a self, target: &'a Target) -> Answer<'a, Result<(), String>> {
+        Box::pin(async move { self.try_out(target).await.map_err(Trouble::words) })
+    }
+
+    fn project<'a>(
+        &'a self,
+        target: &'a Target,
+        material: &'a Material,
+    ) -> Answer<'a, Result<(), String>> {
+        Box::pin(async move {
+            let written = self.write(target, material).await;
+            written.map(drop).map_err(Trouble::words)
+        })
+    }
+}
+
+/// Whether Gatehouse may write this; the error is a sentence for the owner.
+fn judge(target: &Target, secret: Option<&Secret>) -> Result<(), String> {
+    let Some(secret) = secret else { return Ok(()) };
+    let kind = secret.type_.as_deref().unwrap_or("Opaque");
+    if kind != TLS {
+        return Err(format!(
+            "it is there with the type {kind}, which cannot be changed: delete it, or name another \
+             Secret in spec.tls"
+        ));
+    }
+    if secret.immutable == Some(true) {
+        return Err("it is immutable: delete it, or name another Secret in spec.tls".to_owned());
+    }
+    if secret.metadata.deletion_timestamp.is_some() {
+        return Err("it is being deleted, and a finalizer holds it".to_owned());
+    }
+    let annotations = secret.metadata.annotations.as_ref();
+    let annotation = |name: &str| annotations.and_then(|all| all.get(name));
+    let empty = secret
+        .data
+        .iter()
+        .flatten()
+        .all(|(name, value)| !ENTRIES.contains(&name.as_str()) || value.0.is_empty());
+    let handed_over = annotation(ADOPT).is_some_and(|value| value == "true");
+    if is_ours(target, secret) || empty || handed_over {
+        return Ok(());
+    }
+    let whose = match annotation("cert-manager.io/certificate-name") {
+        Some(name) => format!("it belongs to cert-manager's Certificate {name}"),
+        None => "it holds a certificate that Gatehouse did not write".to_owned(),
+    };
+    Err(format!(
+        "{whose}, which is served and left as it is: annotate the Secret with {ADOPT}=\"true\" to \
+         hand it over, or name another Secret in spec.tls"
+    ))
+}
+
+/// One request with a bound.
+async fn answer<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Trouble> {
+    match timeout(ANSWER, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(match &error {
+            kube::Error::Api(status) if status.code == 409 => Trouble::Away(format!(
+                "somebody else has just written it: {}",
+                plain(&error)
+            )),
+            // A quota refuses with the same status.
+            kube::Error::Api(status) if status.message.contains(" cannot ") => {
+                Trouble::Refused(format!(
+                    "{}; `gatehouse generate rbac --acme` prints the rights it takes",
+                    plain(&error)
+                ))
+            }
+            kube::Error::Api(status) if status.code < 500 && status.code != 429 => {
+                Trouble::Refused(plain(&error))
+            }
+            _ => Trouble::Away(plain(&error)),
+        }),
+        Err(_) => Err(Trouble::Away(format!("no answer in {ANSWER:?}"))),
+    }
+}
+
+/// Who owns the fields, at the API server.
+const MANAGER: &str = "gatehouse-certificates";
+/// By this, the owner of a Secret hands it over.
+const ADOPT: &str = "gatehouse.dev/adopt";
+const ENTRIES: [&str; 2] = ["tls.crt", "tls.key"];
+/// A request of the leader may not outlive the time after which another may lead.
+const ANSWER: Duration = Duration::from_secs(4);
