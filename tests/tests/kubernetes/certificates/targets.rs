@@ -228,7 +228,7 @@ fn case_45_what_nobody_wants_is_kept_for_its_namespace_and_not_for_another_of_th
         phase("Tombstone");
         stand.space.delete("secret/shop");
         stand.space.delete("service/app");
-        stand.space.delete("endpointslice/app");
+        stand.space.delete("endpointslice/app-0");
         kubectl.delete("acme-tenant", "namespace/acme-tenant");
         let rest = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "acme-tenant"},
             "spec": {"finalizers": []}});
