@@ -67,6 +67,21 @@
 {{- fail (printf "defaultBackendService is in the namespace %s, which is not one of watchNamespaces, so it could not be read. Add the namespace, or choose a Service of another one." $namespace) }}
 {{- end }}
 {{- end }}
+{{- with .Values.certificates }}
+{{- if and .issuers (not $.Values.leaderElection.enabled) }}
+{{- fail "certificates.issuers needs leaderElection.enabled: only one replica may order. Enable it, or leave the issuers out." }}
+{{- end }}
+{{- if and .defaultIssuer (not (hasKey .issuers .defaultIssuer)) }}
+{{- fail (printf "certificates.defaultIssuer is %s, which is not one of certificates.issuers." .defaultIssuer) }}
+{{- end }}
+{{- if and $.Values.watchNamespaces .issuers }}
+{{- range .writeNamespaces }}
+{{- if not (has . $.Values.watchNamespaces) }}
+{{- fail (printf "certificates.writeNamespaces has the namespace %s, which is not one of watchNamespaces: nothing there asks for a certificate. Leave it out, or add it to watchNamespaces." .) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if and .Values.metrics.serviceMonitor.enabled .Values.metrics.podMonitor.enabled }}
 {{- fail "metrics.serviceMonitor and metrics.podMonitor would both have every pod scraped. Enable one of them." }}
 {{- end }}

@@ -58,6 +58,22 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 {{- end }}
 
+{{- /* The file of issuers; empty without any. */}}
+{{- define "gatehouse.issuers" -}}
+{{- with .Values.certificates }}{{ if .issuers }}
+{{- $acme := dict "issuers" .issuers "unlisted" .unlisted }}
+{{- with .defaultIssuer }}{{ $_ := set $acme "default" . }}{{ end }}
+{{- toYaml (dict "acme" $acme) }}
+{{- end }}{{ end }}
+{{- end }}
+
+{{- /* NAMESPACE/NAME of the Service whose endpoints are the replicas. */}}
+{{- define "gatehouse.replicas" -}}
+{{- if and .Values.service.enabled (or (not .Values.watchNamespaces) (has .Release.Namespace .Values.watchNamespaces)) }}
+{{- .Release.Namespace }}/{{ include "gatehouse.fullname" . }}
+{{- end }}
+{{- end }}
+
 {{- /* Settings of the ConfigMap: those of the values, and those that sections of the values stand for. */}}
 {{- define "gatehouse.settings" -}}
 {{- $settings := dict }}

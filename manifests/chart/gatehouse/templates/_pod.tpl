@@ -50,6 +50,17 @@
 {{- else }}
 - --update-status=false
 {{- end }}
+{{- if .Values.certificates.issuers }}
+- --acme=/etc/gatehouse/issuers/issuers.yaml
+- --acme-secrets=/etc/gatehouse/secrets
+- --acme-keep-unwanted={{ .Values.certificates.keepUnwanted }}
+{{- with include "gatehouse.replicas" . }}
+- --acme-replicas-service={{ . }}
+{{- end }}
+{{- if .Values.certificates.trackTlsAcme }}
+- --acme-track-tls-acme
+{{- end }}
+{{- end }}
 {{- with .Values.workers }}
 - --workers={{ . }}
 {{- end }}
@@ -62,9 +73,16 @@
 
 {{- define "gatehouse.pod" -}}
 metadata:
-  {{- with .Values.pod.annotations }}
+  {{- $issuers := include "gatehouse.issuers" . }}
+  {{- if or .Values.pod.annotations $issuers }}
   annotations:
+    {{- with .Values.pod.annotations }}
     {{- toYaml . | nindent 4 }}
+    {{- end }}
+    {{- with $issuers }}
+    # Read once: another one replaces the pods.
+    gatehouse.dev/issuers: {{ sha256sum . | trunc 16 | quote }}
+    {{- end }}
   {{- end }}
   labels:
     {{- include "gatehouse.selectorLabels" . | nindent 4 }}
@@ -149,10 +167,32 @@ spec:
         readOnlyRootFilesystem: true
         capabilities:
           drop: [ALL]
+      {{- if .Values.certificates.issuers }}
+      volumeMounts:
+        - name: issuers
+          mountPath: /etc/gatehouse/issuers
+          readOnly: true
+        {{- range .Values.certificates.secrets }}
+        - name: {{ printf "issuer-%s" (sha256sum . | trunc 8) }}
+          mountPath: /etc/gatehouse/secrets/{{ . }}
+          readOnly: true
+        {{- end }}
+      {{- end }}
       {{- with .Values.pod.resources }}
       resources:
         {{- toYaml . | nindent 8 }}
       {{- end }}
+  {{- if .Values.certificates.issuers }}
+  volumes:
+    - name: issuers
+      configMap:
+        name: {{ include "gatehouse.fullname" . }}-issuers
+    {{- range .Values.certificates.secrets }}
+    - name: {{ printf "issuer-%s" (sha256sum . | trunc 8) }}
+      secret:
+        secretName: {{ . }}
+    {{- end }}
+  {{- end }}
   {{- with .Values.pod.nodeSelector }}
   nodeSelector:
     {{- toYaml . | nindent 4 }}

@@ -42,6 +42,14 @@ fn cases() -> Vec<Case> {
 }
 
 impl Case {
+    /// Namespaces whose Secrets may be written: no flag of the program says so.
+    fn writes(&self) -> Vec<String> {
+        let values: Value = serde_saphyr::from_str(&self.values).unwrap_or_default();
+        let list = values.pointer("/certificates/writeNamespaces");
+        let list = list.and_then(Value::as_array).into_iter().flatten();
+        list.filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
     fn render(&self) -> String {
         Helm::alone()
             .render(RELEASE, RELEASE, &self.values)

@@ -30,6 +30,18 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("watchNamespaces: [Shop]", &["/watchNamespaces/0"]),
     ("image: {digest: latest}", &["/image/digest"]),
     (
+        "{leaderElection: {enabled: false}, certificates: {issuers: {a: {directory: x}}}}",
+        &["certificates.issuers needs leaderElection.enabled"],
+    ),
+    (
+        "certificates: {defaultIssuer: b, issuers: {a: {directory: x}}}",
+        &["certificates.defaultIssuer is b", "certificates.issuers"],
+    ),
+    (
+        "{watchNamespaces: [shop], certificates: {writeNamespaces: [pay], issuers: {a: {directory: x}}}}",
+        &["certificates.writeNamespaces", "namespace pay"],
+    ),
+    (
         "terminationGracePeriodSeconds: 60",
         &["is 60", "draining takes up to 80 seconds", "to 80 or more"],
     ),

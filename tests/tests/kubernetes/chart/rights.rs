@@ -43,7 +43,7 @@ fn rights(objects: &[Value]) -> BTreeSet<String> {
     rights
 }
 
-fn printed(namespace: &str, account: &str, run: &[&str]) -> BTreeSet<String> {
+fn printed(namespace: &str, account: &str, run: &[&str], write: &[String]) -> BTreeSet<String> {
     let mut flags = vec![
         "generate".to_owned(),
         "rbac".to_owned(),
@@ -56,6 +56,15 @@ fn printed(namespace: &str, account: &str, run: &[&str]) -> BTreeSet<String> {
     };
     let taken = run.iter().copied().filter(decides);
     flags.extend(taken.map(str::to_owned));
+    // The program is given a file, and where the rights are printed there is none.
+    if run.iter().any(|flag| flag.starts_with("--acme=")) {
+        flags.push("--acme".to_owned());
+    }
+    flags.extend(
+        write
+            .iter()
+            .map(|namespace| format!("--acme-namespace={namespace}")),
+    );
     let output = gateway::run(&flags);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{flags:?}: {said}");
@@ -76,7 +85,7 @@ fn the_chart_grants_what_the_program_prints_for_its_flags() {
             let run = arguments(&objects);
             assert_eq!(
                 granted,
-                printed(super::RELEASE, account, &run),
+                printed(super::RELEASE, account, &run, &case.writes()),
                 "{}",
                 case.name
             );
