@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use gatehouse_acme::keeper::{Config, Keeper};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::barrier::Replicas;
-use super::desk::{Around, Desk, Last};
+use super::desk::{Around, Desk, FIRST, Last};
 use super::heal::Healer;
 use super::post::Post;
 use super::projection::Projection;
@@ -41,6 +42,8 @@ impl Orders {
             replicas,
         } = place;
         let vault = SecretVault::open(&clients, own, leadership.clone());
+        // A keeper shows what there is when it begins; without the API server it begins with nothing.
+        timeout(FIRST, vault.listed()).await.ok();
         let targets = Arc::new(Targets::follow(&clients, &namespaces));
         let projection = Arc::new(Projection::new(&clients, leadership.clone()));
         let post = Arc::new(Post::new(ends.challenges));

@@ -249,7 +249,7 @@ impl Desk {
 }
 
 /// How long the start waits for what is kept. Reading it takes milliseconds.
-const FIRST: Duration = Duration::from_secs(10);
+pub(super) const FIRST: Duration = Duration::from_secs(10);
 const MANAGER_DIED: &str = "the certificate manager has ended";
 
 /// Waits for news of what is around in a cluster.

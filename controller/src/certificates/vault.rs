@@ -83,6 +83,12 @@ impl SecretVault {
         }
     }
 
+    /// Waits until it is known what there is.
+    pub(super) async fn listed(&self) {
+        let listed = |_: &u64| lock(&self.copy).is_some();
+        self.changes.subscribe().wait_for(listed).await.ok();
+    }
+
     fn api(&self) -> Api<Secret> {
         Api::namespaced((self.clients)(), &self.namespace)
     }
