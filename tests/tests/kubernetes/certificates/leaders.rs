@@ -213,6 +213,42 @@ fn case_26_the_next_leader_continues_the_same_order_within_five_seconds() {
     });
 }
 
+#[test]
+fn a_leader_that_was_stopped_for_long_does_nothing_when_it_wakes_up() {
+    cluster::shared(|server| {
+        let host = "shop.example.test";
+        let stand = Stand::new(server, "acme-asleep");
+        let held = Arc::new(AtomicBool::new(true));
+        stand.authority.rule(Held(Arc::clone(&held)));
+        let first = stand.another(&[]);
+        wait::until("it leads", || leads(&first.gateway).then_some(()));
+        let second = stand.another(&[]);
+        stand.pebble.lead(host, second.address);
+        stand.want("shop", host);
+        wait::until("the authority is told", || {
+            (stand.authority.count(Endpoint::Order) > 2).then_some(())
+        });
+        first.gateway.process.signal("STOP");
+        wait::until("the other one leads", || {
+            leads(&second.gateway).then_some(())
+        });
+        held.store(false, Ordering::SeqCst);
+        wait_serves(&second.gateway, host);
+        stand.wait_secret("shop");
+        wait::until("nothing is going on", || {
+            (stand.authority.count(Endpoint::Renewal) == 1).then_some(())
+        });
+        let requests = stand.journal().len();
+        first.gateway.process.signal("CONT");
+        wait_serves(&first.gateway, host);
+        let quiet = wait::holds(Duration::from_secs(3), || stand.journal().len() == requests);
+        assert!(quiet, "{:#?}", stand.journal().last());
+        assert_eq!(stand.authority.count(Endpoint::NewOrder), 1);
+        assert_eq!(stand.authority.count(Endpoint::Finalize), 1);
+        assert_eq!(stand.pebble.issued().len(), 1);
+    });
+}
+
 /// Shorter than the two minutes of the plan, and long enough for the Lease to lapse twice.
 const AWAY: Duration = Duration::from_secs(25);
 

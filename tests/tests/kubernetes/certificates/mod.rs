@@ -3,6 +3,7 @@
 
 mod issuing;
 mod leaders;
+mod rights;
 mod targets;
 
 use std::net::Ipv4Addr;
