@@ -271,3 +271,61 @@ const ADOPT: &str = "gatehouse.dev/adopt";
 const ENTRIES: [&str; 2] = ["tls.crt", "tls.key"];
 /// A request of the leader may not outlive the time after which another may lead.
 const ANSWER: Duration = Duration::from_secs(4);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(yaml: &str) -> Result<(), String> {
+        let target = Target {
+            namespace: "shop".into(),
+            secret: "tls".into(),
+        };
+        let record = name_of(&Key::Certificate(target.clone()));
+        let yaml = yaml.replace("RECORD", &format!("gatehouse.dev/record: {record}"));
+        let secret: Secret = serde_saphyr::from_str(&yaml).unwrap();
+        judge(&target, Some(&secret))
+    }
+
+    #[test]
+    fn only_what_is_ours_or_empty_or_handed_over_is_written() {
+        let data = "type: kubernetes.io/tls, data: {tls.crt: QQ==, tls.key: QQ==}";
+        let ours = "labels: {app.kubernetes.io/managed-by: gatehouse}, annotations: {RECORD}";
+        for good in [
+            "{metadata: {name: tls}, type: kubernetes.io/tls, data: {tls.crt: '', tls.key: ''}}"
+                .into(),
+            format!("{{metadata: {{name: tls, {ours}}}, {data}}}"),
+            format!(
+                "{{metadata: {{name: tls, annotations: {{gatehouse.dev/adopt: 'true'}}}}, {data}}}"
+            ),
+        ] {
+            assert_eq!(judged(&good), Ok(()), "{good}");
+        }
+        let other = ours.replace("RECORD", "gatehouse.dev/record: another");
+        for (bad, word) in [
+            (
+                format!("{{metadata: {{name: tls}}, {data}}}"),
+                "gatehouse.dev/adopt",
+            ),
+            (
+                format!("{{metadata: {{name: tls, {other}}}, {data}}}"),
+                "did not write",
+            ),
+            (
+                format!(
+                    "{{metadata: {{name: tls, annotations: {{cert-manager.io/certificate-name: web}}}}, \
+                     {data}}}"
+                ),
+                "cert-manager's Certificate web",
+            ),
+            (
+                format!("{{metadata: {{name: tls, {ours}}}, immutable: true, {data}}}"),
+                "immutable",
+            ),
+            ("{metadata: {name: tls}, type: Opaque}".into(), "Opaque"),
+        ] {
+            let why = judged(&bad).unwrap_err();
+            assert!(why.contains(word), "{word}: {why}");
+        }
+    }
+}

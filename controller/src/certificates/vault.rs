@@ -431,3 +431,64 @@ const WRITE: Duration = Duration::from_secs(4);
 const READ: Duration = Duration::from_secs(10);
 /// A record may have 40 KB.
 const PAGE: u32 = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> Key {
+        Key::Certificate(Target {
+            namespace: "shop".into(),
+            secret: "tls".into(),
+        })
+    }
+
+    fn written(key: &Key) -> Secret {
+        let clients: Clients = Arc::new(|| unreachable!("nobody is asked"));
+        let vault = SecretVault {
+            clients,
+            namespace: "own".into(),
+            leadership: Leadership::unquestioned(),
+            epoch: watch::Sender::new(None),
+            changes: watch::Sender::new(0),
+            copy: Arc::default(),
+            _tasks: JoinSet::new(),
+        };
+        let entries = Entries::from([("state.json".to_owned(), Value::new("{}"))]);
+        vault.secret(key, Some(&Version("7".into())), &entries, 9)
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_carries_version_and_term() {
+        for key in [key(), Key::Account("main".into()), Key::Board] {
+            let secret = written(&key);
+            let read = stored(&secret).unwrap();
+            assert_eq!((&read.key, &*read.version.0), (&key, "7"));
+            assert_eq!(read.entries.len(), 1);
+            assert_eq!(secret.metadata.annotations.unwrap()[EPOCH], "9");
+        }
+    }
+
+    #[test]
+    fn a_secret_whose_marks_were_changed_is_told_and_not_taken_for_another() {
+        let mut secret = written(&key());
+        let annotations = secret.metadata.annotations.as_mut().unwrap();
+        annotations.insert(TARGET.to_owned(), "pay/tls".to_owned());
+        let why = stored(&secret).unwrap_err();
+        assert!(why.contains("does not say of what it is"), "{why}");
+        secret.metadata.annotations = None;
+        assert!(stored(&secret).is_err());
+    }
+
+    #[test]
+    fn names_too_long_for_a_label_are_in_the_annotation() {
+        let long = Target {
+            namespace: "shop".into(),
+            secret: "s".repeat(200),
+        };
+        let secret = written(&Key::Certificate(long.clone()));
+        let labels = secret.metadata.labels.as_ref().unwrap();
+        assert!(!labels.contains_key("gatehouse.dev/secret"));
+        assert_eq!(stored(&secret).unwrap().key, Key::Certificate(long));
+    }
+}

@@ -288,3 +288,22 @@ async fn without_an_election_everybody_leads() {
     let news = timeout(Duration::from_millis(1), alone.changed(Some(0))).await;
     assert!(news.is_err());
 }
+
+#[test]
+fn a_lease_that_was_made_anew_counts_on() {
+    let lease = |made: &str, transitions: i32| {
+        let text = format!(
+            "{{metadata: {{name: a, creationTimestamp: '{made}'}}, spec: {{leaseTransitions: \
+             {transitions}}}}}"
+        );
+        epoch(&serde_saphyr::from_str(&text).unwrap())
+    };
+    let old = lease("2026-01-01T00:00:00Z", 900_000);
+    assert!(old < lease("2026-01-01T00:00:00Z", 900_001));
+    assert!(old < lease("2026-01-01T00:00:01Z", 0));
+    assert!(lease("2026-01-01T00:00:00Z", i32::MAX) < lease("2026-01-01T00:00:01Z", 0));
+    assert!(
+        lease("2200-01-01T00:00:00Z", 0) < 1 << 53,
+        "a number of JSON"
+    );
+}

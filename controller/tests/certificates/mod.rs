@@ -64,6 +64,20 @@ fn what_is_kept_for_a_secret_serves_while_it_is_missing_or_broken() {
     engine.reconcile();
     assert_eq!(served(&mut engine), kept);
 
+    // Unless what is kept is what the Secret should hold.
+    engine.apply(universe::secret("shop", "cart-tls", Pem::good("cart.test")));
+    let first = |first| universe::kept("shop", "cart-tls", Some(Pem::good("cart.test")), first);
+    assert_eq!(engine.apply(first(true)), Urgency::Structural);
+    engine.reconcile();
+    let serving = served(&mut engine);
+    engine.apply(universe::secret("shop", "cart-tls", Pem::misfit()));
+    engine.reconcile();
+    assert_eq!(served(&mut engine), serving);
+    assert_eq!(codes(&mut engine), [], "it is mended elsewhere");
+    engine.apply(universe::delete_secret("shop", "cart-tls"));
+    engine.reconcile();
+    assert_eq!(served(&mut engine), serving);
+
     // A renewal exchanges the content of the slot and no host.
     let renewed = universe::keep("shop", "cart-tls", Some(Pem::good("cart.test")));
     engine.apply(renewed.clone());

@@ -524,9 +524,14 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(namespace, service, address)| endpoints(namespace, service, address)),
         3 => (one(&NAMESPACES), one(&SECRETS), any::<prop::sample::Index>())
             .prop_map(|(namespace, name, index)| secret(namespace, name, index.get(pems()).clone())),
-        2 => (one(&NAMESPACES), one(&SECRETS), prop::option::of(any::<prop::sample::Index>()))
-            .prop_map(|(namespace, name, index)| {
-                keep(namespace, name, index.map(|index| index.get(pems()).clone()))
+        2 => (
+            one(&NAMESPACES),
+            one(&SECRETS),
+            prop::option::of(any::<prop::sample::Index>()),
+            any::<bool>(),
+        )
+            .prop_map(|(namespace, name, index, first)| {
+                kept(namespace, name, index.map(|index| index.get(pems()).clone()), first)
             }),
         2 => (one(&CLASSES), prop::bool::weighted(0.8), any::<bool>())
             .prop_map(|(name, ours, default)| class(name, ours, default)),

@@ -1,7 +1,7 @@
 //! What it takes to order certificates: the rights that are printed, no more and no less.
 
-use gatehouse_tests::acme::Pebble;
 use gatehouse_tests::acme::fault::Endpoint;
+use gatehouse_tests::acme::{Pebble, Setup};
 use gatehouse_tests::gateway::{self, Gateway};
 use gatehouse_tests::kubernetes::{ApiServer, cluster};
 use gatehouse_tests::wait;
@@ -147,7 +147,7 @@ fn what_a_cluster_cannot_do_is_refused_with_a_sentence() {
         ];
         for (number, (issuer, more, words)) in cases.iter().enumerate() {
             let name = format!("acme-refused-{number}");
-            let stand = Stand::with(server, &name, Default::default(), issuer);
+            let stand = Stand::with(server, &name, Setup::default(), issuer);
             let kubeconfig = format!("--kubeconfig={}", server.admin().display());
             let mut arguments = vec!["run".to_owned(), kubeconfig];
             arguments.extend(stand.flags());
