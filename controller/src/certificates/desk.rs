@@ -15,12 +15,13 @@ use k8s_openapi::api::core::v1::Secret;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use super::heal::Wound;
 use super::post::Post;
 use super::targets::Targets;
 use super::{findings, request};
 use crate::admin::Readiness;
 use crate::config::Managed;
-use crate::diagnostics::Diagnostic;
+use crate::diagnostics::Severity;
 use crate::engine::{Ingresses, Namespaces, Report};
 use crate::source::{Change, Kept, Kind, ObjectKey};
 
@@ -45,15 +46,14 @@ pub(super) struct Around {
     /// Changes of the targets.
     pub(super) changes: watch::Receiver<u64>,
     /// What the healer has to say.
-    pub(super) findings: watch::Receiver<Arc<Vec<Diagnostic>>>,
+    pub(super) findings: watch::Receiver<Arc<Vec<Wound>>>,
 }
 
 /// Certificates that may be served, and whether one comes before what is in the Secret.
 type Shown = BTreeMap<Target, (Arc<Certificate>, bool)>;
 
 /// What is said: of the plan, of the certificates, by the healer.
-type Said = (Arc<Vec<Finding>>, Arc<Reports>, Option<Arc<Healed>>);
-type Healed = Vec<Diagnostic>;
+type Said = (Arc<Vec<Finding>>, Arc<Reports>, Option<Arc<Vec<Wound>>>);
 
 /// What was looked at and told last.
 #[derive(Default)]
@@ -144,8 +144,20 @@ impl Desk {
         if Arc::ptr_eq(&planned, known) && Arc::ptr_eq(&reports, stood) && same(&healer, healed) {
             return Some(());
         }
-        let mut list = findings::diagnostics(&planned, &reports);
-        list.extend(healer.iter().flat_map(|list| list.iter().cloned()));
+        let asking = self.keeper.wanted.borrow().clone().unwrap_or_default();
+        let mut list = findings::diagnostics(&planned, &reports, &asking);
+        let unhealed = healer.iter().flat_map(|list| list.iter());
+        list.extend(unhealed.map(|wound| {
+            let mut askers = asking.iter().filter(|ask| ask.target == wound.target);
+            let asker = askers.next().map(|ask| ask.object.as_str());
+            findings::about(
+                &wound.target,
+                asker,
+                Severity::Warning,
+                wound.code,
+                wound.message.clone(),
+            )
+        }));
         list.sort_unstable();
         self.last.said = (planned, reports, healer);
         self.change.send(Change::Certificates(list)).await.ok()

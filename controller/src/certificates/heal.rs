@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::projection::{Projection, Trouble, Written};
 use super::targets::{Mark, Targets};
-use crate::diagnostics::{Code, Diagnostic, Severity};
+use crate::diagnostics::Code;
 use crate::leader::Leadership;
 
 /// See the module.
@@ -31,7 +31,15 @@ pub(super) struct Healer {
     pub(super) reports: watch::Receiver<Arc<Reports>>,
     pub(super) planned: watch::Receiver<Arc<Wishes>>,
     /// What there is to say.
-    pub(super) findings: watch::Sender<Arc<Vec<Diagnostic>>>,
+    pub(super) findings: watch::Sender<Arc<Vec<Wound>>>,
+}
+
+/// A Secret that is not as it should be.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Wound {
+    pub(super) target: Target,
+    pub(super) code: Code,
+    pub(super) message: String,
 }
 
 /// One target.
@@ -44,7 +52,7 @@ struct Patient {
     failures: usize,
     /// Left alone until then.
     not_before: Option<Instant>,
-    finding: Option<Diagnostic>,
+    finding: Option<Wound>,
 }
 
 impl Healer {
@@ -164,7 +172,7 @@ impl Healer {
         let found = patients
             .values()
             .filter_map(|patient| patient.finding.clone());
-        let found: Vec<Diagnostic> = found.collect();
+        let found: Vec<Wound> = found.collect();
         self.findings.send_if_modified(|said| {
             let changed = **said != found;
             if changed {
@@ -175,27 +183,30 @@ impl Healer {
     }
 }
 
-fn contested(target: &Target) -> Diagnostic {
+fn contested(target: &Target) -> Wound {
     let message = format!(
         "certificate in Secret `{}`: somebody changes it again and again, so it is left alone for ten \
          minutes; what is kept goes on serving; find out who writes it (metadata.managedFields names \
          the client)",
         target.secret
     );
-    diagnostic(target, Code::SecretContested, message)
+    Wound {
+        target: target.clone(),
+        code: Code::SecretContested,
+        message,
+    }
 }
 
-fn unwritable(target: &Target, why: &str) -> Diagnostic {
+fn unwritable(target: &Target, why: &str) -> Wound {
     let message = format!(
         "certificate in Secret `{}` cannot be put back: {why}; what is kept goes on serving",
         target.secret
     );
-    diagnostic(target, Code::StorageNotWritable, message)
-}
-
-fn diagnostic(target: &Target, code: Code, message: String) -> Diagnostic {
-    let object = format!("Secret/{}/{}", target.namespace, target.secret).into();
-    Diagnostic::new(Severity::Warning, &object, "", code, message)
+    Wound {
+        target: target.clone(),
+        code: Code::StorageNotWritable,
+        message,
+    }
 }
 
 /// So many rewrites in this time are a fight.

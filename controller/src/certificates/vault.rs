@@ -24,7 +24,7 @@ use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::mirror::{Mirror, News};
 use crate::leader::{Clients, Leadership};
@@ -59,11 +59,20 @@ impl SecretVault {
             namespace: Some(Arc::clone(&namespace)),
             labels: VAULT,
         };
-        let (own, counter) = (Arc::clone(&copy), changes.clone());
-        tasks.spawn(mirror.follow(move |news| {
-            take(&mut lock(&own), news);
-            counter.send_modify(|count| *count += 1);
+        let own = Arc::clone(&copy);
+        let (news, mut heard) = watch::channel(0_u64);
+        tasks.spawn(mirror.follow(move |told| {
+            take(&mut lock(&own), told);
+            news.send_modify(|count| *count += 1);
         }));
+        let counter = changes.clone();
+        tasks.spawn(async move {
+            // Who follows reads everything anew: the first news at once, of a stream not each.
+            while heard.changed().await.is_ok() {
+                counter.send_replace(*heard.borrow_and_update());
+                sleep(GATHER).await;
+            }
+        });
         let (mut lead, told) = (leadership.clone(), epoch.clone());
         tasks.spawn(async move {
             loop {
@@ -429,6 +438,8 @@ const CONFLICTS: [u16; 2] = [404, 409];
 /// A write may not outlive the time after which another may lead.
 const WRITE: Duration = Duration::from_secs(4);
 const READ: Duration = Duration::from_secs(10);
+/// Between two times that readers are told of news.
+const GATHER: Duration = Duration::from_millis(200);
 /// A record may have 40 KB.
 const PAGE: u32 = 100;
 

@@ -105,6 +105,14 @@ fn case_42_a_secret_that_cannot_be_written_blocks_before_any_order() {
         stand.want("shop", HOST);
         let gateway = stand.replica();
         gateway.wait_diagnostic(&["StorageNotWritable", "shop", "Opaque", "delete it"]);
+        wait::until("the owner of the Ingress is told", || {
+            let flags = ["-n", "acme-block", "get", "events", "-o", "json"];
+            let text = kubectl.run(&flags).success();
+            let events: Value = serde_json::from_str(&text).expect("JSON");
+            let mut events = events["items"].as_array()?.iter();
+            events.find(|event| event["reason"] == "StorageNotWritable")?;
+            Some(())
+        });
         stand.space.delete("secret/shop");
         wait_serves(&gateway, HOST);
         stand.wait_secret("shop");
