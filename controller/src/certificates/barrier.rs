@@ -30,7 +30,8 @@ use crate::source::kubernetes::plain;
 pub(super) struct Replicas {
     pub(super) post: Arc<Post>,
     pub(super) clients: Clients,
-    /// The Service whose endpoints are the replicas; without one, only this replica is known.
+    /// The Service whose endpoints are the replicas; without one, nobody knows them, and they have a
+    /// moment to read the board.
     pub(super) service: Option<ObjectName>,
 }
 
@@ -51,7 +52,10 @@ impl Barrier for Replicas {
         Box::pin(async move {
             match &self.service {
                 Some(service) => self.ask_all(service, entries).await,
-                None => Ok(()),
+                None => {
+                    sleep(MOMENT).await;
+                    Ok(())
+                }
             }
         })
     }
@@ -166,6 +170,8 @@ const MOST: usize = 100;
 /// How long it is tried before the authority is told all the same.
 const SHORT: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_secs(30);
+/// For replicas that cannot be asked.
+const MOMENT: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(250);
 const ANSWER: Duration = Duration::from_secs(4);
 

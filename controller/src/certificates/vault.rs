@@ -439,7 +439,7 @@ const CONFLICTS: [u16; 2] = [404, 409];
 const WRITE: Duration = Duration::from_secs(4);
 const READ: Duration = Duration::from_secs(10);
 /// Between two times that readers are told of news.
-const GATHER: Duration = Duration::from_millis(200);
+const GATHER: Duration = Duration::from_millis(100);
 /// A record may have 40 KB.
 const PAGE: u32 = 100;
 
