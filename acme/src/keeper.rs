@@ -26,7 +26,7 @@ use crate::driver::{Alone, Barrier, Driver, Flow, Memo, Projector, Wishes};
 use crate::events::{Event, What};
 use crate::issuers::Issuers;
 use crate::journal::{Journal, Silent};
-use crate::plan::{Finding, Request, Target, plan};
+use crate::plan::{Finding, Request, Target, Wanted, plan};
 use crate::record::Record;
 use crate::secrets::Secrets;
 use crate::served::{Certificates, Reports, Served, renew};
@@ -457,11 +457,8 @@ impl Work {
                     }
                     Err(_) => return self.slots.leave_alone(target),
                 },
-                Ok(None) => match &flow.wanted {
-                    Some(wanted) => {
-                        flow.record = Record::new(wanted, flow.epoch);
-                        flow.version = None;
-                    }
+                Ok(None) => match flow.wanted.clone() {
+                    Some(wanted) => self.put_again(&mut flow, &wanted).await,
                     None => return self.slots.remove(&target),
                 },
                 Err(_) => return self.slots.lose(target, flow, not_before),
@@ -476,6 +473,23 @@ impl Work {
             self.driver.served.show(&flow.record, flow.wanted.as_ref());
             self.slots.insert(flow);
         }
+    }
+
+    /// The record is gone although its certificate is wanted: somebody removed it. A certificate that
+    /// is still in memory is stored again, so that it is not ordered anew.
+    async fn put_again(&self, flow: &mut Flow, wanted: &Wanted) {
+        flow.version = None;
+        if flow.record.current.is_none() {
+            flow.record = Record::new(wanted, flow.epoch);
+            return;
+        }
+        flow.record.drop_revision();
+        let Ok(entries) = flow.record.to_entries() else {
+            return;
+        };
+        let key = Key::Certificate(flow.target().clone());
+        let written = self.driver.vault.write(&key, None, &entries).await;
+        flow.version = written.ok();
     }
 
     fn now(&self) -> Timestamp {

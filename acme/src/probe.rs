@@ -26,10 +26,20 @@ use crate::names::Name;
 /// Whether the replica whose listener is at `address` gives the posted answer. The error says what it
 /// does instead.
 pub async fn ask(address: SocketAddr, posted: &Posted) -> Result<(), String> {
+    let Err(why) = ask_with("", address, posted).await else {
+        return Ok(());
+    };
+    // It may take us for one of the balancers in front of it.
+    let proxied = ask_with(PROXIED, address, posted).await;
+    proxied.map_err(|_| why)
+}
+
+async fn ask_with(greeting: &str, address: SocketAddr, posted: &Posted) -> Result<(), String> {
     let asked = async {
+        let socket = connect(greeting, address).await?;
         match posted.kind {
-            ChallengeKind::Http01 => http(address, posted).await,
-            ChallengeKind::TlsAlpn01 => handshake(address, posted).await,
+            ChallengeKind::Http01 => http(socket, posted).await,
+            ChallengeKind::TlsAlpn01 => handshake(socket, posted).await,
             ChallengeKind::Dns01 | ChallengeKind::DnsPersist01 => Ok(()),
         }
     };
@@ -37,7 +47,7 @@ pub async fn ask(address: SocketAddr, posted: &Posted) -> Result<(), String> {
     answered.unwrap_or_else(|_| Err(format!("no answer in {PATIENCE:?}")))
 }
 
-async fn http(address: SocketAddr, posted: &Posted) -> Result<(), String> {
+async fn http(mut socket: TcpStream, posted: &Posted) -> Result<(), String> {
     let host = match &posted.name {
         Name::Ip(std::net::IpAddr::V6(address)) => format!("[{address}]"),
         name => name.to_string(),
@@ -47,7 +57,6 @@ async fn http(address: SocketAddr, posted: &Posted) -> Result<(), String> {
          Connection: close\r\n\r\n",
         posted.token
     );
-    let mut socket = connect(address).await?;
     let sent = socket.write_all(request.as_bytes()).await;
     sent.map_err(|error| error.to_string())?;
     let mut answer = Vec::new();
@@ -66,7 +75,7 @@ async fn http(address: SocketAddr, posted: &Posted) -> Result<(), String> {
     }
 }
 
-async fn handshake(address: SocketAddr, posted: &Posted) -> Result<(), String> {
+async fn handshake(socket: TcpStream, posted: &Posted) -> Result<(), String> {
     let name = posted.name.server_name().ok_or("it has no server name")?;
     let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -78,7 +87,6 @@ async fn handshake(address: SocketAddr, posted: &Posted) -> Result<(), String> {
         .with_custom_certificate_verifier(Arc::new(Shown(provider)))
         .with_no_client_auth();
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
-    let socket = connect(address).await?;
     let connector = TlsConnector::from(Arc::new(config));
     let secured = connector.connect(name, socket).await;
     let secured = secured.map_err(|error| format!("the handshake fails: {error}"))?;
@@ -92,9 +100,15 @@ async fn handshake(address: SocketAddr, posted: &Posted) -> Result<(), String> {
     Err("it shows another certificate".to_owned())
 }
 
-async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
-    let connected = TcpStream::connect(address).await;
-    connected.map_err(|error| error.to_string())
+async fn connect(greeting: &str, address: SocketAddr) -> Result<TcpStream, String> {
+    let opened = async {
+        let mut socket = TcpStream::connect(address).await?;
+        socket.write_all(greeting.as_bytes()).await?;
+        Ok(socket)
+    };
+    opened
+        .await
+        .map_err(|error: std::io::Error| error.to_string())
 }
 
 /// The digest in the extension of RFC 8737, as on the board.
@@ -154,6 +168,8 @@ impl ServerCertVerifier for Shown {
     }
 }
 
+/// The PROXY protocol for a connection that is nobody else's.
+const PROXIED: &str = "PROXY UNKNOWN\r\n";
 const PROTOCOL: &[u8] = b"acme-tls/1";
 /// `id-pe-acmeIdentifier`.
 const IDENTIFIER: &str = "1.3.6.1.5.5.7.1.31";

@@ -13,6 +13,7 @@ mod issuing;
 mod kills;
 mod orders;
 mod outages;
+mod removed;
 mod renewing;
 mod rig;
 mod stand;

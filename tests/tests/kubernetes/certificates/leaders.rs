@@ -106,6 +106,29 @@ fn case_05_a_replica_that_does_not_lead_shakes_hands_and_every_replica_is_asked_
 }
 
 #[test]
+fn replicas_that_take_each_other_for_balancers_are_asked_with_a_proxy_header() {
+    cluster::shared(|server| {
+        let setup = Setup::default().trusting();
+        let stand = Stand::with(server, "acme-proxied", setup, ALLOW);
+        let flag = format!("--acme-replicas-service={}/replicas", stand.own);
+        let flags = [
+            flag.as_str(),
+            "--set=use-proxy-protocol=true",
+            "--set=proxy-protocol-cidr=10.99.0.0/16",
+        ];
+        let replicas = [stand.another(&flags), stand.another(&flags)];
+        service(&stand, &[&replicas[0], &replicas[1]]);
+        let begun = Instant::now();
+        stand.want("shop", "shop.example.test");
+        stand.wait_secret("shop");
+        assert!(begun.elapsed() < Duration::from_secs(8));
+        for replica in &replicas {
+            assert_eq!(answered(&replica.gateway, "http-01"), 1);
+        }
+    });
+}
+
+#[test]
 fn a_replica_that_does_not_answer_is_named_and_waited_for_ten_seconds() {
     cluster::shared(|server| {
         let host = "shop.example.test";
