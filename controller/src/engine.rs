@@ -93,7 +93,7 @@ pub struct Report {
     pub generation: u64,
     /// Digest of what is served; set by the loop.
     pub digest: u64,
-    /// Whether the source has sent everything once.
+    /// Whether the source has sent everything once, and all of it was looked at.
     pub synced: bool,
     /// Everything to complain about, sorted.
     pub diagnostics: Arc<[Diagnostic]>,
@@ -183,6 +183,8 @@ enum Stage {
     Surveyed,
     /// Everything.
     Synced,
+    /// The same, and computed once: nothing that is asked for is only not looked at yet.
+    Computed,
 }
 
 /// A cluster that routes point to, and how many.
@@ -381,6 +383,8 @@ impl Engine {
             latest(&mut outcome.delta.addresses);
         }
         if self.synced() {
+            self.revision += u64::from(self.stage != Stage::Computed);
+            self.stage = Stage::Computed;
             if let Some(now) = now.filter(|_| exchanged) {
                 self.tell_time(now);
             }
@@ -426,12 +430,13 @@ impl Engine {
 
     /// What the engine can tell of itself. Cheap when nothing has changed since the last call.
     pub fn report(&mut self) -> Report {
+        let synced = self.stage == Stage::Computed;
         Report {
             generation: 0,
             digest: 0,
-            synced: self.synced(),
+            synced,
             // Before that, what is missing may only not have been sent yet.
-            diagnostics: if self.synced() {
+            diagnostics: if synced {
                 self.findings.list()
             } else {
                 self.findings.of(&Origin::Source).into()
@@ -483,7 +488,7 @@ impl Engine {
     }
 
     fn synced(&self) -> bool {
-        self.stage == Stage::Synced
+        self.stage >= Stage::Synced
     }
 
     fn touch(&mut self, key: &ObjectKey, reads: &[Read]) -> Urgency {
