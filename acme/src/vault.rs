@@ -9,6 +9,7 @@ pub mod directory;
 pub mod memory;
 
 use std::fmt;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -100,6 +101,11 @@ pub trait Vault: Send + Sync {
 
     /// Changes its value whenever something may have been written by others.
     fn changes(&self) -> watch::Receiver<u64>;
+
+    /// How long others may take to see what was written; nothing if nobody looks, or all are told.
+    fn lateness(&self) -> Answer<'_, Duration> {
+        Box::pin(std::future::ready(Duration::ZERO))
+    }
 
     /// The epoch, while this process leads.
     fn epoch(&self) -> watch::Receiver<Option<u64>>;

@@ -44,6 +44,7 @@ impl Driver {
         if posted.is_empty() {
             return;
         }
+        tokio::time::sleep(self.vault.lateness().await).await;
         let board = self.pen.shown();
         let barrier = self.barrier.wait(&board, posted);
         let waited = tokio::time::timeout(LONGEST_BARRIER, barrier).await;

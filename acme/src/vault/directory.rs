@@ -9,6 +9,7 @@
 //! - The version before stays beside it as `record.old`: a file that a power cut or a person
 //!   damaged falls back to it, and the next write mends it.
 //! - Only the process with the lock on `lock` writes; the kernel frees it when the process ends.
+//! - Whoever reads what that one writes shares a lock on `followers`, so it knows whether to wait.
 //! - Everything that blocks runs on threads for that.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
@@ -95,6 +97,12 @@ async fn campaign(
     epoch: watch::Sender<Option<u64>>,
     changes: watch::Sender<u64>,
 ) {
+    if epoch.borrow().is_some() {
+        return;
+    }
+    let here = Arc::clone(&folder);
+    // Held until this process leads. Without it, who leads does not wait for this one.
+    let place = tokio::task::spawn_blocking(move || here.follow()).await;
     let mut seen = None;
     while epoch.borrow().is_none() {
         tokio::time::sleep(LOOK).await;
@@ -111,6 +119,7 @@ async fn campaign(
             changes.send_modify(|count| *count += 1);
         }
     }
+    drop(place);
 }
 
 impl Folder {
@@ -126,10 +135,35 @@ impl Folder {
         }
         let path = self.root.join("epoch");
         let last = fs::read_to_string(&path).unwrap_or_default();
-        let epoch = last.trim().parse::<u64>().unwrap_or(0) + 1;
+        let epoch = match last.trim().parse::<u64>() {
+            Ok(last) => last.saturating_add(1),
+            Err(_) if self.certificates()?.is_empty() => 1,
+            // The count is lost: the seconds of the clock are more than it ever was, and records of
+            // the leader before can be written.
+            Err(_) => u64::try_from(Timestamp::now().as_second()).unwrap_or(1),
+        };
         replace(&path, epoch.to_string().as_bytes(), None)?;
         *held = Some(file);
         Ok(Some(epoch))
+    }
+
+    /// Says that this process reads what another one writes, as long as the file is open.
+    fn follow(&self) -> io::Result<File> {
+        let path = self.root.join("followers");
+        let file = open_private(&path, OpenOptions::new().create(true).truncate(false))?;
+        file.lock_shared()?;
+        Ok(file)
+    }
+
+    /// Whether another process says so.
+    fn is_followed(&self) -> io::Result<bool> {
+        let path = self.root.join("followers");
+        let file = open_private(&path, OpenOptions::new().create(true).truncate(false))?;
+        match file.try_lock() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
     }
 
     /// Changes whenever an object is written: names and times of all files, as one text.
@@ -431,6 +465,18 @@ impl Vault for DirectoryVault {
 
     fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    fn lateness(&self) -> Answer<'_, Duration> {
+        let looked = self.on_disk(|folder| folder.is_followed().map_err(unavailable));
+        Box::pin(async move {
+            if looked.await == Ok(true) {
+                // One look that had just begun, and one that sees it.
+                2 * LOOK
+            } else {
+                Duration::ZERO
+            }
+        })
     }
 
     fn epoch(&self) -> watch::Receiver<Option<u64>> {

@@ -207,3 +207,18 @@ async fn names_that_are_no_file_names_do_not_leave_the_directory() {
         1
     );
 }
+
+#[tokio::test]
+async fn who_leads_waits_for_those_who_look_and_for_nobody_else() {
+    let scratch = Scratch::new("followed");
+    let first = DirectoryVault::open(&scratch.0).expect("opened");
+    assert_eq!(first.lateness().await, Duration::ZERO);
+    let second = DirectoryVault::open(&scratch.0).expect("opened");
+    while first.lateness().await.is_zero() {
+        tokio::task::yield_now().await;
+    }
+    drop(second);
+    while !first.lateness().await.is_zero() {
+        tokio::task::yield_now().await;
+    }
+}
