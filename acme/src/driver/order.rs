@@ -26,10 +26,10 @@ impl Driver {
         let revision = flow.revision()?.clone();
         let named = named(&issuers, &revision)?;
         let now = self.clock.now();
-        if self.standing().away_for(&revision.directory, now) >= SignedDuration::from_hours(1)
-            && !named.spec.fallback.is_empty()
+        if let Some(wanted) = &flow.wanted
+            && self.choose(flow, wanted, &issuers)?.name != revision.issuer
         {
-            // Nothing was ordered yet: plan again, perhaps with another issuer.
+            // Nothing was ordered yet, and another issuer is the right one by now: plan again.
             flow.record.drop_revision();
             self.save(flow).await?;
             return Ok(Turn::Go);

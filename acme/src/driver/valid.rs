@@ -133,7 +133,7 @@ impl Driver {
 
     /// The issuer that is wanted, its test directory after a failed validation, or a fallback while
     /// it has been away for long and a certificate is missing or nearly over.
-    fn choose<'a>(
+    pub(super) fn choose<'a>(
         &self,
         flow: &Flow,
         wanted: &Wanted,
