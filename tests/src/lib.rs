@@ -15,6 +15,7 @@ pub mod kubernetes;
 pub mod manifests;
 pub mod namespace;
 mod pki;
+pub mod preload;
 pub mod raw;
 pub mod tls;
 pub mod wait;

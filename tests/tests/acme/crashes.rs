@@ -17,10 +17,7 @@ use gatehouse_tests::kubernetes::cluster::{self, alone};
 use gatehouse_tests::tls::Handshake;
 use gatehouse_tests::wait;
 
-use crate::home::{Home, address, issuer, serves};
-
-/// Longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(100);
+use crate::home::{Home, PATIENCE, address, issuer, wait_served};
 
 /// What a client of another certificate sees, wherever it is sent.
 #[derive(Clone, Default)]
@@ -229,16 +226,6 @@ impl<'a> Lane<'a> {
             .collect();
         assert_eq!(accounts.len(), 1, "one account");
     }
-}
-
-fn wait_served(gateway: &Gateway, host: &str) {
-    let found = wait::within(PATIENCE, || serves(gateway, host).then_some(()));
-    assert!(
-        found.is_some(),
-        "{host} is not served: {}\n{:#?}",
-        gateway.diagnostics(),
-        gateway.process.stderr.all()
-    );
 }
 
 /// A validation that begins while nobody lives to answer it fails: there, the request is lost.

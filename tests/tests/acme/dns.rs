@@ -88,14 +88,16 @@ async fn prove(
     (done.status, records)
 }
 
-fn asking(bind: &Bind) -> Pebble {
+/// An authority that asks this server.
+pub(crate) fn asking(bind: &Bind) -> Pebble {
     Pebble::start_with(Setup {
         dns: Some(bind.at()),
         ..Setup::default()
     })
 }
 
-fn one_zone() -> Bind {
+/// `example.test`, which takes updates.
+pub(crate) fn one_zone() -> Bind {
     let address = Bind::address();
     let zone = Zone {
         name: "example.test",

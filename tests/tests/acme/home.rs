@@ -2,12 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use gatehouse_tests::acme::Pebble;
 use gatehouse_tests::backend::Backend;
-use gatehouse_tests::gateway::Gateway;
+use gatehouse_tests::gateway::{Gateway, Process};
 use gatehouse_tests::manifests::{self, Scratch};
 use gatehouse_tests::tls::Handshake;
+use gatehouse_tests::wait;
 
 /// The folder of one installation; several processes may run on it.
 pub(crate) struct Home {
@@ -64,7 +66,10 @@ impl Home {
             "  tls: [{{hosts: [{}], secretName: {name}-tls}}]\n",
             quoted.join(", ")
         );
-        let text = manifests::ingress_with(name, hosts[0], &tls, &[("/", "Prefix", "app")]);
+        // Rules are for names; an address alone has every host.
+        let mut names = hosts.iter().filter(|host| host.parse::<IpAddr>().is_err());
+        let host = names.next().copied().unwrap_or_default();
+        let text = manifests::ingress_with(name, host, &tls, &[("/", "Prefix", "app")]);
         let annotated =
             format!("namespace: demo, annotations: {{gatehouse.dev/issuer: {issuer}{more}}}");
         let text = text.replace("namespace: demo", &annotated);
@@ -86,16 +91,32 @@ impl Home {
         address: Ipv4Addr,
         more: &[&str],
     ) -> Gateway {
-        let path = |name: &str| self.scratch.file(name).display().to_string();
         let flags = [
-            format!("--acme={}", path("issuers.yaml")),
-            format!("--certs={}", path("vault")),
             format!("--http-listen={address}:{}", Pebble::HTTP),
             format!("--https-listen={address}:{}", Pebble::TLS),
         ];
+        let flags: Vec<String> = self.flags().into_iter().chain(flags).collect();
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let flags = [&flags, more].concat();
         Gateway::start_under(variables, &self.scratch.file("manifests"), &flags)
+    }
+
+    fn flags(&self) -> [String; 2] {
+        let path = |name: &str| self.scratch.file(name).display().to_string();
+        [
+            format!("--acme={}", path("issuers.yaml")),
+            format!("--certs={}", path("vault")),
+        ]
+    }
+
+    /// A process that may never get ready, on any ports.
+    pub(crate) fn process_under(&self, variables: &[(&str, &Path)]) -> Process {
+        let manifests = self.scratch.file("manifests").display().to_string();
+        let listen = ["http", "https", "admin"];
+        let listen = listen.map(|name| format!("--{name}-listen=127.0.0.1:0"));
+        let head = ["run".to_owned(), format!("--dir={manifests}")];
+        let flags = head.into_iter().chain(self.flags()).chain(listen);
+        Process::start_under(variables, flags)
     }
 
     pub(crate) fn vault(&self) -> PathBuf {
@@ -137,6 +158,30 @@ pub(crate) fn serves(gateway: &Gateway, host: &str) -> bool {
     let shown = Handshake::new(host).connect(gateway.https);
     shown.is_ok_and(|secured| secured.names() == [host])
 }
+
+/// How many challenges of a type a gateway has answered.
+pub(crate) fn answered(gateway: &Gateway, kind: &str) -> u64 {
+    let (_, metrics) = gateway.admin_get("/metrics");
+    let series =
+        format!("gatehouse_acme_challenge_answers_total{{type=\"{kind}\",result=\"answered\"}} ");
+    let mut lines = metrics.lines();
+    let value = lines.find_map(|line| line.strip_prefix(&series));
+    value.expect("a series").parse().expect("a number")
+}
+
+/// Waits until a certificate for exactly this name is served.
+pub(crate) fn wait_served(gateway: &Gateway, host: &str) {
+    let found = wait::within(PATIENCE, || serves(gateway, host).then_some(()));
+    assert!(
+        found.is_some(),
+        "{host} is not served: {}\n{:#?}",
+        gateway.diagnostics(),
+        gateway.process.stderr.all()
+    );
+}
+
+/// Longer than anything takes on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(100);
 
 /// The address of a gateway, for DNS.
 pub(crate) fn address(gateway: &Gateway) -> Ipv4Addr {

@@ -5,8 +5,10 @@
 
 mod accounts;
 mod alpn;
+mod answering;
 mod crashes;
 mod customer;
+mod damage;
 mod dns;
 mod home;
 mod issuing;
@@ -18,4 +20,6 @@ mod renewing;
 mod rig;
 mod stand;
 mod standalone;
+mod together;
 mod waits;
+mod wishes;

@@ -21,7 +21,7 @@ use gatehouse_acme::secrets::SecretFolder;
 use gatehouse_acme::served::Certificate;
 use gatehouse_acme::vault::Vault;
 use gatehouse_acme::vault::directory::DirectoryVault;
-use gatehouse_tests::acme::Pebble;
+use gatehouse_tests::acme::{Bind, Pebble};
 use gatehouse_tests::backend::{self, Backend, Step};
 use gatehouse_tests::manifests::Scratch;
 use jiff::Timestamp;
@@ -37,6 +37,7 @@ pub(crate) struct Stand {
     answers: Answers,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) solvers: Arc<Solvers>,
 }
 
 /// What the server on the validation port answers from: every keeper that was started.
@@ -102,7 +103,22 @@ impl Stand {
             answers: Answers::default(),
             clock: Arc::new(SystemClock),
             journal: Arc::new(Silent),
+            solvers: Arc::new(|_, _| Err("no DNS in this test".to_owned())),
         }
+    }
+
+    /// Answers DNS-01 by updates of this server; `more` are further lines of the issuer `main`.
+    pub(crate) fn updating(pebble: &Pebble, directory: &str, bind: &Bind, more: &str) -> Self {
+        let dns = format!(
+            "      challenges: [dns-01]\n      dns: [{{zones: [example.test], provider: rfc2136, \
+             secret: key, server: '{at}', resolvers: ['{at}']}}]\n{more}",
+            at = bind.at()
+        );
+        let mut stand = Self::new(pebble, directory, &dns);
+        stand.secret("key", "key", Bind::KEY);
+        stand.secret("key", "secret", Bind::SECRET);
+        stand.solvers = gatehouse_acme::dns::solvers(Vec::new(), Arc::new(SystemClock));
+        stand
     }
 
     /// Writes an entry of a secret.
@@ -138,7 +154,7 @@ impl Stand {
     /// A keeper on any vault.
     pub(crate) fn keeper_on(&self, vault: Arc<dyn Vault>) -> Keeper {
         let connect: Arc<Connect> = Arc::new(|endpoint| ca::connect(endpoint, Arc::new(|_| {})));
-        let solvers: Arc<Solvers> = Arc::new(|_, _| Err("no DNS in this test".to_owned()));
+        let solvers = Arc::clone(&self.solvers);
         let secrets = Arc::new(SecretFolder::new(self.scratch.file("secrets")));
         let mut config = Config::alone(self.issuers.subscribe(), vault, secrets, connect, solvers);
         config.clock = Arc::clone(&self.clock);

@@ -18,7 +18,7 @@ use crate::customer::with;
 use crate::stand::{Stand, event, issuers, request, until, valid, want};
 
 /// Answers without a date, for a keeper whose clock runs faster than the authority's.
-struct Undated;
+pub(crate) struct Undated;
 
 impl Rule for Undated {
     fn after(&mut self, _: &Seen, answer: &mut Answer) {

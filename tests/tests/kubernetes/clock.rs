@@ -1,11 +1,10 @@
 //! The wall clock is set under a running gateway: only what it writes shows another time.
 
-use std::process::Command;
 use std::time::Duration;
 
 use gatehouse_tests::kubernetes::{Space, cluster};
 use gatehouse_tests::manifests::{self, Scratch};
-use gatehouse_tests::{gateway, wait};
+use gatehouse_tests::{gateway, preload, wait};
 use serde_json::Value;
 
 use crate::load::Load;
@@ -17,20 +16,6 @@ const LEASE: Duration = Duration::from_secs(18);
 
 /// Time to a change that is served.
 const SOON: Duration = Duration::from_secs(5);
-
-/// What sets the clock off for a process, in the folder of the test.
-fn build(scratch: &Scratch) -> std::path::PathBuf {
-    let library = scratch.file("clock.so");
-    let source = gateway::workspace().join("tests/tests/kubernetes/clock.c");
-    let built = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-o"])
-        .args([&library, &source])
-        .output()
-        .expect("a C compiler");
-    let error = String::from_utf8_lossy(&built.stderr);
-    assert!(built.status.success(), "cc: {error}");
-    library
-}
 
 fn lease(space: &Space<'_>) -> Value {
     space.kubectl().get(&space.name, "lease/gatehouse-leader")["spec"].clone()
@@ -49,7 +34,7 @@ fn a_wall_clock_that_jumps_moves_neither_the_lease_nor_the_traffic() {
         let _backend = space.backend("app");
         space.apply(&manifests::ingress("first", "first.clock", RULE));
         let scratch = Scratch::new();
-        let (library, shift) = (build(&scratch), scratch.file("shift"));
+        let (library, shift) = (preload::library(&scratch, "clock"), scratch.file("shift"));
         scratch.write("shift", "0");
         let shifted = [("LD_PRELOAD", &*library), ("CLOCK_SHIFT", &*shift)];
         let gateway = space.gateway_under(&shifted, &[]);
