@@ -6,6 +6,8 @@
 mod accounts;
 mod alpn;
 mod answering;
+mod bridges;
+mod clock;
 mod crashes;
 mod customer;
 mod damage;

@@ -1,0 +1,56 @@
+//! A machine that starts with a clock from another decade.
+
+use std::time::Duration;
+
+use gatehouse_tests::acme::fault::{Endpoint, Fault};
+use gatehouse_tests::acme::{Pebble, Setup};
+use gatehouse_tests::kubernetes::cluster::{self, alone};
+use gatehouse_tests::manifests::Scratch;
+use gatehouse_tests::{preload, wait};
+
+use crate::home::{Home, issuer, serves, wait_served};
+
+const KEPT: &str = "kept.example.test";
+const NEW: &str = "new.example.test";
+
+/// Ten years.
+const BACK: &str = "-315360000";
+
+#[test]
+fn case_39_ten_years_back_it_serves_and_orders_when_the_clocks_agree() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        let proxy = Fault::before(&pebble);
+        let home = Home::with(&pebble, &[issuer("main", &proxy.directory(), "")]);
+        home.ask("kept", "main", &[KEPT], "");
+        let address = cluster::address();
+        let gateway = home.start(address);
+        wait_served(&gateway, KEPT);
+        wait::until("the record is at rest", || {
+            (home.phase("kept-tls") == "Valid").then_some(())
+        });
+        drop(gateway);
+
+        let scratch = Scratch::new();
+        let (library, shift) = (preload::library(&scratch, "clock"), scratch.file("shift"));
+        scratch.write("shift", BACK);
+        let shifted = [("LD_PRELOAD", &*library), ("CLOCK_SHIFT", &*shift)];
+        let gateway = home.start_under(&shifted, address, &[]);
+        assert!(serves(&gateway, KEPT), "at once");
+        home.ask("new", "main", &[NEW], "");
+        // Told by the authority's own date, or by its own certificate: nothing is ordered.
+        gateway.wait_diagnostic(&["CertificateNotIssued", "new-tls", "clock"]);
+        assert!(serves(&gateway, KEPT));
+        assert_eq!(proxy.count(Endpoint::NewOrder), 1);
+        let panics = gateway.process.stderr.find("panicked");
+        assert_eq!(panics, None);
+
+        scratch.replace("shift", "0");
+        let ordered = wait::within(Duration::from_secs(100), || {
+            serves(&gateway, NEW).then_some(())
+        });
+        assert!(ordered.is_some(), "{}", gateway.diagnostics());
+        assert!(serves(&gateway, KEPT));
+        assert_eq!(pebble.issued().len(), 2, "the kept one was not renewed");
+    });
+}
