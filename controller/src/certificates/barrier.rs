@@ -50,13 +50,11 @@ impl Barrier for Replicas {
     ) -> Answer<'a, Result<(), String>> {
         self.post.publish(board);
         Box::pin(async move {
-            match &self.service {
-                Some(service) => self.ask_all(service, entries).await,
-                None => {
-                    sleep(MOMENT).await;
-                    Ok(())
-                }
+            if let Some(service) = &self.service {
+                return self.ask_all(service, entries).await;
             }
+            sleep(MOMENT).await;
+            Ok(())
         })
     }
 }
