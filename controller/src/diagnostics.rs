@@ -223,6 +223,9 @@ codes! {
     FileUnreadable,
     /// A document is not an object, or an object does not decode.
     ObjectInvalid,
+    /// A field that does not exist. An Ingress with one is not taken; of other kinds the field has no
+    /// effect.
+    FieldUnknown,
     /// The same object stands in two files.
     ObjectDuplicate,
     /// Objects of a kind that Gatehouse does not read.
@@ -235,8 +238,10 @@ codes! {
     HostInvalid,
     /// A path that does not begin with a slash or has no canonical form.
     PathInvalid,
-    /// An unknown path type.
+    /// A path type that is unknown or missing.
     PathTypeInvalid,
+    /// No rule, or a rule without a path.
+    RulesMissing,
     /// Host and path belong to another object: as a rule the older one, of equally old ones the one
     /// with the greater name.
     RouteConflict,
@@ -247,7 +252,7 @@ codes! {
     DefaultBackendConflict,
     /// Backends of kind Resource are not supported.
     BackendUnsupported,
-    /// A backend that names neither a service nor a resource, or no port.
+    /// A backend that names neither a service nor a resource, or no port or two.
     BackendInvalid,
     /// The service does not exist.
     ServiceMissing,

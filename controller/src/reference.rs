@@ -57,7 +57,7 @@ fn settings() -> String {
         let example = format!("`{}`", setting.example);
         row(
             &mut page,
-            &[&name, setting.expected(), &example, setting.doc],
+            &[&name, &setting.expected(), &example, setting.doc],
         );
     }
     page.push_str(

@@ -7,7 +7,7 @@
 pub mod commands;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -110,6 +110,18 @@ impl Query {
 
     fn https(&self) -> bool {
         self.uri.scheme_str() == Some("https")
+    }
+
+    /// The server name that a client sends in its handshake: the URL's, whatever `Host` says.
+    fn name_of_connection(&self) -> Option<String> {
+        let host = self.uri.host().filter(|_| self.https())?;
+        let canonical = wire::canonical_host(host.as_bytes())?.canonical.to_string();
+        // Clients send no name for an address.
+        canonical
+            .trim_matches(['[', ']'])
+            .parse::<IpAddr>()
+            .is_err()
+            .then_some(canonical)
     }
 
     /// The host as a client would send it: `Host` wins over the URL, as with `curl -H`.
@@ -323,6 +335,15 @@ pub fn explain(
     diagnostics: &[Diagnostic],
     query: &Query,
 ) -> Result<Explanation, String> {
+    let method = query.method.as_str();
+    if matches!(query.method, Method::CONNECT | Method::TRACE) {
+        return Err(format!("405: {method} is not served (method_not_allowed)"));
+    }
+    if method.bytes().any(|byte| byte.is_ascii_lowercase()) {
+        return Err(format!(
+            "400: the method `{method}` has lower-case letters (bad_request)"
+        ));
+    }
     let host = wire::canonical_host(query.host())
         .ok_or("400: the host is no valid `host[:port]` (bad_host)")?;
     let path = wire::canonical_path(query.uri.path())
@@ -333,6 +354,17 @@ pub fn explain(
         .map_or("/", |target| target.as_str());
     let listener = choose_listener(listeners, query);
     let server = listener.map_or(ServerId::SHARED, |listener| listener.server);
+
+    if let Some(name) = query.name_of_connection()
+        && let Some(table) = snapshot.server(server)
+        && !table.tls.same_policy(Some(&name), &host.canonical)
+    {
+        return Err(format!(
+            "421: a connection for `{name}` is not for `{}`, which has another TLS policy \
+             (misdirected)",
+            host.canonical
+        ));
+    }
 
     let mut notes = Notes::default();
     let route = snapshot.lookup(server, &host.canonical, &path, &mut notes);

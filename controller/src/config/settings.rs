@@ -5,6 +5,7 @@
 //! existing ConfigMap can be used as it is. Rows are applied in the order of the table: a row that
 //! sets several values (`proxy-read-timeout`) stands before those that set one of them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,8 +41,12 @@ pub(super) enum Apply {
     Size(fn(&mut Draft, u64)),
     /// A number of seconds.
     Seconds(fn(&mut Draft, u64)),
+    /// Bytes, from the least to the most.
+    SizeWithin(Within),
     /// A number, at least one.
     Count(fn(&mut Draft, u32)),
+    /// A number, from the least to the most.
+    CountWithin(Within),
     /// Networks.
     Networks(fn(&mut Draft, Vec<IpNet>)),
     /// Name of a header field.
@@ -61,13 +66,19 @@ pub(super) enum Apply {
 
 impl Setting {
     /// The form of a value, in words.
-    pub fn expected(&self) -> &'static str {
-        match self.apply {
+    pub fn expected(&self) -> Cow<'static, str> {
+        let words = match self.apply {
             Apply::Bool(_) => "`true` or `false`",
             Apply::Deadline(_) => {
                 "a time above zero such as `5s`, `500ms`, `2m` or a number of seconds"
             }
             Apply::Size(_) => "a number of bytes such as `8k`, `16m` or `0`",
+            Apply::SizeWithin((least, most, _)) => {
+                return format!("a number of bytes such as `16k`, from {least} to {most}").into();
+            }
+            Apply::CountWithin((least, most, _)) => {
+                return format!("a number from {least} to {most}").into();
+            }
             Apply::Seconds(_) => "a number of seconds such as `31536000`",
             Apply::Count(_) => "a number above zero",
             Apply::Networks(_) => "a list of networks such as `10.0.0.0/8,fd00::/8`",
@@ -78,7 +89,8 @@ impl Setting {
             Apply::Paths(_) => "a list of paths that begin with a slash",
             Apply::Only(true) => "`true`, the only value supported",
             Apply::Only(false) => "`false`, the only value supported",
-        }
+        };
+        words.into()
     }
 
     /// Reads the value into the draft; `None` when it has another form than [`Self::expected`].
@@ -87,6 +99,8 @@ impl Setting {
             Apply::Bool(set) => set(draft, values::boolean(text)?),
             Apply::Deadline(set) => set(draft, values::deadline(text)?),
             Apply::Size(set) => set(draft, values::size(text)?),
+            Apply::SizeWithin(within) => within_range(draft, within, values::size(text)?)?,
+            Apply::CountWithin(within) => within_range(draft, within, text.trim().parse().ok()?)?,
             Apply::Seconds(set) => set(draft, text.trim().parse().ok()?),
             Apply::Count(set) => set(draft, text.trim().parse().ok().filter(|n| *n > 0)?),
             Apply::Networks(set) => set(draft, values::networks(text)?),
@@ -99,6 +113,15 @@ impl Setting {
         }
         Some(())
     }
+}
+
+/// Least, most, and where the value goes.
+type Within = (u64, u64, fn(&mut Draft, usize));
+
+fn within_range(draft: &mut Draft, (least, most, set): Within, value: u64) -> Option<()> {
+    let value = Some(value).filter(|value| (least..=most).contains(value))?;
+    set(draft, usize::try_from(value).ok()?);
+    Some(())
 }
 
 /// Names and values of header fields.
@@ -249,12 +272,12 @@ settings! {
         |d, v| d.settings.timeouts.upstream_idle_unsafe = v;
 
     // Limits.
-    "max-target-size" Size "16k", "Longest request target; longer answers 414.",
-        |d, v| d.settings.limits.target = bounded(v, 64, 1 << 20);
-    "max-header-fields" Count "100", "Most header fields of a request, more answers 431; and of an answer, more answers 502. Above 100 every request costs more.",
-        |d, v| d.settings.limits.header_fields = bounded(v.into(), 8, 1 << 14);
-    "max-header-size" Size "32k", "Largest request head; larger answers 431.",
-        |d, v| d.settings.limits.head = bounded(v, 1 << 10, 1 << 20);
+    "max-target-size" SizeWithin "16k", "Longest request target; longer answers 414.",
+        (64, 1 << 20, |d, v| d.settings.limits.target = v);
+    "max-header-fields" CountWithin "100", "Most header fields of a request, more answers 431; and of an answer, more answers 502. Above 100 every request costs more.",
+        (8, 1 << 14, |d, v| d.settings.limits.header_fields = v);
+    "max-header-size" SizeWithin "32k", "Largest request head; larger answers 431.",
+        (1 << 10, 1 << 20, |d, v| d.settings.limits.head = v);
     "proxy-body-size" Size "0", "Largest request body; larger answers 413, 0 is no limit.",
         |d, v| d.settings.limits.body = v;
     "min-body-rate" Size "1k", "Slowest request body after ten seconds, bytes per second; 0 is no limit.",
@@ -262,13 +285,13 @@ settings! {
     "http2-max-concurrent-streams" Count "100", "Open streams of an HTTP/2 connection.",
         |d, v| d.settings.limits.http2_streams = v;
     "max-connections" Count "50000", "Client connections in all; more are closed at once. Fewer where the limit on open files is low: a part of it is kept for endpoints.",
-        |d, v| d.settings.limits.connections = bounded(v.into(), 1, u64::MAX);
+        |d, v| d.settings.limits.connections = count(v);
     "max-connections-per-client" Count "1024", "Client connections from one address.",
-        |d, v| d.settings.limits.connections_per_client = bounded(v.into(), 1, u64::MAX);
+        |d, v| d.settings.limits.connections_per_client = count(v);
     "upstream-max-connections" Count "256", "Connections to one endpoint, per worker.",
-        |d, v| d.settings.limits.upstream_connections = bounded(v.into(), 1, u64::MAX);
+        |d, v| d.settings.limits.upstream_connections = count(v);
     "upstream-max-pending" Count "1024", "Requests that wait for a connection to one endpoint, per worker; more answer 503.",
-        |d, v| d.settings.limits.upstream_pending = bounded(v.into(), 1, u64::MAX);
+        |d, v| d.settings.limits.upstream_pending = count(v);
     "proxy-next-upstream-tries" Count "2", "Tries of one request in all.",
         |d, v| d.settings.limits.tries = v;
 }
@@ -293,7 +316,6 @@ pub(super) const WITHOUT_MEANING: &[&str] = &[
     "worker-shutdown-timeout",
 ];
 
-/// A size within what the data plane can work with.
-fn bounded(value: u64, least: u64, most: u64) -> usize {
-    usize::try_from(value.clamp(least, most)).unwrap_or(usize::MAX)
+fn count(value: u32) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
 }

@@ -170,6 +170,26 @@ fn a_challenge_is_answered_ahead_of_routes_and_filters() {
 }
 
 #[test]
+fn methods_that_are_not_served_and_connections_for_another_name_are_told() {
+    let refused = |method: &str, url: &str, fields: &[&str]| {
+        let query = Query::new(method, url, fields.iter().copied()).unwrap();
+        explain(&snapshot(), &Board::default(), &[], &[], &query).err()
+    };
+    for (method, status) in [("TRACE", "405"), ("CONNECT", "405"), ("get", "400")] {
+        let told = refused(method, "http://shop.example/cart", &[]);
+        assert!(
+            told.is_some_and(|told| told.starts_with(status)),
+            "{method}"
+        );
+    }
+    // `shop.example` has a certificate of its own, others have the default one.
+    let other = refused("GET", "https://other.example/cart", &["Host: shop.example"]);
+    assert!(other.is_some_and(|told| told.starts_with("421")));
+    let address = refused("GET", "https://192.0.2.1/cart", &["Host: shop.example"]);
+    assert_eq!(address, None);
+}
+
+#[test]
 fn what_the_gateway_would_refuse_is_refused_here() {
     let query = Query::new("GET", "http://shop.example/%zz", []).unwrap();
     let error = explain(&snapshot(), &Board::default(), &[], &[], &query).unwrap_err();

@@ -5,9 +5,11 @@
 //! and alias expansion of a document. A complaint about a Secret never repeats a value of it.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::Ingress;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -191,7 +193,14 @@ impl Reader<'_> {
             metadata.remove("managedFields");
         }
         match typed(form.kind, &Value::Object(object)) {
-            Ok(object) => self.decoded.entries.push(Entry { key, object }),
+            Ok((object, unknown)) => {
+                self.unknown(place, &key, &unknown);
+                if unknown.is_empty() || key.kind != Kind::Ingress {
+                    self.decoded.entries.push(Entry { key, object });
+                } else {
+                    self.decoded.broken.push(key);
+                }
+            }
             Err(Wrong { field, why }) => {
                 let path = field.split('[').next().unwrap_or_default();
                 let message = format!(
@@ -209,6 +218,31 @@ impl Reader<'_> {
                 ));
                 self.decoded.broken.push(key);
             }
+        }
+    }
+
+    /// Says which fields do not exist. An Ingress with one is not taken, as `kubectl apply` does not
+    /// take it: the field was meant to do something, to restrict access maybe. Other kinds grow
+    /// fields that this version does not know.
+    fn unknown(&mut self, place: &str, key: &ObjectKey, fields: &[String]) {
+        for field in fields.iter().take(UNKNOWN) {
+            let (severity, then) = match key.kind {
+                Kind::Ingress => (Severity::Error, "so the object is not taken"),
+                _ => (Severity::Warning, "so it has no effect"),
+            };
+            let message = format!(
+                "{} {place}: there is no such field, {then}; correct its name (`kubectl explain {}` \
+                 tells them)",
+                self.file,
+                key.kind.as_str().to_lowercase(),
+            );
+            self.decoded.complaints.push(Diagnostic::new(
+                severity,
+                &key.to_string().into(),
+                field.as_str(),
+                Code::FieldUnknown,
+                message,
+            ));
         }
     }
 
@@ -286,18 +320,20 @@ struct Wrong {
     why: String,
 }
 
-fn typed(kind: Kind, value: &Value) -> Result<Object, Wrong> {
+/// The object, and which fields of it are unknown.
+fn typed(kind: Kind, value: &Value) -> Result<(Object, Vec<String>), Wrong> {
     match kind {
-        Kind::Ingress => strict::<Ingress>(value).map(Object::Ingress),
-        Kind::IngressClass => strict(value).map(Object::IngressClass),
-        Kind::Service => strict(value).map(Object::Service),
-        Kind::EndpointSlice => strict(value).map(Object::EndpointSlice),
-        Kind::Endpoints => strict(value).map(Object::Endpoints),
-        Kind::ConfigMap => strict(value).map(Object::ConfigMap),
-        Kind::Namespace => strict(value).map(Object::Namespace),
+        Kind::Ingress => strict::<Ingress>(value).map(with(Object::Ingress)),
+        Kind::IngressClass => strict(value).map(with(Object::IngressClass)),
+        Kind::Service => strict(value).map(with(Object::Service)),
+        Kind::EndpointSlice => strict(value).map(with(Object::EndpointSlice)),
+        Kind::Endpoints => strict(value).map(with(Object::Endpoints)),
+        Kind::ConfigMap => strict(value).map(with(Object::ConfigMap)),
+        Kind::Namespace => strict(value).map(with(Object::Namespace)),
         Kind::Secret => {
             let value = convert::secret(value.clone());
-            strict(&value).map(Object::Secret).map_err(|wrong| Wrong {
+            let secret = strict(&value).map(with(Object::Secret));
+            secret.map_err(|wrong| Wrong {
                 // The message of the decoder may quote the value.
                 why: "the value has the wrong type or is not base64".into(),
                 field: entry_of(wrong.field),
@@ -317,15 +353,58 @@ fn entry_of(mut field: String) -> String {
     field
 }
 
-fn strict<T: DeserializeOwned>(value: &Value) -> Result<Arc<T>, Wrong> {
+fn with<T>(
+    wrap: fn(Arc<T>) -> Object,
+) -> impl FnOnce((Arc<T>, Vec<String>)) -> (Object, Vec<String>) {
+    move |(object, unknown)| (wrap(object), unknown)
+}
+
+fn strict<T: DeserializeOwned + Serialize>(value: &Value) -> Result<(Arc<T>, Vec<String>), Wrong> {
     match T::deserialize(value) {
-        Ok(object) => Ok(Arc::new(object)),
+        Ok(object) => {
+            let mut unknown = Vec::new();
+            // Decoders skip what they do not know: it is what the object does not have.
+            let known = serde_json::to_value(&object).unwrap_or(Value::Null);
+            lost(value, &known, &mut String::new(), &mut unknown);
+            Ok((Arc::new(object), unknown))
+        }
         Err(error) => Err(Wrong {
             field: locate::<T>(value),
             why: error.to_string(),
         }),
     }
 }
+
+/// Notes the paths of fields that are in `written` and not in `known`.
+fn lost(written: &Value, known: &Value, path: &mut String, unknown: &mut Vec<String>) {
+    let length = path.len();
+    match (written, known) {
+        (Value::Object(written), Value::Object(known)) => {
+            for (name, child) in written.iter().filter(|(_, child)| !child.is_null()) {
+                if length > 0 {
+                    path.push('.');
+                }
+                path.push_str(name);
+                match known.get(name) {
+                    Some(known) => lost(child, known, path, unknown),
+                    None => unknown.push(path.escape_debug().to_string()),
+                }
+                path.truncate(length);
+            }
+        }
+        (Value::Array(written), Value::Array(known)) => {
+            for (index, (child, known)) in written.iter().zip(known).enumerate() {
+                let _ = write!(path, "[{index}]");
+                lost(child, known, path, unknown);
+                path.truncate(length);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Unknown fields of one object that are told.
+const UNKNOWN: usize = 10;
 
 /// The path of the field that does not decode. The decoders do not tell, but they complain about
 /// nothing that is missing: so each step looks for the child that is wrong when it stands alone.

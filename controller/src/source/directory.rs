@@ -438,7 +438,10 @@ fn give_way(path: &str, entry: &mut Entry, previous: &[Entry]) -> Vec<Diagnostic
 
 fn faults(object: &Object) -> Vec<Fault> {
     match object {
-        Object::Ingress(ingress) => form::faults(ingress),
+        Object::Ingress(ingress) => {
+            let slips = form::slips(ingress).into_iter().map(|(slip, _)| slip);
+            form::faults(ingress).into_iter().chain(slips).collect()
+        }
         _ => Vec::new(),
     }
 }

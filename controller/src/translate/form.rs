@@ -23,6 +23,16 @@ pub struct Fault {
 }
 
 impl Fault {
+    fn new(field: String, code: Code, what: &str, remedy: &'static str) -> Self {
+        let what = what.to_owned();
+        Self {
+            field,
+            code,
+            what,
+            remedy,
+        }
+    }
+
     /// The sentence; `so` says what becomes of it.
     pub fn sentence(&self, so: impl fmt::Display) -> String {
         format!("{}, so {so}: {}", self.what, self.remedy)
@@ -47,6 +57,67 @@ pub fn faults(ingress: &Ingress) -> Vec<Fault> {
     let default = spec.default_backend.as_ref();
     faults.extend(default.and_then(|backend| names_nothing(backend, "spec.defaultBackend")));
     faults
+}
+
+/// What an API server would refuse, too, although it can be served: what is wrong, and how it is
+/// served.
+pub fn slips(ingress: &Ingress) -> Vec<(Fault, &'static str)> {
+    let Some(spec) = &ingress.spec else {
+        return Vec::new();
+    };
+    let mut slips = Vec::new();
+    let rules = spec.rules.as_deref().unwrap_or_default();
+    if spec.default_backend.is_none() && rules.is_empty() {
+        let (what, remedy) = ("there is no rule and no default backend", "add a rule");
+        let fault = Fault::new("spec.rules".into(), Code::RulesMissing, what, remedy);
+        slips.push((fault, "nothing is served"));
+    }
+    for (index, rule) in rules.iter().enumerate() {
+        let Some(http) = &rule.http else { continue };
+        let field = format!("spec.rules[{index}].http.paths");
+        for (index, path) in http.paths.iter().enumerate() {
+            slips.extend(slips_of_path(path, &format!("{field}[{index}]")));
+        }
+        if http.paths.is_empty() {
+            let remedy = "add a path, or leave `http` out";
+            let what = "the list of paths is empty";
+            let fault = Fault::new(field, Code::RulesMissing, what, remedy);
+            slips.push((fault, "the rule serves nothing"));
+        }
+    }
+    slips
+}
+
+fn slips_of_path(path: &HTTPIngressPath, field: &str) -> Vec<(Fault, &'static str)> {
+    let literal = matches!(&*path.path_type, "Exact" | "Prefix");
+    let written = path.path.as_deref().unwrap_or_default();
+    let mut slips = Vec::new();
+    if path.path_type.is_empty() {
+        let remedy = "set Exact, Prefix or ImplementationSpecific";
+        let (field, what) = (format!("{field}.pathType"), "no path type is set");
+        let fault = Fault::new(field, Code::PathTypeInvalid, what, remedy);
+        slips.push((fault, "it is served as Prefix"));
+    }
+    if literal && written.is_empty() {
+        let field = format!("{field}.path");
+        let fault = Fault::new(field, Code::PathInvalid, "no path is set", "write `/`");
+        slips.push((fault, "it is served as `/`"));
+    }
+    if literal && written.to_ascii_lowercase().contains("%2f") {
+        let remedy = "write `/`, or use ImplementationSpecific";
+        let (field, what) = (format!("{field}.path"), "the path has `%2f` in it");
+        let fault = Fault::new(field, Code::PathInvalid, what, remedy);
+        slips.push((fault, "it serves requests for `%252f` alone"));
+    }
+    let service = path.backend.service.as_ref();
+    let port = service.and_then(|service| service.port.as_ref());
+    if port.is_some_and(|port| port.name.is_some() && port.number.is_some()) {
+        let field = format!("{field}.backend.service.port");
+        let what = "the port has a name and a number";
+        let fault = Fault::new(field, Code::BackendInvalid, what, "leave one of them out");
+        slips.push((fault, "the name counts"));
+    }
+    slips
 }
 
 /// The host of a rule.

@@ -91,6 +91,10 @@ impl Draft<'_> {
             );
             return Parts::default();
         }
+        for (slip, so) in form::slips(self.ingress) {
+            let sentence = slip.sentence(so);
+            self.remarks.warning(slip.field, slip.code, sentence);
+        }
         let closed = self.annotations(defaults.managed);
         self.rules(spec);
         if let Some(backend) = &spec.default_backend {

@@ -249,3 +249,36 @@ fn a_mistake_in_yaml_has_one_line_number_that_of_the_file() {
         assert_eq!(found.matches("line ").count(), 1, "{found}");
     }
 }
+
+#[test]
+fn an_ingress_with_a_field_that_does_not_exist_is_not_taken_and_other_kinds_are() {
+    let ingress = |annotations: &str, path: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: shop, {annotations}: {{}}}}\n\
+             spec: {{rules: [{{http: {{{path}: [{{path: /, pathType: Prefix, backend: {{service: \
+             {{name: a, port: {{number: 80}}}}}}}}]}}}}]}}\n"
+        )
+    };
+    let good = decode("a.yaml", ingress("annotations", "paths").as_bytes());
+    assert_eq!((good.entries.len(), good.complaints.len()), (1, 0));
+    for (annotations, path, field) in [
+        ("annotation", "paths", "metadata.annotation"),
+        ("annotations", "path", "spec.rules[0].http.path"),
+    ] {
+        let wrong = decode("a.yaml", ingress(annotations, path).as_bytes());
+        assert!(wrong.entries.is_empty());
+        assert_eq!(wrong.broken.len(), 1);
+        let told: Vec<String> = wrong.complaints.iter().map(ToString::to_string).collect();
+        let begin = format!("error[FieldUnknown] Ingress/default/shop {field}");
+        assert!(told.iter().any(|line| line.starts_with(&begin)), "{told:?}");
+    }
+    let service =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {ports: [{port: 80, nam: x}]}\n";
+    let taken = decode("a.yaml", service.as_bytes());
+    assert_eq!((taken.entries.len(), taken.broken.len()), (1, 0));
+    assert!(
+        taken.complaints[0]
+            .to_string()
+            .contains("spec.ports[0].nam")
+    );
+}
