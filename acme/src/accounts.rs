@@ -7,6 +7,8 @@
 //! - An account that an authority refuses is not asked for again before its wait is over or the
 //!   configuration changes; the wait is stored.
 
+mod rotate;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -24,7 +26,7 @@ use crate::issuers::{IssuerSpec, Issuers};
 use crate::leaf;
 use crate::schedule::{between, later};
 use crate::secrets::{Entries, Secret, Secrets};
-use crate::vault::{Key, Vault, VaultError, Version};
+use crate::vault::{Key, Stored, Vault, VaultError, Version};
 
 /// Why there is no account to order with.
 #[derive(Debug)]
@@ -93,7 +95,31 @@ pub(crate) struct Known {
 struct Entry {
     version: Version,
     key: AccountKey,
+    /// The key that is to take its place: stored before the authority is told.
+    next: Option<AccountKey>,
     sheet: Sheet,
+}
+
+/// How the account of an issuer stands, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AccountReport {
+    /// Issuer.
+    pub issuer: String,
+    /// URL of its directory.
+    pub directory: String,
+    /// URL of the account there, once it is registered.
+    pub url: Option<String>,
+    /// Thumbprint of its key (RFC 7638), once there is one.
+    pub thumbprint: Option<String>,
+    /// E-mail address that the authority was told.
+    pub contact: Option<String>,
+    /// Whether a change of the key has begun and not ended.
+    pub rotating: bool,
+    /// What the authority refused, in its words.
+    pub refused: Option<String>,
+    /// Until when it is not asked again.
+    pub until: Option<Timestamp>,
 }
 
 /// `account.json`.
@@ -160,6 +186,11 @@ impl Accounts {
             .await
             .map_err(NoAccount::Failed)?;
         let mut entry = self.stored(&mut known, issuer).await?;
+        if entry.next.is_some() && !issuer.test {
+            entry = self
+                .settle(&mut known, issuer, authority.as_ref(), entry)
+                .await?;
+        }
         let directory = issuer.directory().to_owned();
         if let Some(url) = entry.sheet.accounts.get(&directory) {
             let (url, key) = (url.clone(), entry.key);
@@ -182,6 +213,7 @@ impl Accounts {
             contact: contact.map(|address| format!("mailto:{address}")).collect(),
             terms_agreed: issuer.spec.accept_terms,
             external,
+            existing: false,
         };
         match authority.register(&registration).await {
             Ok(account) => {
@@ -259,31 +291,31 @@ impl Accounts {
         let key = Key::Account(issuer.name.to_owned());
         let found = self.vault.read(&key).await?;
         let entry = if let Some(stored) = found {
-            let (key, sheet) = read(&stored.entries).map_err(VaultError::Unavailable)?;
-            let version = stored.version;
-            Entry {
-                version,
-                key,
-                sheet,
-            }
+            read(&stored).map_err(VaultError::Unavailable)?
         } else {
             let made = AccountKey::generate().map_err(VaultError::Unavailable)?;
-            let sheet = Sheet::default();
-            let entries = entries(&made, &sheet).map_err(VaultError::Unavailable)?;
-            let version = self.vault.write(&key, None, &entries).await?;
-            Entry {
-                version,
+            let mut entry = Entry {
+                version: Version(String::new()),
                 key: made,
-                sheet,
-            }
+                next: None,
+                sheet: Sheet::default(),
+            };
+            let entries = entry.entries().map_err(VaultError::Unavailable)?;
+            entry.version = self.vault.write(&key, None, &entries).await?;
+            entry
         };
-        let thumbprint = Thumbprint {
-            thumbprint: entry.key.thumbprint().to_owned(),
-            answers: issuer.spec.http01,
-        };
-        self.pen.introduce(issuer.name, thumbprint).await?;
+        self.introduce(issuer, &entry.key).await?;
         known.entries.insert(issuer.name.to_owned(), entry.clone());
         Ok(entry)
+    }
+
+    /// Lets every replica answer in the name of this key.
+    async fn introduce(&self, issuer: Named<'_>, key: &AccountKey) -> Result<(), VaultError> {
+        let thumbprint = Thumbprint {
+            thumbprint: key.thumbprint().to_owned(),
+            answers: issuer.spec.http01,
+        };
+        self.pen.introduce(issuer.name, thumbprint).await
     }
 
     async fn store(
@@ -295,7 +327,7 @@ impl Accounts {
         let key = Key::Account(issuer.name.to_owned());
         // Whatever happens below, what is known is no longer what is stored.
         known.entries.remove(issuer.name);
-        let entries = entries(&entry.key, &entry.sheet).map_err(VaultError::Unavailable)?;
+        let entries = entry.entries().map_err(VaultError::Unavailable)?;
         entry.version = self
             .vault
             .write(&key, Some(&entry.version), &entries)
@@ -343,26 +375,43 @@ fn hash_of(spec: &IssuerSpec, external: Option<&ExternalAccount>) -> String {
     leaf::fingerprint(&text)
 }
 
-fn entries(key: &AccountKey, sheet: &Sheet) -> Result<Entries, String> {
-    let sheet = serde_json::to_vec_pretty(sheet).map_err(|error| error.to_string())?;
-    Ok(Entries::from([
-        (
-            KEY.to_owned(),
-            Secret::new(leaf::pem("PRIVATE KEY", key.pkcs8().expose())),
-        ),
-        (SHEET.to_owned(), Secret::new(sheet)),
-        (THUMBPRINT.to_owned(), Secret::new(key.thumbprint())),
-    ]))
+impl Entry {
+    fn entries(&self) -> Result<Entries, String> {
+        let sheet = serde_json::to_vec_pretty(&self.sheet).map_err(|error| error.to_string())?;
+        let pem = |key: &AccountKey| Secret::new(leaf::pem("PRIVATE KEY", key.pkcs8().expose()));
+        let mut entries = Entries::from([
+            (KEY.to_owned(), pem(&self.key)),
+            (SHEET.to_owned(), Secret::new(sheet)),
+            (
+                THUMBPRINT.to_owned(),
+                Secret::new(self.key.thumbprint().as_bytes()),
+            ),
+        ]);
+        if let Some(next) = &self.next {
+            entries.insert(NEXT.to_owned(), pem(next));
+        }
+        Ok(entries)
+    }
 }
 
-fn read(entries: &Entries) -> Result<(AccountKey, Sheet), String> {
+fn read(stored: &Stored) -> Result<Entry, String> {
+    let entries = &stored.entries;
     let text = |name: &str| {
         let text = entries.get(name).and_then(Secret::text);
         text.ok_or_else(|| format!("{name} of the account is missing"))
     };
-    let key = leaf::der(text(KEY)?).ok_or_else(|| format!("{KEY} of the account is no PEM"))?;
-    let sheet = serde_json::from_str(text(SHEET)?).map_err(|error| format!("{SHEET}: {error}"))?;
-    Ok((AccountKey::from_pkcs8(Secret::new(key))?, sheet))
+    let key = |name: &str| {
+        let key =
+            leaf::der(text(name)?).ok_or_else(|| format!("{name} of the account is no PEM"))?;
+        AccountKey::from_pkcs8(Secret::new(key))
+    };
+    let next = entries.contains_key(NEXT).then(|| key(NEXT)).transpose()?;
+    Ok(Entry {
+        version: stored.version.clone(),
+        key: key(KEY)?,
+        next,
+        sheet: serde_json::from_str(text(SHEET)?).map_err(|error| format!("{SHEET}: {error}"))?,
+    })
 }
 
 /// An account that is refused is probed this often.
@@ -375,5 +424,6 @@ const RESET: SignedDuration = SignedDuration::from_hours(1);
 const JUST_RESET: SignedDuration = SignedDuration::from_mins(2);
 
 const KEY: &str = "key.pem";
+const NEXT: &str = "next.pem";
 const SHEET: &str = "account.json";
 const THUMBPRINT: &str = "thumbprint";

@@ -149,6 +149,8 @@ pub struct Exchange {
     pub problem: Option<String>,
     /// From the first byte sent to the last byte read.
     pub elapsed: Duration,
+    /// `Date` of the answer.
+    pub date: Option<Timestamp>,
 }
 
 /// What a request to an authority was for. A bounded set: it labels metrics.

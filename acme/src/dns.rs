@@ -11,6 +11,7 @@ mod api;
 mod cloudflare;
 mod exec;
 mod httpreq;
+pub mod look;
 mod message;
 mod provider;
 mod resolve;

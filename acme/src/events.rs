@@ -6,10 +6,12 @@
 
 use jiff::Timestamp;
 
-use crate::failure::Class;
+use crate::failure::{Class, Scope};
+use crate::leaf;
 use crate::names::Name;
 use crate::plan::Target;
-use crate::record::{Need, Phase, Record};
+use crate::record::{Material, Need, Phase, Record};
+use crate::schedule::{Reason, Window};
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,14 +69,30 @@ pub struct Report {
     pub names: Vec<Name>,
     /// Issuer.
     pub issuer: String,
+    /// Whether somebody wants it now.
+    pub wanted: bool,
+    /// What is being ordered, and why.
+    pub order: Option<Under>,
+    /// Begin of life of the current one.
+    pub not_before: Option<Timestamp>,
     /// End of life of the current one.
     pub not_after: Option<Timestamp>,
+    /// When the current one was stored.
+    pub issued_at: Option<Timestamp>,
     /// Serial number of the current one.
     pub serial: Option<String>,
     /// When it will be renewed.
     pub renew_at: Option<Timestamp>,
+    /// Why then.
+    pub renew_reason: Option<Reason>,
+    /// When the authority wants it renewed.
+    pub window: Option<Window>,
+    /// Page on which the authority explains that.
+    pub explanation: Option<String>,
     /// What is waited for.
     pub waiting: Option<Class>,
+    /// Whom a limit concerns.
+    pub scope: Option<Scope>,
     /// When something is tried again.
     pub next_attempt: Option<Timestamp>,
     /// Failures in a row.
@@ -85,7 +103,25 @@ pub struct Report {
     pub link: Option<String>,
 }
 
+/// An order that is under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Under {
+    /// By which issuer, which may be a fallback.
+    pub issuer: String,
+    /// Why.
+    pub need: Need,
+    /// Since when.
+    pub since: Timestamp,
+    /// Whether at the directory for tests, from which nothing is issued.
+    pub test: bool,
+}
+
 impl Report {
+    /// Of a record as it is stored, when it is not known what is wanted.
+    pub fn stored(record: &Record) -> Self {
+        Self::of(record, None)
+    }
+
     /// Of a record, with what is wanted now.
     pub(crate) fn of(record: &Record, wanted: Option<(&[Name], &str)>) -> Self {
         let state = &record.state;
@@ -95,17 +131,31 @@ impl Report {
             (None, Some(current)) => (current.names.clone(), current.issuer.clone()),
             (None, None) => (Vec::new(), String::new()),
         };
-        let serial = |material: &crate::record::Material| crate::leaf::serial_of(&material.chain);
+        let serial = |material: &Material| leaf::serial_of(&material.chain);
+        let order = state.revision.as_ref().map(|revision| Under {
+            issuer: revision.issuer.clone(),
+            need: revision.need,
+            since: revision.planned_at,
+            test: revision.test,
+        });
         Self {
             target: state.target.clone(),
             phase: state.phase,
             rev: state.rev,
             names,
             issuer,
+            wanted: wanted.is_some(),
+            order,
+            not_before: current.map(|current| current.life.not_before),
+            issued_at: current.map(|current| current.issued_at),
             not_after: current.map(|current| current.life.not_after),
             serial: record.current.as_ref().and_then(serial),
             renew_at: current.map(|current| current.renew_at),
+            renew_reason: current.map(|current| current.renew_reason),
+            window: current.and_then(|current| current.ari.window),
+            explanation: current.and_then(|current| current.ari.url.clone()),
             waiting: state.wait.as_ref().map(|wait| wait.class),
+            scope: state.wait.as_ref().and_then(|wait| wait.scope.clone()),
             next_attempt: state.wait.as_ref().and_then(|wait| wait.until),
             failures: state.attempts.n,
             detail: state.attempts.detail.clone(),

@@ -115,8 +115,8 @@ pub struct Allow {
     /// Which namespaces; all, if absent.
     #[serde(default)]
     pub namespaces: Namespaces,
-    /// `example.org` is itself, `*.example.org` every name below it and the wildcard itself, `*`
-    /// everything; addresses as they are, or `10.0.0.0/8`.
+    /// `example.org` is itself, `*.example.org` every name below it and the wildcard itself (also
+    /// `*.localhost` and the like), `*` everything; addresses as they are, or `10.0.0.0/8`.
     pub hosts: Vec<String>,
 }
 
@@ -260,7 +260,10 @@ impl Issuers {
             None => self.unlisted == Unlisted::Allow,
             Some(rules) => rules.iter().any(|rule| {
                 rule.namespaces.selects(namespace, labels)
-                    && rule.hosts.iter().any(|host| fits(host, name))
+                    && rule
+                        .hosts
+                        .iter()
+                        .any(|host| Pattern::parse(host).is_ok_and(|pattern| pattern.fits(name)))
             }),
         }
     }
@@ -315,11 +318,8 @@ impl IssuerSpec {
         }
         for rule in self.allow.iter().flatten() {
             for host in &rule.hosts {
-                if !is_pattern(host) {
-                    found.push(format!(
-                        "{at}.allow: {host:?} is no pattern; write a name, *.name, *, an address \
-                         or address/bits"
-                    ));
+                if let Err(why) = Pattern::parse(host) {
+                    found.push(format!("{at}.allow: {why}"));
                 }
             }
         }
@@ -372,8 +372,70 @@ fn is_issuer_name(name: &str) -> bool {
         && !name.ends_with('-')
 }
 
-fn is_pattern(host: &str) -> bool {
-    host == "*" || network(host).is_some() || Name::parse(host).is_ok()
+/// Hosts of a rule.
+enum Pattern {
+    /// `*`.
+    Everything,
+    /// Addresses that begin with these bits.
+    Network(std::net::IpAddr, u32),
+    /// Every name below, and the wildcard of it.
+    Below(String),
+    /// Itself.
+    One(Name),
+}
+
+impl Pattern {
+    /// The error is a sentence.
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "*" {
+            return Ok(Self::Everything);
+        }
+        if let Some((base, bits)) = network(text) {
+            return Ok(Self::Network(base, bits));
+        }
+        let single = text
+            .strip_prefix("*.")
+            .map(|rest| rest.strip_suffix('.').unwrap_or(rest).to_ascii_lowercase())
+            .filter(|label| !label.contains('.'));
+        if let Some(label) = single {
+            if SPECIAL.contains(&label.as_str()) {
+                return Ok(Self::Below(label));
+            }
+            return Err(format!(
+                "{text:?} would be a whole top-level domain: write *.name.{label}, or * for \
+                 everything; one label is enough below {} only",
+                SPECIAL.join(", ")
+            ));
+        }
+        match Name::parse(text) {
+            Ok(Name::Dns(name)) => Ok(match name.strip_prefix("*.") {
+                Some(base) => Self::Below(base.to_owned()),
+                None => Self::One(Name::Dns(name)),
+            }),
+            Ok(name) => Ok(Self::One(name)),
+            Err(error) => Err(format!(
+                "{text:?} is no pattern ({error}); write a name, *.name, *, an address or \
+                 address/bits"
+            )),
+        }
+    }
+
+    fn fits(&self, name: &Name) -> bool {
+        match (self, name) {
+            (Self::Everything, _) => true,
+            (Self::Network(base, bits), Name::Ip(address)) => within(*base, *bits, *address),
+            (Self::Below(base), Name::Dns(asked)) => match asked.strip_prefix("*.") {
+                // The wildcard of `base` itself is what `*.base` names.
+                Some(rest) if rest == base => true,
+                rest => rest
+                    .unwrap_or(asked)
+                    .strip_suffix(base.as_str())
+                    .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+            },
+            (Self::One(allowed), _) => allowed == name,
+            (Self::Network(..) | Self::Below(_), _) => false,
+        }
+    }
 }
 
 fn network(host: &str) -> Option<(std::net::IpAddr, u32)> {
@@ -382,30 +444,6 @@ fn network(host: &str) -> Option<(std::net::IpAddr, u32)> {
     let bits: u32 = bits.parse().ok()?;
     let most = if address.is_ipv4() { 32 } else { 128 };
     (bits <= most).then_some((address, bits))
-}
-
-fn fits(pattern: &str, name: &Name) -> bool {
-    if pattern == "*" {
-        return true;
-    }
-    match (network(pattern), Name::parse(pattern), name) {
-        (Some((base, bits)), _, Name::Ip(address)) => within(base, bits, *address),
-        (None, Ok(Name::Dns(allowed)), Name::Dns(asked)) => match allowed.strip_prefix("*.") {
-            Some(base) => {
-                let asked = asked.strip_prefix("*.").map_or(asked.as_str(), |rest| {
-                    // The wildcard of `base` itself is what `*.base` names.
-                    if rest == base { "*" } else { rest }
-                });
-                asked == "*"
-                    || asked
-                        .strip_suffix(base)
-                        .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
-            }
-            None => allowed == *asked,
-        },
-        (None, Ok(allowed), _) => allowed == *name,
-        _ => false,
-    }
 }
 
 fn within(base: std::net::IpAddr, bits: u32, address: std::net::IpAddr) -> bool {
@@ -422,6 +460,10 @@ fn within(base: std::net::IpAddr, bits: u32, address: std::net::IpAddr) -> bool 
         _ => false,
     }
 }
+
+/// Top-level domains that nobody can register (RFC 6761, RFC 6762, `internal`): names below them are
+/// the operator's own.
+const SPECIAL: [&str; 5] = ["example", "internal", "local", "localhost", "test"];
 
 /// Far more than any installation writes.
 const LONGEST_FILE: usize = 1 << 20;

@@ -6,6 +6,7 @@
 //! - Nothing happens before it is known what is wanted: an empty start removes nothing.
 //! - Dropping the [`Keeper`] ends all work at once, as a crash would.
 
+mod ask;
 mod command;
 mod slots;
 
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::accounts::{Accounts, Known};
@@ -33,7 +34,10 @@ use crate::served::{Certificates, Reports, Served, renew};
 use crate::standing::Standing;
 use crate::vault::{Key, Listing, Vault, VaultError};
 
+use ask::Ask;
 use slots::{Slot, Slots};
+
+pub use ask::{Asker, Command};
 
 /// What a keeper needs.
 pub struct Config {
@@ -86,30 +90,6 @@ impl Config {
     }
 }
 
-/// What a person asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    /// A renewal now; `force` even if the same names were issued four times this week.
-    Renew {
-        /// Even near the limit of the authority.
-        force: bool,
-    },
-    /// To end a wait.
-    Retry,
-    /// To revoke the current certificate for a reason of RFC 5280, and to replace it.
-    Revoke {
-        /// The reason.
-        reason: u8,
-    },
-}
-
-/// A command for one certificate, and where its answer goes.
-pub(crate) struct Ask {
-    target: Target,
-    command: Command,
-    reply: oneshot::Sender<Result<String, String>>,
-}
-
 /// A running keeper. Dropping it ends its work.
 #[derive(Debug)]
 pub struct Keeper {
@@ -126,7 +106,8 @@ pub struct Keeper {
     /// How each certificate stands.
     pub reports: watch::Receiver<Arc<Reports>>,
     events: broadcast::Sender<Event>,
-    commands: mpsc::Sender<Ask>,
+    asks: mpsc::Sender<Ask>,
+    epoch: watch::Receiver<Option<u64>>,
     shown: watch::Receiver<bool>,
     task: JoinHandle<()>,
 }
@@ -139,7 +120,7 @@ impl Keeper {
         let board = watch::Sender::new(Arc::new(Board::default()));
         let served = Arc::new(Served::new());
         let events = broadcast::Sender::new(EVENTS);
-        let (commands, asks) = mpsc::channel(COMMANDS);
+        let (ask, asks) = mpsc::channel(ASKS);
         let (show, shown) = watch::channel(false);
         let wishes = watch::Sender::new(Arc::new(Wishes::new()));
         let planned = wishes.subscribe();
@@ -152,6 +133,7 @@ impl Keeper {
             pen: Arc::clone(&pen),
             known: tokio::sync::Mutex::new(Known::default()),
         };
+        let epoch = config.vault.epoch();
         let driver = Arc::new(Driver {
             issuers: config.issuers.clone(),
             vault: config.vault,
@@ -193,7 +175,8 @@ impl Keeper {
             task: tokio::spawn(work.run(asks)),
             wanted,
             events,
-            commands,
+            asks: ask,
+            epoch,
             shown,
         }
     }
@@ -208,17 +191,20 @@ impl Keeper {
         self.events.subscribe()
     }
 
+    /// Where people ask, from any thread.
+    pub fn asker(&self) -> Asker {
+        Asker {
+            asks: self.asks.clone(),
+            epoch: self.epoch.clone(),
+            reports: self.reports.clone(),
+            findings: self.findings.clone(),
+            certificates: self.certificates.clone(),
+        }
+    }
+
     /// Asks for something; the answer is a sentence.
     pub async fn command(&self, target: Target, command: Command) -> Result<String, String> {
-        let (reply, answer) = oneshot::channel();
-        let ask = Ask {
-            target,
-            command,
-            reply,
-        };
-        let gone = || "the certificate keeper has ended".to_owned();
-        self.commands.send(ask).await.map_err(|_| gone())?;
-        answer.await.unwrap_or_else(|_| Err(gone()))
+        self.asker().command(target, command).await
     }
 }
 
@@ -505,7 +491,8 @@ const TOMBSTONE: SignedDuration = SignedDuration::from_hours(72);
 /// Events that a slow reader may be behind.
 const EVENTS: usize = 1_024;
 
-const COMMANDS: usize = 16;
+/// Questions and commands that may wait.
+const ASKS: usize = 16;
 
 /// Longest sleep: clocks may be set.
 const IDLE: Duration = Duration::from_secs(60);

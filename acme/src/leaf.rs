@@ -16,6 +16,7 @@ use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData, RsaKey
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::public_key::PublicKey;
 
 use crate::issuers::KeyKind;
 use crate::names::Name;
@@ -108,6 +109,61 @@ pub fn check(chain: &str, key: &Secret, names: &[Name], now: Timestamp) -> Resul
             .map_err(|_| format!("{} is not signed by {}", below.subject(), above.subject()))?;
     }
     Ok(life)
+}
+
+/// Names of the first certificate of a chain, sorted, each once.
+pub fn names_in(chain: &str) -> Result<Vec<Name>, String> {
+    let ders = ders(chain)?;
+    let der = ders.first().ok_or("the chain is empty")?;
+    let (_, leaf) = X509Certificate::from_der(der)
+        .map_err(|error| format!("the first certificate of the chain does not parse: {error}"))?;
+    let names: BTreeSet<Name> = names_of(&leaf)?.into_iter().collect();
+    Ok(names.into_iter().collect())
+}
+
+/// The kind of key that the first certificate of a chain is for.
+pub fn kind_of(chain: &str) -> Result<KeyKind, String> {
+    let der = leaf_der(chain).ok_or("the chain is empty")?;
+    let (_, leaf) = X509Certificate::from_der(&der).map_err(|error| error.to_string())?;
+    let parsed = leaf.public_key().parsed();
+    match parsed.map_err(|error| format!("the key of the certificate: {error}"))? {
+        PublicKey::EC(point) if point.key_size() == 256 => Ok(KeyKind::P256),
+        PublicKey::EC(point) if point.key_size() == 384 => Ok(KeyKind::P384),
+        PublicKey::RSA(key) => match key.key_size() {
+            ..3072 => Ok(KeyKind::Rsa2048),
+            3072..4096 => Ok(KeyKind::Rsa3072),
+            _ => Ok(KeyKind::Rsa4096),
+        },
+        _ => Err("the key of the certificate is neither RSA, nor P-256, nor P-384".to_owned()),
+    }
+}
+
+/// The one private key in a text, without what stands around it.
+pub fn single_key(text: &Secret) -> Result<Secret, String> {
+    let mut found = None;
+    for block in Pem::iter_from_buffer(text.expose()) {
+        let block = block.map_err(|_| "the key is no PEM".to_owned())?;
+        if block.label == "ENCRYPTED PRIVATE KEY" {
+            return Err(
+                "the key is locked with a password: write it without, for example with \
+                        `openssl pkey -in FILE`"
+                    .to_owned(),
+            );
+        }
+        if block.label.ends_with("PRIVATE KEY")
+            && found.replace(pem(&block.label, &block.contents)).is_some()
+        {
+            return Err("there is more than one PRIVATE KEY".to_owned());
+        }
+    }
+    let found = found.ok_or("there is no block PRIVATE KEY in the file of the key")?;
+    Ok(Secret::new(found))
+}
+
+/// A chain as it is written here: without texts between the certificates.
+pub fn certificates_only(chain: &str) -> Result<String, String> {
+    let ders = ders(chain)?;
+    Ok(ders.iter().map(|der| pem("CERTIFICATE", der)).collect())
 }
 
 /// Identifier and dates of the first certificate of a chain.

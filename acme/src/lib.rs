@@ -15,7 +15,7 @@
 
 use std::pin::Pin;
 
-mod accounts;
+pub mod accounts;
 pub mod board;
 pub mod ca;
 pub mod clock;
@@ -24,6 +24,7 @@ pub mod driver;
 pub mod events;
 pub mod failure;
 mod http;
+pub mod import;
 pub mod issuers;
 pub mod journal;
 pub mod keeper;

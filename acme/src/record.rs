@@ -321,28 +321,42 @@ pub struct Record {
     pub rejected: Option<String>,
 }
 
+impl State {
+    /// Nothing was done yet.
+    pub(crate) fn new(target: &Target, epoch: u64) -> Self {
+        Self {
+            v: VERSION,
+            rev: 0,
+            phase: Phase::Empty,
+            epoch,
+            target: target.clone(),
+            namespace_uid: String::new(),
+            revision: None,
+            challenges: Vec::new(),
+            cleanup: Vec::new(),
+            current: None,
+            attempts: Attempts::default(),
+            wait: None,
+            issued: Vec::new(),
+            ordered: Vec::new(),
+            until: None,
+            asked: None,
+        }
+    }
+}
+
 impl Record {
     /// A record of a certificate that was never ordered.
     pub fn new(wanted: &Wanted, epoch: u64) -> Self {
+        let mut record = Self::empty(State::new(&wanted.target, epoch));
+        record.state.namespace_uid.clone_from(&wanted.namespace_uid);
+        record
+    }
+
+    /// A record with no key and no certificate.
+    pub(crate) fn empty(state: State) -> Self {
         Self {
-            state: State {
-                v: VERSION,
-                rev: 0,
-                phase: Phase::Empty,
-                epoch,
-                target: wanted.target.clone(),
-                namespace_uid: wanted.namespace_uid.clone(),
-                revision: None,
-                challenges: Vec::new(),
-                cleanup: Vec::new(),
-                current: None,
-                attempts: Attempts::default(),
-                wait: None,
-                issued: Vec::new(),
-                ordered: Vec::new(),
-                until: None,
-                asked: None,
-            },
+            state,
             next: None,
             current: None,
             previous: None,
@@ -417,6 +431,16 @@ impl Record {
         })
     }
 
+    /// Keeps what stays of the record that this one replaces: what was served, the counts of orders,
+    /// and what still has to be removed from DNS.
+    pub fn take_place_of(&mut self, other: &Self) {
+        self.previous.clone_from(&other.current);
+        self.state.rev = other.state.rev + 1;
+        self.state.issued.clone_from(&other.state.issued);
+        self.state.ordered.clone_from(&other.state.ordered);
+        self.state.cleanup.clone_from(&other.state.cleanup);
+    }
+
     /// The phase in which nothing is going on.
     pub fn rest_phase(&self) -> Phase {
         if self.current.is_some() && self.state.current.is_some() {
@@ -432,6 +456,19 @@ impl Record {
         self.state.revision = None;
         self.state.challenges.clear();
         self.next = None;
+    }
+}
+
+impl Current {
+    /// Whether somebody else ordered it, and it was not taken over for a wish yet.
+    pub fn is_imported(&self) -> bool {
+        self.spec_hash == IMPORTED
+    }
+
+    /// Whether it is good for all of these names.
+    pub fn covers(&self, names: &[Name]) -> bool {
+        let mut names = names.iter();
+        names.all(|name| self.names.iter().any(|own| own.covers(name)))
     }
 }
 
@@ -468,6 +505,9 @@ pub fn set_of(names: &[Name]) -> String {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     names.join(",")
 }
+
+/// In place of the hash of a wish: no wish made this certificate.
+pub(crate) const IMPORTED: &str = "imported";
 
 /// Version of the format that is written.
 const VERSION: u32 = 1;

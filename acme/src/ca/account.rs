@@ -101,6 +101,8 @@ pub struct Registration {
     pub terms_agreed: bool,
     /// Binding to an account that the authority knows otherwise.
     pub external: Option<ExternalAccount>,
+    /// Whether only to look for the account of this key, and to make none.
+    pub existing: bool,
 }
 
 /// Credentials of an external account binding (RFC 8555, section 7.3.4), HS256.

@@ -193,6 +193,9 @@ impl Authority {
             let bound = jws::binding(external, &request.key, &url).map_err(local)?;
             add(&mut payload, "externalAccountBinding", bound);
         }
+        if request.existing {
+            payload = json!({"onlyReturnExisting": true});
+        }
         let signer = Signer::Key(&request.key);
         let reply = self
             .client

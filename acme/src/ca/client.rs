@@ -160,7 +160,9 @@ impl Client {
         let begun = Instant::now();
         let outcome = self.http.send(request).await;
         let status = outcome.as_ref().ok().map(|reply| reply.status.as_u16());
+        let mut said = None;
         if let Ok(reply) = &outcome {
+            said = date(&reply.headers);
             self.state().note(&reply.headers);
         }
         let judged = judged(step, outcome);
@@ -176,6 +178,7 @@ impl Client {
                 .and_then(Refusal::problem)
                 .map(|problem| problem.kind.clone()),
             elapsed: begun.elapsed(),
+            date: said,
         });
         judged
     }

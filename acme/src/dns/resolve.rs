@@ -138,7 +138,8 @@ impl Resolver {
         Ok(addresses.into_iter().take(SERVERS).map(at).collect())
     }
 
-    async fn ask(&self, name: &str, kind: RecordType) -> Result<Message, DnsError> {
+    /// Asks one server after the other; that the name does not exist is an answer.
+    pub(super) async fn ask(&self, name: &str, kind: RecordType) -> Result<Message, DnsError> {
         let mut last = String::new();
         for server in &self.servers {
             match ask(*server, name, kind, true).await {

@@ -34,6 +34,7 @@ impl Driver {
             state.asked = None;
             return self.enter(flow, Phase::Tombstone).await;
         };
+        self.adopt(flow, &wanted).await?;
         self.check_tenant(flow, &wanted).await?;
         let now = self.clock.now();
         if let Some(need) = need(flow, &wanted, now) {
@@ -63,6 +64,24 @@ impl Driver {
             record.state.current = None;
             self.served.hide(&wanted.target);
         }
+        self.save(flow).await
+    }
+
+    /// An imported certificate that is good for what is wanted needs no order: it is renewed in time.
+    async fn adopt(&self, flow: &mut Flow, wanted: &Wanted) -> Result<(), Trouble> {
+        let state = &mut flow.record.state;
+        let Some(current) = &mut state.current else {
+            return Ok(());
+        };
+        if !current.is_imported() || !current.covers(&wanted.names) {
+            return Ok(());
+        }
+        let issuers = self.issuers.borrow().clone();
+        let directory = &issuer(&issuers, &wanted.issuer)?.spec.directory;
+        current.spec_hash = wanted.hash();
+        current.issuer.clone_from(&wanted.issuer);
+        current.directory.clone_from(directory);
+        current.ari.next_check = Some(self.clock.now());
         self.save(flow).await
     }
 

@@ -118,6 +118,23 @@ fn who_may_have_which_host_is_decided_by_allow() {
     assert!(!issuers.allows(unlisted, "shop", &web, &name));
 }
 
+fn fits(pattern: &str, name: &Name) -> bool {
+    Pattern::parse(pattern).expect(pattern).fits(name)
+}
+
+#[test]
+fn one_label_is_enough_where_nobody_can_register_names() {
+    let name = |text: &str| Name::parse(text).expect(text);
+    assert!(fits("*.localhost", &name("shop.localhost")));
+    assert!(fits("*.Test.", &name("a.shop.test")));
+    assert!(fits("*.internal", &name("*.shop.internal")));
+    assert!(!fits("*.localhost", &name("localhost.org")));
+    let found = minimal("      allow: [{hosts: ['*.org']}]\n").expect_err("everything");
+    for part in ["acme.issuers.a.allow", "*.name.org", "localhost"] {
+        assert!(found[0].contains(part), "{found:?}");
+    }
+}
+
 #[test]
 fn a_wildcard_needs_a_wildcard_and_addresses_a_network() {
     let name = |text: &str| Name::parse(text).expect(text);

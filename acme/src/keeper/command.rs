@@ -6,28 +6,69 @@
 
 use super::{Ask, Command, Work};
 use crate::accounts::{Named, NoAccount};
-use crate::driver::Flow;
+use crate::driver::{Flow, Memo};
+use crate::import::imported;
 use crate::leaf;
 use crate::pace::PER_SET;
 use crate::plan::Target;
-use crate::record::Asked;
+use crate::record::{Asked, Phase, set_of};
 use crate::schedule::between;
+use crate::secrets::Secret;
 use crate::vault::Key;
 use jiff::SignedDuration;
 
 impl Work {
     pub(super) async fn answer(&mut self, ask: Ask) {
-        let answer = self.act(&ask.target, &ask.command).await;
         // Who asked may be gone.
-        drop(ask.reply.send(answer));
+        match ask {
+            Ask::Certificate(target, command, reply) => {
+                drop(reply.send(self.act(&target, &command).await));
+            }
+            Ask::Accounts(reply) => {
+                let issuers = self.issuers.borrow().clone();
+                drop(reply.send(self.driver.accounts.reports(&issuers).await));
+            }
+            Ask::Rotate(issuer, reply) => drop(reply.send(self.rotate(&issuer).await)),
+        }
+    }
+
+    /// Another key for an account. Nothing may be under way: the answers of challenges hang on it.
+    async fn rotate(&mut self, issuer: &str) -> Result<String, String> {
+        self.leads()?;
+        let issuers = self.issuers.borrow().clone();
+        let named = Named::find(&issuers, issuer)?;
+        if !self.running.is_empty() {
+            return Err(format!(
+                "certificates are being ordered, and their challenges are answered with the key of \
+                 the account: rotate the key of {issuer} again in a minute"
+            ));
+        }
+        match self.driver.accounts.rotate(named).await {
+            Ok(url) => Ok(format!(
+                "the account {url} of issuer {issuer} has another key; the old one is worth nothing"
+            )),
+            Err(NoAccount::Failed(failure)) => Err(format!(
+                "the key of issuer {issuer} was not changed: {}",
+                failure.detail
+            )),
+            Err(NoAccount::Vault(error)) => Err(error.to_string()),
+        }
+    }
+
+    fn leads(&self) -> Result<(), String> {
+        match self.epoch {
+            Some(_) => Ok(()),
+            None => Err("this replica does not lead: ask the one that does".to_owned()),
+        }
     }
 
     async fn act(&mut self, target: &Target, command: &Command) -> Result<String, String> {
-        if self.epoch.is_none() {
-            return Err("this replica does not lead: ask the one that does".to_owned());
-        }
+        self.leads()?;
         if self.slots.is_busy(target) {
             return Err(format!("{target} is being worked on: see its report"));
+        }
+        if let Command::Import { chain, key } = command {
+            return self.import(target, chain, key).await;
         }
         let now = self.now();
         let Some(flow) = self.slots.idle_mut(target) else {
@@ -59,6 +100,8 @@ impl Work {
                     format!("{serial} is revoked; {target} is replaced now"),
                 )
             }
+            // Answered above.
+            Command::Import { .. } => return Err("nothing to import".to_owned()),
         };
         let driver = std::sync::Arc::clone(&self.driver);
         let Some(flow) = self.slots.idle_mut(target) else {
@@ -68,6 +111,80 @@ impl Work {
         flow.memo.rest_until = None;
         store(&driver, flow).await?;
         Ok(said)
+    }
+
+    /// Takes a certificate over that somebody else ordered.
+    async fn import(
+        &mut self,
+        target: &Target,
+        chain: &str,
+        key: &Secret,
+    ) -> Result<String, String> {
+        let (Some(epoch), now) = (self.epoch, self.now()) else {
+            return Err("this replica does not lead: ask the one that does".to_owned());
+        };
+        let mut fresh = imported(target, chain, key, (now, epoch))?;
+        let not_after = fresh
+            .state
+            .current
+            .as_ref()
+            .map(|current| current.life.not_after);
+        let driver = std::sync::Arc::clone(&self.driver);
+        let wishes = self.wishes.borrow().clone();
+        let wish = wishes.get(target);
+        if let (Some(wish), Some(current)) = (wish, &fresh.state.current)
+            && !current.covers(&wish.names)
+        {
+            return Err(format!(
+                "the certificate is for {}, and {target} is wanted for {}: import one that has all \
+                 of these names",
+                set_of(&current.names),
+                set_of(&wish.names)
+            ));
+        }
+        if let Some(flow) = self.slots.idle_mut(target) {
+            if flow.record.state.phase.is_past_return() {
+                return Err(format!("a certificate for {target} is just being issued"));
+            }
+            fresh
+                .state
+                .namespace_uid
+                .clone_from(&flow.record.state.namespace_uid);
+            fresh.take_place_of(&flow.record);
+            if flow.wanted.is_some() {
+                fresh.state.phase = Phase::Delivering;
+            }
+            let before = std::mem::replace(&mut flow.record, fresh);
+            flow.memo.rest_until = None;
+            if let Err(why) = store(&driver, flow).await {
+                flow.record = before;
+                return Err(why);
+            }
+            driver.served.show(&flow.record, flow.wanted.as_ref());
+        } else {
+            let mut flow = Flow {
+                record: fresh,
+                version: None,
+                wanted: wish.cloned(),
+                epoch,
+                memo: Memo::default(),
+            };
+            store(&driver, &mut flow).await?;
+            driver.served.show(&flow.record, flow.wanted.as_ref());
+            self.slots.insert(flow);
+        }
+        let until =
+            not_after.map_or_else(String::new, |end| format!(", which is good until {end}"));
+        Ok(match wish {
+            Some(wish) => format!(
+                "{target} has the imported certificate{until}; issuer {} renews it in time",
+                wish.issuer
+            ),
+            None => format!(
+                "{target} keeps the imported certificate{until}; nothing asks for it yet, so it is \
+                 removed after a while unless an Ingress does"
+            ),
+        })
     }
 
     async fn revoke(&mut self, target: &Target, reason: u8) -> Result<String, String> {

@@ -85,6 +85,15 @@ impl DirectoryVault {
     }
 }
 
+/// All certificates of a directory, for who only looks: nothing is created, locked or mended.
+pub fn look(root: &Path) -> io::Result<Listing> {
+    let folder = Folder {
+        root: root.to_owned(),
+        lock: Mutex::new(None),
+    };
+    folder.list()
+}
+
 impl Drop for DirectoryVault {
     fn drop(&mut self) {
         self.task.abort();

@@ -45,6 +45,7 @@ pub(crate) fn registration(key: &AccountKey) -> Registration {
         contact: vec!["mailto:ops@example.org".to_owned()],
         terms_agreed: true,
         external: None,
+        existing: false,
     }
 }
 

@@ -17,6 +17,7 @@ mod issuing;
 mod kills;
 mod orders;
 mod outages;
+mod people;
 mod removed;
 mod renewing;
 mod rig;

@@ -1,0 +1,126 @@
+//! Certificates that somebody else ordered: a chain and a key become a record.
+//!
+//! Pure. Invariant: a record is made only of a chain that is valid now and fits its key.
+
+use jiff::Timestamp;
+
+use crate::leaf;
+use crate::plan::Target;
+use crate::record::{Ari, Current, IMPORTED, Material, Phase, Record, State};
+use crate::schedule::Reason;
+use crate::secrets::Secret;
+
+/// The record of a certificate for this target. The error says what is wrong with the files.
+pub fn imported(
+    target: &Target,
+    chain: &str,
+    key: &Secret,
+    (now, epoch): (Timestamp, u64),
+) -> Result<Record, String> {
+    let key = leaf::single_key(key)?;
+    let names = leaf::names_in(chain)?;
+    let life = leaf::check(chain, &key, &names, now)?;
+    let kind = leaf::kind_of(chain)?;
+    let (renew_at, reason) = life.renewal(None);
+    let current = Current {
+        life,
+        spec_hash: IMPORTED.to_owned(),
+        names,
+        issuer: String::new(),
+        directory: String::new(),
+        account: String::new(),
+        key: kind,
+        issued_at: now,
+        renew_at,
+        renew_reason: match reason {
+            Reason::Backstop => Reason::Backstop,
+            _ => Reason::Lifetime,
+        },
+        ari: Ari::default(),
+    };
+    let state = State {
+        phase: Phase::Valid,
+        rev: 1,
+        current: Some(current),
+        ..State::new(target, epoch)
+    };
+    Ok(Record {
+        current: Some(Material {
+            chain: leaf::certificates_only(chain)?,
+            key,
+        }),
+        ..Record::empty(state)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::issuers::KeyKind;
+
+    fn target() -> Target {
+        Target {
+            namespace: "shop".into(),
+            secret: "tls".into(),
+        }
+    }
+
+    fn pair(name: &str) -> (String, Secret) {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new([name.to_owned()]).expect("parameters");
+        let certificate = params.self_signed(&key).expect("a certificate");
+        (certificate.pem(), Secret::new(key.serialize_pem()))
+    }
+
+    #[test]
+    fn a_pair_becomes_a_valid_record_and_anything_else_is_told() {
+        let now = Timestamp::now();
+        let (chain, key) = pair("a.example.org");
+        let record = imported(&target(), &chain, &key, (now, 3)).expect("a record");
+        let current = record.state.current.as_ref().expect("a certificate");
+        assert_eq!(record.state.phase, Phase::Valid);
+        assert_eq!(current.key, KeyKind::P256);
+        assert!(current.is_imported());
+        assert!(current.renew_at < current.life.not_after);
+        let entries = record.to_entries().expect("entries");
+        assert_eq!(Record::from_entries(&entries), Ok(record));
+
+        let (_, other) = pair("a.example.org");
+        let refused = imported(&target(), &chain, &other, (now, 3)).expect_err("another key");
+        assert!(refused.contains("not for our key") || refused.contains("not for this key"));
+        let refused = imported(&target(), &chain, &Secret::new("x"), (now, 3)).expect_err("no key");
+        assert!(refused.contains("PRIVATE KEY"), "{refused}");
+        let refused = imported(&target(), "x", &key, (now, 3)).expect_err("no chain");
+        assert!(refused.contains("chain"), "{refused}");
+    }
+
+    #[test]
+    fn a_key_in_the_older_form_is_taken_as_it_is() {
+        let now = Timestamp::now();
+        let (chain, key) = pair("a.example.org");
+        let pkcs8 = leaf::der(key.text().expect("PEM")).expect("DER");
+        // The octet string at the end of PKCS#8 is the older form (RFC 5915), which CertMagic writes.
+        let at = pkcs8
+            .windows(4)
+            .position(|part| part == [2, 1, 1, 4])
+            .expect("a version");
+        let older = Secret::new(leaf::pem("EC PRIVATE KEY", &pkcs8[at - 2..]));
+        let record = imported(&target(), &chain, &older, (now, 1)).expect("a record");
+        assert_eq!(record.current.expect("a certificate").key, older);
+    }
+
+    #[test]
+    fn parameters_before_a_key_are_left_out_and_a_locked_key_is_told() {
+        let (_, key) = pair("a.example.org");
+        let text = key.text().expect("PEM");
+        let with = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
+        let one = leaf::single_key(&Secret::new(format!("{with}{text}"))).expect("a key");
+        assert!(
+            one.text()
+                .is_some_and(|text| text.starts_with("-----BEGIN PRIVATE KEY"))
+        );
+        let locked = text.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+        let refused = leaf::single_key(&Secret::new(locked)).expect_err("locked");
+        assert!(refused.contains("password"), "{refused}");
+    }
+}

@@ -1,0 +1,104 @@
+//! How people ask a keeper: what there is to ask, and where.
+//!
+//! Invariant: whoever asks gets an answer, also when the keeper has ended.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::accounts::AccountReport;
+use crate::plan::{Finding, Target};
+use crate::secrets::Secret;
+use crate::served::{Certificates, Reports};
+
+/// What a person asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// A renewal now; `force` even if the same names were issued four times this week.
+    Renew {
+        /// Even near the limit of the authority.
+        force: bool,
+    },
+    /// To end a wait.
+    Retry,
+    /// To revoke the current certificate for a reason of RFC 5280, and to replace it.
+    Revoke {
+        /// The reason.
+        reason: u8,
+    },
+    /// To serve a certificate that somebody else ordered, and to renew it from now on.
+    Import {
+        /// Leaf first, as PEM.
+        chain: String,
+        /// Its key, as PEM.
+        key: Secret,
+    },
+}
+
+/// One question or command, and where its answer goes.
+pub(crate) enum Ask {
+    /// A command for one certificate.
+    Certificate(Target, Command, Reply<String>),
+    /// How the accounts stand.
+    Accounts(Reply<Vec<AccountReport>>),
+    /// Another key for the account of an issuer.
+    Rotate(String, Reply<String>),
+}
+
+/// Where an answer goes; the error is a sentence.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, String>>;
+
+/// Where people ask a running keeper, from any thread. It outlives the keeper, and then says so.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    pub(super) asks: mpsc::Sender<Ask>,
+    pub(super) epoch: watch::Receiver<Option<u64>>,
+    /// How each certificate stands.
+    pub reports: watch::Receiver<Arc<Reports>>,
+    /// What users can mend.
+    pub findings: watch::Receiver<Arc<Vec<Finding>>>,
+    /// Certificates to serve.
+    pub certificates: watch::Receiver<Arc<Certificates>>,
+}
+
+impl Asker {
+    /// Whether this process orders.
+    pub fn leads(&self) -> bool {
+        self.epoch.borrow().is_some()
+    }
+
+    /// Asks for something; the answer is a sentence.
+    pub async fn command(&self, target: Target, command: Command) -> Result<String, String> {
+        self.ask(|reply| Ask::Certificate(target, command, reply))
+            .await
+    }
+
+    /// How the accounts of all issuers stand.
+    pub async fn accounts(&self) -> Result<Vec<AccountReport>, String> {
+        self.ask(Ask::Accounts).await
+    }
+
+    /// Gives the account of an issuer another key; the answer is a sentence.
+    pub async fn rotate(&self, issuer: String) -> Result<String, String> {
+        self.ask(|reply| Ask::Rotate(issuer, reply)).await
+    }
+
+    async fn ask<T>(&self, ask: impl FnOnce(Reply<T>) -> Ask) -> Result<T, String> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || "the certificate keeper has ended".to_owned();
+        self.asks.send(ask(reply)).await.map_err(|_| gone())?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+impl std::fmt::Debug for Ask {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Certificate(target, command, _) => {
+                write!(formatter, "Certificate({target}, {command:?})")
+            }
+            Self::Accounts(_) => formatter.write_str("Accounts"),
+            Self::Rotate(issuer, _) => write!(formatter, "Rotate({issuer})"),
+        }
+    }
+}

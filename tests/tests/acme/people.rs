@@ -1,0 +1,187 @@
+//! What people ask a keeper for: another key for an account, a certificate from elsewhere.
+
+use gatehouse_acme::ca::AccountKey;
+use gatehouse_acme::keeper::Command;
+use gatehouse_acme::record::Phase;
+use gatehouse_acme::secrets::Secret;
+use gatehouse_tests::acme::fault::{Endpoint, Fault, Rule, Seen};
+use gatehouse_tests::acme::{Pebble, Setup};
+use gatehouse_tests::kubernetes::cluster::alone;
+use gatehouse_tests::raw::Answer;
+use gatehouse_tests::tls::Pair;
+
+use crate::customer::{connect, registration, with};
+use crate::stand::{Stand, request, served, target, until, valid, want};
+
+/// Asks again while the keeper is busy with something else.
+async fn insist<T>(ask: impl AsyncFn() -> Result<T, String>) -> Result<T, String> {
+    loop {
+        match ask().await {
+            Err(busy) if busy.contains("worked on") || busy.contains("in a minute") => {
+                tokio::task::yield_now().await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+#[test]
+fn an_account_gets_another_key_and_orders_go_on() {
+    alone(|| {
+        let pebble = Pebble::start();
+        let stand = Stand::new(&pebble, &pebble.directory(), "");
+        let _answers = stand.serve(&pebble);
+        with(async || {
+            let keeper = stand.keeper();
+            let asker = keeper.asker();
+            let none = asker.rotate("other".to_owned()).await;
+            assert!(none.expect_err("no issuer").contains("other"));
+            want(&keeper, vec![request("one", &["one.example.test"])]);
+            valid(&keeper, "one").await;
+            let before = asker.accounts().await.expect("accounts").remove(0);
+            let rotate = async || asker.rotate("main".to_owned()).await;
+            let said = insist(rotate).await.expect("another key");
+            let after = asker.accounts().await.expect("accounts").remove(0);
+            assert_eq!(before.url, after.url);
+            assert!(
+                said.contains(after.url.as_deref().expect("an account")),
+                "{said}"
+            );
+            assert_ne!(before.thumbprint, after.thumbprint);
+            assert!(!after.rotating);
+            let board = keeper.board.borrow().accounts["main"].thumbprint.clone();
+            assert_eq!(
+                Some(board),
+                after.thumbprint,
+                "every replica answers with it"
+            );
+            let two = request("two", &["two.example.test"]);
+            want(&keeper, vec![request("one", &["one.example.test"]), two]);
+            valid(&keeper, "two").await;
+            // A restart reads the new key.
+            drop((keeper, asker));
+            let keeper = stand.keeper();
+            let names = ["one", "two", "three"];
+            let all = names.map(|name| request(name, &[&format!("{name}.example.test")]));
+            want(&keeper, all.to_vec());
+            valid(&keeper, "three").await;
+            assert_eq!(pebble.issued().len(), 3);
+        });
+    });
+}
+
+/// The authority changes the key, and its answer is lost.
+struct Unheard;
+
+impl Rule for Unheard {
+    fn after(&mut self, seen: &Seen, answer: &mut Answer) {
+        if seen.endpoint == Endpoint::KeyChange {
+            "HTTP/1.1 503 Service Unavailable".clone_into(&mut answer.line);
+            answer.status = 503;
+            answer.body = b"<html>try later</html>".to_vec();
+        }
+    }
+}
+
+#[test]
+fn a_change_of_the_key_whose_answer_is_lost_is_ended_by_the_next_order() {
+    alone(|| {
+        let pebble = Pebble::start();
+        let proxy = Fault::before(&pebble);
+        let stand = Stand::new(&pebble, &proxy.directory(), "");
+        let _answers = stand.serve(&pebble);
+        with(async || {
+            let keeper = stand.keeper();
+            want(&keeper, vec![request("one", &["one.example.test"])]);
+            valid(&keeper, "one").await;
+            let asker = keeper.asker();
+            let before = asker.accounts().await.expect("accounts").remove(0);
+            // The authority does what it is asked, and nobody hears of it.
+            proxy.rule(Unheard);
+            let rotate = async || asker.rotate("main".to_owned()).await;
+            let failed = insist(rotate).await.expect_err("no answer");
+            assert!(failed.contains("503"), "{failed}");
+            let between = asker.accounts().await.expect("accounts").remove(0);
+            assert!(between.rotating);
+            assert_eq!(between.thumbprint, before.thumbprint);
+            proxy.heal();
+            let said = insist(rotate).await;
+            said.expect("ended, and another one");
+            let after = asker.accounts().await.expect("accounts").remove(0);
+            assert!(!after.rotating);
+            assert_eq!(after.url, before.url);
+            assert_ne!(after.thumbprint, before.thumbprint);
+        });
+    });
+}
+
+#[test]
+fn whoever_only_looks_for_an_account_makes_none() {
+    alone(|| {
+        let pebble = Pebble::start();
+        with(async || {
+            let (ca, _) = connect(&pebble, &pebble.directory());
+            let key = AccountKey::generate().expect("a key");
+            let mut look = registration(&key);
+            look.existing = true;
+            let refused = ca.register(&look).await.expect_err("nobody has this key");
+            assert!(refused.is("accountDoesNotExist"), "{refused}");
+            look.existing = false;
+            let made = ca.register(&look).await.expect("an account");
+            look.existing = true;
+            let found = ca.register(&look).await.expect("the account");
+            assert_eq!(made.url, found.url);
+        });
+    });
+}
+
+#[test]
+fn a_certificate_from_elsewhere_is_served_and_renewed_without_an_order_before() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default());
+        let stand = Stand::new(&pebble, &pebble.directory(), "");
+        let _answers = stand.serve(&pebble);
+        let pair = Pair::new(&["shop.example.test", "www.example.test"]);
+        let import = |key: &str| Command::Import {
+            chain: pair.certificate.clone(),
+            key: Secret::new(key),
+        };
+        with(async || {
+            let keeper = stand.keeper();
+            let asker = keeper.asker();
+            // Before anybody wants it: kept, and taken over by the wish that comes.
+            let said = asker.command(target("tls"), import(&pair.key)).await;
+            assert!(
+                said.as_ref()
+                    .is_ok_and(|said| said.contains("nothing asks")),
+                "{said:?}"
+            );
+            until(&keeper, "tls", |report| report.serial.is_some()).await;
+            want(&keeper, vec![request("tls", &["shop.example.test"])]);
+            let report = until(&keeper, "tls", |report| report.issuer == "main").await;
+            assert_eq!(report.phase, Phase::Valid);
+            let kept = served(&keeper, "tls").expect("a certificate");
+            assert_eq!(kept.material.chain.trim(), pair.certificate.trim());
+            assert!(pebble.issued().is_empty(), "nothing was ordered");
+            // One that lacks a name is refused, and so is one whose key is another.
+            let other = request("tls", &["shop.example.test", "pay.example.test"]);
+            want(&keeper, vec![other]);
+            let report = until(&keeper, "tls", |report| {
+                report.phase == Phase::Valid && report.names.len() == 2
+            });
+            report.await;
+            let again = async || asker.command(target("tls"), import(&pair.key)).await;
+            let refused = insist(again).await.expect_err("a name lacks");
+            assert!(refused.contains("pay.example.test"), "{refused}");
+            let foreign = Pair::new(&["a.test"]).key;
+            let again = async || asker.command(target("tls"), import(&foreign)).await;
+            let refused = insist(again).await;
+            assert!(refused.expect_err("another key").contains("key"));
+            assert_eq!(
+                pebble.issued().len(),
+                1,
+                "another set of names is another certificate"
+            );
+        });
+    });
+}
