@@ -7,6 +7,7 @@ mod certificates;
 mod configmap;
 pub mod flags;
 pub mod generate;
+pub mod people;
 mod restrictions;
 mod settings;
 mod status;

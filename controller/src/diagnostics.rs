@@ -286,6 +286,16 @@ codes! {
     /// Somebody changes the Secret of an ordered certificate again and again: it is left alone for ten
     /// minutes at a time, and served from what is kept.
     SecretContested,
+    /// No certificate is issued before a person changes something: the message says what.
+    CertificateBlocked,
+    /// A rate limit of the authority holds: the message says until when.
+    CertificateLimited,
+    /// A certificate was issued and is served; told for a while after.
+    CertificateIssued,
+    /// An annotation about certificates has a value that means nothing; the issuer's setting holds.
+    CertificateSettingInvalid,
+    /// The file of issuers is broken; the last good one holds.
+    IssuersInvalid,
     /// Nothing is ordered, because a wildcard certificate of the namespace covers all hosts.
     CertificateCovered,
     /// A host that no certificate can carry; the others are ordered.

@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod annotations;
+pub mod ask;
 pub mod certificates;
 pub mod config;
 pub mod diagnostics;

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use gatehouse::ask;
 use gatehouse::config::flags::{Cli, Command, EchoArgs};
 use gatehouse::config::generate::GenerateCommand;
 use gatehouse::echo::{self, EchoOptions};
@@ -22,6 +23,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => commands::check(&args, &mut std::io::stdout().lock()),
         Command::Explain(args) => commands::explain(&args, &mut std::io::stdout().lock()),
+        Command::Cert(command) => ask::cert(&command, &mut std::io::stdout().lock()),
+        Command::Account(command) => ask::account(&command, &mut std::io::stdout().lock()),
         Command::Generate(GenerateCommand::Docs(args)) => reference::write(&args),
         Command::Generate(GenerateCommand::Rbac(args)) => print(&rbac::manifests(&args)),
         Command::Echo(args) => echo_until_stopped(args),

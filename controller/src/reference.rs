@@ -11,6 +11,7 @@ use gatehouse_gateway::metrics::{Labelled, Plain};
 use prometheus_client::metrics::MetricType;
 
 use crate::annotations::{ANNOTATIONS, Effect, Name, Off, PREFIXES};
+use crate::certificates::metrics as certificates;
 use crate::config::generate::DocsArgs;
 use crate::config::{RESTRICTIONS, SETTINGS};
 use crate::diagnostics::Code;
@@ -89,7 +90,9 @@ fn annotations() -> String {
              host closes all that its namespace has on the hosts of the Ingress \
              ([why](../decisions/0023-restrictions-of-all.md)). The others have no effect: their \
              routes are served, and `AnnotationUnsupported` says what is different, a warning \
-             unless nothing that matters is. `AnnotationUnknown` names those that are not listed. \
+             unless nothing that matters is. Those that order certificates are applied with the prefix \
+             `{own}` only, and a value that means nothing is told (`CertificateSettingInvalid`). \
+             `AnnotationUnknown` names those that are not listed. \
              Nothing is said of values with which an annotation asks for nothing."
         ),
     );
@@ -142,7 +145,8 @@ fn metrics() -> String {
         "Metrics",
         "`/metrics` of the admin port (`--admin-listen`), in the Prometheus text format. Values of \
          labels come from the configuration or from a closed list, never from a request; a route \
-         has series once it had a request. The last three are there in a cluster only.",
+         has series once it had a request. Those of certificates that are ordered are there with \
+         `--acme` only, the last three in a cluster only.",
     );
     table(&mut page, &["name", "kind", "labels", "meaning"]);
     let plain = Plain::TABLE
@@ -150,6 +154,7 @@ fn metrics() -> String {
         .map(|&(name, kind, help)| (name, kind, &[][..], help));
     let labelled = Labelled::TABLE
         .iter()
+        .chain(&certificates::METRICS)
         .chain(&contact::METRICS)
         .chain(&leader::METRICS)
         .map(|metric| (metric.name, metric.kind, metric.labels, metric.help));

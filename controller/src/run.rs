@@ -21,7 +21,7 @@ use gatehouse_gateway::server::{Gateway, GatewayConfig, StartError};
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::{self, Readiness};
-use crate::certificates::{Ends, Orders, Place};
+use crate::certificates::{Ends, Front, Orders, Place};
 use crate::config::flags::{AccessLogFormat, RunArgs};
 use crate::config::{ClassReading, Replica};
 use crate::engine::{self, Engine, Report};
@@ -81,12 +81,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let feed = runtime.block_on(Feed::new(args))?;
     let orders = Orders::read(args).map_err(Failure::Usage)?;
     base = base.managing(args.certificates.managed());
-    if let Feed::Cluster(cluster) = &feed {
-        base = base.reading_classes(if cluster.scope.namespaces.is_empty() {
-            ClassReading::Cluster
-        } else {
-            ClassReading::Nowhere
-        });
+    if let Some(reading) = feed.class_reading() {
+        base = base.reading_classes(reading);
     }
     terminal::log_to_stderr(args.log_format, args.log_level);
 
@@ -103,6 +99,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let readiness = Readiness::default();
     readiness.hold(NOT_SERVED);
     let health = Readiness::default();
+    let front = Front::new(&metrics);
     let state = admin::State {
         published: snapshots,
         reports: reports.clone(),
@@ -111,6 +108,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         health: health.clone(),
         listeners: views(&gateway, args),
         contacts: feed.contacts(&metrics),
+        certificates: front.counter(),
     };
     admin::start(admin_listener, state)
         .map_err(|error| Failure::System(format!("the admin server cannot start: {error}")))?;
@@ -132,6 +130,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
                 reports: reports.clone(),
                 change: change.clone(),
                 health: health.clone(),
+                front,
             };
             (orders, ends)
         });
@@ -194,6 +193,18 @@ impl Feed {
             )));
         }
         Ok(Self::Directory(dir.clone()))
+    }
+
+    /// How classes become known in a cluster.
+    fn class_reading(&self) -> Option<ClassReading> {
+        let Self::Cluster(cluster) = self else {
+            return None;
+        };
+        Some(if cluster.scope.namespaces.is_empty() {
+            ClassReading::Cluster
+        } else {
+            ClassReading::Nowhere
+        })
     }
 
     /// Begins to send changes; in a cluster, also to write back what is to be seen there.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::{Method, StatusCode};
 
-use super::State;
+use super::{State, certificates};
 use crate::simulate::{self, Query};
 use crate::source::kubernetes::contact::{Contacts, KindView};
 
@@ -28,7 +28,7 @@ impl Page {
         }
     }
 
-    fn json<T: serde::Serialize>(value: &T) -> Self {
+    pub(super) fn json<T: serde::Serialize>(value: &T) -> Self {
         match serde_json::to_string_pretty(value) {
             Ok(mut body) => {
                 body.push('\n');
@@ -51,7 +51,7 @@ pub(super) fn page(state: &State, method: &Method, path: &str, query: Option<&st
     if method != Method::GET && method != Method::HEAD {
         return Page::text(
             StatusCode::METHOD_NOT_ALLOWED,
-            "only GET and HEAD: nothing can be changed here\n",
+            "only GET and HEAD: this page changes nothing\n",
         );
     }
     match path {
@@ -63,10 +63,12 @@ pub(super) fn page(state: &State, method: &Method, path: &str, query: Option<&st
         "/api/diagnostics" => Page::json(&state.reports.borrow().diagnostics),
         "/api/convergence" => convergence(state),
         "/api/explain" => explain(state, query.unwrap_or_default()),
-        _ => Page::text(
-            StatusCode::NOT_FOUND,
-            format!("there is no such page; there are:\n{INDEX}"),
-        ),
+        _ => certificates::page(&state.certificates, path).unwrap_or_else(|| {
+            Page::text(
+                StatusCode::NOT_FOUND,
+                format!("there is no such page; there are:\n{INDEX}"),
+            )
+        }),
     }
 }
 
@@ -249,6 +251,11 @@ const INDEX: &str = "\
 /api/convergence  digest of what is served, and when the API server was last heard
 /api/diagnostics  what is wrong with the configuration
 /api/explain      which way a request goes: ?method=GET&url=http://host/path&header=Name:value
+/api/certificates what is ordered and how it stands; /NAMESPACE/SECRET is one, with /chain its chain
+/api/accounts     accounts at the authorities
+
+By POST from this machine, with a JSON body: /api/certificates/NAMESPACE/SECRET/renew, /retry, /revoke
+and /import, /api/accounts/ISSUER/rotate; `gatehouse cert` and `gatehouse account` send them.
 ";
 
 #[cfg(test)]

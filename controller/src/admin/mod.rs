@@ -1,11 +1,15 @@
-//! The admin server: health, metrics and a read-only view of what is served and why.
+//! The admin server: health, metrics, a view of what is served and why, and commands about
+//! certificates.
 //!
-//! Invariants: only GET and HEAD; not protected by itself, so it listens on loopback unless told
+//! Invariants: only GET and HEAD, but for commands, which only this machine gives; not protected by
+//! itself, so it listens on loopback unless told
 //! otherwise, and there answers no web page that reaches it under a name of its own; connections,
 //! their heads and their life are bounded; it runs on a thread of its own and never waits for the
 //! engine.
 
 mod api;
+mod certificates;
+pub(crate) mod client;
 mod health;
 mod host;
 
@@ -19,7 +23,7 @@ use bytes::Bytes;
 use gatehouse_gateway::metrics::Metrics;
 use gatehouse_gateway::publish::Published;
 use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -29,11 +33,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::certificates::counter::Counter;
 use crate::engine::Report;
 use crate::simulate::ListenerView;
 use crate::source::kubernetes::contact::Contacts;
 
 pub(crate) use api::encode;
+pub(crate) use certificates::Said;
 pub use health::Readiness;
 
 /// What the pages show.
@@ -53,6 +59,17 @@ pub struct State {
     pub listeners: Arc<[ListenerView]>,
     /// The conversation with the API server, when there is one.
     pub contacts: Option<Contacts>,
+    /// Certificates that are ordered.
+    pub certificates: Counter,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+struct Caller {
+    /// Only names that nobody else can own are answered.
+    guarded: bool,
+    /// From this machine.
+    here: bool,
 }
 
 /// Serves on a thread of its own until the process ends.
@@ -89,10 +106,11 @@ async fn serve(listener: TcpListener, state: State) {
             return;
         };
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 let state = Arc::clone(&state);
+                let here = peer.ip().to_canonical().is_loopback();
                 tokio::spawn(async move {
-                    connection(stream, state, guarded).await;
+                    connection(stream, state, Caller { guarded, here }).await;
                     drop(place);
                 });
             }
@@ -107,11 +125,10 @@ async fn serve(listener: TcpListener, state: State) {
     }
 }
 
-/// `guarded`: only names that nobody else can own are answered.
-async fn connection(stream: TcpStream, state: Arc<State>, guarded: bool) {
+async fn connection(stream: TcpStream, state: Arc<State>, caller: Caller) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = respond(&state, &request, guarded);
-        async move { Ok::<_, Infallible>(response) }
+        let state = Arc::clone(&state);
+        async move { Ok::<_, Infallible>(respond(&state, request, caller).await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -122,12 +139,21 @@ async fn connection(stream: TcpStream, state: Arc<State>, guarded: bool) {
     timeout(LIFE, serving).await.ok();
 }
 
-fn respond(state: &State, request: &Request<Incoming>, guarded: bool) -> Response<Full<Bytes>> {
-    let uri = request.uri();
-    let page = if guarded && !host::is_ours(uri, request.headers()) {
+async fn respond(
+    state: &State,
+    request: Request<Incoming>,
+    caller: Caller,
+) -> Response<Full<Bytes>> {
+    let (uri, method) = (request.uri(), request.method());
+    let errand = (method == Method::POST).then(|| certificates::Errand::of(uri.path()));
+    let page = if caller.guarded && !host::is_ours(uri, request.headers()) {
         api::Page::text(StatusCode::MISDIRECTED_REQUEST, host::REMEDY)
+    } else if let Some(errand) = errand.flatten() {
+        certificates::run(&state.certificates, errand, request, caller.here).await
+    } else if method == Method::GET && uri.path() == "/api/accounts" {
+        certificates::accounts(&state.certificates).await
     } else {
-        api::page(state, request.method(), uri.path(), uri.query())
+        api::page(state, method, uri.path(), uri.query())
     };
     let mut response = Response::new(Full::new(Bytes::from(page.body)));
     *response.status_mut() = page.status;

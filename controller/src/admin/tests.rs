@@ -34,6 +34,7 @@ impl Admin {
             health: Readiness::default(),
             listeners: ListenerView::unbound().into(),
             contacts: None,
+            certificates: Counter::default(),
         };
         start(listener, state).unwrap();
         Self {

@@ -72,6 +72,7 @@ const SET_COOKIE: &str = "`Set-Cookie` of answers passes as the endpoint sent it
 const ERRORS: &str = "answers with an error status pass as the endpoint sent them";
 const TRACES: &str = "no traces are sent";
 const STREAMED: &str = "bodies are passed on as they come, never stored";
+const START: &str = "start with --acme";
 const LEGACY: &str = "ingress-nginx itself gave it up";
 
 annotations! {
@@ -219,7 +220,12 @@ annotations! {
     ignored Is "canary-weight-total" EMPTY, CANARY, CANARY_REMEDY;
 
     // Certificates.
-    certificates Is "issuer" EMPTY, "names the issuer of the certificates in the tls section, and no authority is configured", "start with --acme";
+    certificates Is "issuer" EMPTY, "names the issuer of the certificates in the tls section, and no authority is configured", START;
+    certificates Is "tls-profile" EMPTY, "names the profile of the certificates in the tls section, such as `shortlived`, and no authority is configured", START;
+    certificates Is "tls-key" EMPTY, "says which kind of key they have (`p256`, `p384`, `rsa2048`, `rsa3072`, `rsa4096`), and no authority is configured", START;
+    certificates Is "tls-challenges" EMPTY, "says how their names are proved, the preferred challenge first (`http-01`, `tls-alpn-01`, `dns-01`), and no authority is configured", START;
+    certificates Is "tls-ip-sans" EMPTY, "names addresses that they are for as well, and no authority is configured", START;
+    certificates Is "tls-always" Off::Words(&["false"]), "asks for them even where a wildcard certificate of the namespace covers all hosts, and no authority is configured", START;
 
     // Logs and traces.
     ignored Is "enable-access-log" TRUE, "the access log has every request", "filter the log by host or route";

@@ -52,13 +52,15 @@ impl Orders {
             clients: Arc::clone(&clients),
             service: replicas,
         };
-        let (issuers, managed) = (self.issuers(), self.managed);
+        let (issuers, complaints) = self.follow();
+        let managed = self.managed;
         let config = Config {
             barrier: Arc::new(barrier),
             projector: Arc::clone(&projection) as Arc<_>,
-            ..self.config(issuers.subscribe(), Arc::new(vault))
+            ..self.config(issuers, Arc::new(vault), ends.front.connect())
         };
         let keeper = Keeper::start(config);
+        ends.front.show(&keeper);
         post.follow(keeper.planned.clone());
         projection.follow(keeper.reports.clone());
         let findings = watch::Sender::new(Arc::default());
@@ -84,9 +86,10 @@ impl Orders {
             reports: ends.reports,
             change: ends.change,
             cluster: Some(around),
+            complaints,
             last: Last::default(),
         };
         tokio::spawn(healer.run());
-        desk.begin(issuers, ends.health).await;
+        desk.begin(ends.health).await;
     }
 }

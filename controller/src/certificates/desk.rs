@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use gatehouse_acme::board::Board;
 use gatehouse_acme::driver::Wishes;
-use gatehouse_acme::issuers::Issuers;
 use gatehouse_acme::keeper::Keeper;
 use gatehouse_acme::plan::{Finding, Target};
 use gatehouse_acme::served::{Certificate, Certificates, Reports};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::follow::Complaints;
 use super::heal::Wound;
 use super::post::Post;
 use super::targets::Targets;
@@ -34,6 +35,8 @@ pub(super) struct Desk {
     pub(super) change: mpsc::Sender<Change>,
     /// What there is of a cluster.
     pub(super) cluster: Option<Around>,
+    /// What is wrong with the file of issuers.
+    pub(super) complaints: watch::Receiver<Complaints>,
     /// What was looked at and told last.
     pub(super) last: Last,
 }
@@ -52,8 +55,13 @@ pub(super) struct Around {
 /// Certificates that may be served, and whether one comes before what is in the Secret.
 type Shown = BTreeMap<Target, (Arc<Certificate>, bool)>;
 
-/// What is said: of the plan, of the certificates, by the healer.
-type Said = (Arc<Vec<Finding>>, Arc<Reports>, Option<Arc<Vec<Wound>>>);
+/// What is said: of the plan, of the certificates, of the file of issuers, by the healer.
+type Said = (
+    Arc<Vec<Finding>>,
+    Arc<Reports>,
+    Complaints,
+    Option<Arc<Vec<Wound>>>,
+);
 
 /// What was looked at and told last.
 #[derive(Default)]
@@ -67,11 +75,13 @@ pub(super) struct Last {
     /// What the data plane was told.
     published: (Arc<Board>, Arc<Wishes>),
     said: Said,
+    /// When part of that is over.
+    fades: Option<Instant>,
 }
 
 impl Desk {
     /// Begins, after what is kept has been handed over: a process is not ready without it.
-    pub(super) async fn begin(mut self, issuers: watch::Sender<Arc<Issuers>>, health: Readiness) {
+    pub(super) async fn begin(mut self, health: Readiness) {
         if timeout(FIRST, self.keeper.shown()).await.is_err() {
             tracing::warn!(
                 "the certificates that are kept cannot be read yet; they are served later"
@@ -82,8 +92,6 @@ impl Desk {
             if begun.is_some() {
                 self.run().await;
             }
-            // Kept as long as the keeper, or it would see the end of a configuration that stays.
-            drop(issuers);
             // Only its death ends it: nobody would notice before certificates run out.
             tracing::error!("certificates are no longer ordered or renewed: restart the process");
             health.hold(MANAGER_DIED);
@@ -95,6 +103,7 @@ impl Desk {
         while self.carry().await.is_some() {
             let keeper = &mut self.keeper;
             let around = around(self.cluster.as_mut());
+            let faded = faded(self.last.fades);
             let changed = tokio::select! {
                 changed = self.reports.changed() => changed.is_ok(),
                 changed = keeper.certificates.changed() => changed.is_ok(),
@@ -102,7 +111,12 @@ impl Desk {
                 changed = keeper.planned.changed() => changed.is_ok(),
                 changed = keeper.findings.changed() => changed.is_ok(),
                 changed = keeper.reports.changed() => changed.is_ok(),
+                changed = self.complaints.changed() => changed.is_ok(),
                 changed = around => changed,
+                () = faded => {
+                    self.last.said = Said::default();
+                    true
+                }
             };
             if !changed {
                 return;
@@ -137,15 +151,18 @@ impl Desk {
         let cluster = self.cluster.as_mut();
         let healer = cluster.map(|around| around.findings.borrow_and_update().clone());
         // Most rounds come from the engine: what it knows is not made and sent again.
-        let (known, stood, healed) = &self.last.said;
+        let complaints = self.complaints.borrow_and_update().clone();
+        let (known, stood, complained, healed) = &self.last.said;
         let same = |one: &Option<Arc<_>>, two: &Option<Arc<_>>| {
             one.as_ref().map(Arc::as_ptr) == two.as_ref().map(Arc::as_ptr)
         };
-        if Arc::ptr_eq(&planned, known) && Arc::ptr_eq(&reports, stood) && same(&healer, healed) {
+        let known = Arc::ptr_eq(&planned, known) && Arc::ptr_eq(&reports, stood);
+        if known && Arc::ptr_eq(&complaints, complained) && same(&healer, healed) {
             return Some(());
         }
+        let now = Timestamp::now();
         let asking = self.keeper.wanted.borrow().clone().unwrap_or_default();
-        let mut list = findings::diagnostics(&planned, &reports, &asking);
+        let mut list = findings::diagnostics(&planned, &reports, &asking, now);
         let unhealed = healer.iter().flat_map(|list| list.iter());
         list.extend(unhealed.map(|wound| {
             let mut askers = asking.iter().filter(|ask| ask.target == wound.target);
@@ -158,8 +175,13 @@ impl Desk {
                 wound.message.clone(),
             )
         }));
+        list.extend(complaints.iter().cloned());
+        self.last.fades = findings::next_fading(&reports, now).map(|end| {
+            let left = end.duration_since(now).unsigned_abs();
+            Instant::now() + left
+        });
         list.sort_unstable();
-        self.last.said = (planned, reports, healer);
+        self.last.said = (planned, reports, complaints, healer);
         self.change.send(Change::Certificates(list)).await.ok()
     }
 
@@ -257,6 +279,14 @@ impl Desk {
             Some((target.clone(), (Arc::clone(certificate), first)))
         });
         shown.collect()
+    }
+}
+
+/// When something is told no longer; never, if nothing is.
+async fn faded(end: Option<Instant>) {
+    match end {
+        Some(end) => tokio::time::sleep_until(end).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -7,6 +7,7 @@ use gatehouse_acme::events::Report;
 use gatehouse_acme::failure::Class;
 use gatehouse_acme::plan::{Code as Rule, Finding, Request, Target};
 use gatehouse_acme::served::Reports;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use crate::diagnostics::{Code, Diagnostic, Severity};
 
@@ -16,17 +17,18 @@ pub(super) fn diagnostics(
     findings: &[Finding],
     reports: &Reports,
     asking: &[Request],
+    now: Timestamp,
 ) -> Vec<Diagnostic> {
     let mut askers: BTreeMap<&Target, &str> = BTreeMap::new();
     for request in asking {
         askers.entry(&request.target).or_insert(&request.object);
     }
     let planned = findings.iter().map(planned);
-    let standing = reports.values().filter_map(|report| {
+    let certificates = reports.values().flat_map(|report| {
         let asker = askers.get(&report.target).copied();
-        standing(report, asker)
+        [standing(report, asker), issued(report, asker, now)]
     });
-    let mut list: Vec<_> = planned.chain(standing).collect();
+    let mut list: Vec<_> = planned.chain(certificates.flatten()).collect();
     list.sort_unstable();
     list.dedup();
     list
@@ -55,8 +57,11 @@ fn standing(report: &Report, asker: Option<&str>) -> Option<Diagnostic> {
     let next = match report.next_attempt {
         // Soon and often: a text that stays the same is one Event.
         _ if class == Class::Storage => "tried again every few minutes".to_owned(),
-        Some(time) => format!("next attempt {time}"),
-        None => "tried again when something has changed".to_owned(),
+        Some(time) => format!("next attempt {}", shown(time)),
+        None => format!(
+            "tried again when something has changed, or with `gatehouse cert retry {}`",
+            report.target
+        ),
     };
     let (severity, then) = match report.not_after {
         Some(_) => (Severity::Warning, "the present one keeps serving"),
@@ -67,6 +72,10 @@ fn standing(report: &Report, asker: Option<&str>) -> Option<Diagnostic> {
         format!("certificate for Secret `{secret}`: no new one ({class:?}): {why}; {next}; {then}");
     let code = match class {
         Class::Storage => Code::StorageNotWritable,
+        Class::Limited => Code::CertificateLimited,
+        Class::Paused | Class::Spec | Class::Issuer | Class::AccountGone => {
+            Code::CertificateBlocked
+        }
         _ => Code::CertificateNotIssued,
     };
     Some(about(&report.target, asker, severity, code, message))
@@ -85,4 +94,119 @@ pub(super) fn about(
         None => (format!("Secret/{}/{}", target.namespace, target.secret), ""),
     };
     Diagnostic::new(severity, &object.into(), field, code, message)
+}
+
+/// A certificate that came a short while ago.
+fn issued(report: &Report, asker: Option<&str>, now: Timestamp) -> Option<Diagnostic> {
+    fades(report).filter(|end| *end > now)?;
+    let end = report.not_after?;
+    let names: Vec<String> = report.names.iter().map(ToString::to_string).collect();
+    // Without the time of its renewal, which the authority may still change: one text, one Event.
+    let message = format!(
+        "certificate for Secret `{}`: {} of issuer {} is served for {} until {}",
+        report.target.secret,
+        report.serial.as_deref().unwrap_or_default(),
+        report.issuer,
+        names.join(", "),
+        shown(end)
+    );
+    let code = Code::CertificateIssued;
+    Some(about(&report.target, asker, Severity::Info, code, message))
+}
+
+/// Until when it is told that a certificate came.
+fn fades(report: &Report) -> Option<Timestamp> {
+    report.issued_at?.checked_add(TOLD).ok()
+}
+
+/// When the next of what is told now is told no longer.
+pub(super) fn next_fading(reports: &Reports, now: Timestamp) -> Option<Timestamp> {
+    let ends = reports.values().filter_map(|report| fades(report));
+    ends.filter(|end| *end > now).min()
+}
+
+/// To the second: nobody needs more.
+pub(crate) fn shown(time: Timestamp) -> impl std::fmt::Display {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ")
+}
+
+/// How long it is told that a certificate came: long enough for an Event, and for who looks at once.
+const TOLD: SignedDuration = SignedDuration::from_mins(10);
+
+#[cfg(test)]
+mod tests {
+    use gatehouse_acme::names::Name;
+    use gatehouse_acme::plan::Target;
+    use gatehouse_acme::record::Phase;
+
+    use super::*;
+
+    fn report(waiting: Option<Class>) -> Report {
+        let time = |text: &str| text.parse::<Timestamp>().ok();
+        Report {
+            target: Target {
+                namespace: "shop".into(),
+                secret: "tls".into(),
+            },
+            phase: Phase::Valid,
+            rev: 1,
+            names: vec![Name::parse("a.test").unwrap()],
+            issuer: "main".into(),
+            wanted: true,
+            order: None,
+            not_before: time("2026-01-01T00:00:00Z"),
+            not_after: time("2026-04-01T00:00:00Z"),
+            issued_at: time("2026-01-01T01:00:00Z"),
+            serial: Some("0a".into()),
+            renew_at: time("2026-03-01T00:00:00.5Z"),
+            renew_reason: None,
+            window: None,
+            explanation: None,
+            waiting,
+            scope: None,
+            next_attempt: None,
+            failures: 0,
+            detail: Some("words".into()),
+            link: None,
+        }
+    }
+
+    fn codes(report: Report, now: &str) -> Vec<Code> {
+        let reports = Reports::from([(report.target.clone(), Arc::new(report))]);
+        let list = diagnostics(&[], &reports, &[], now.parse().unwrap());
+        list.into_iter().map(|diagnostic| diagnostic.code).collect()
+    }
+
+    #[test]
+    fn each_way_to_stand_has_a_code_of_its_own() {
+        let late = "2026-02-01T00:00:00Z";
+        for (class, code) in [
+            (Class::Validation, Code::CertificateNotIssued),
+            (Class::Outage, Code::CertificateNotIssued),
+            (Class::Limited, Code::CertificateLimited),
+            (Class::Spec, Code::CertificateBlocked),
+            (Class::Paused, Code::CertificateBlocked),
+            (Class::Issuer, Code::CertificateBlocked),
+        ] {
+            assert_eq!(codes(report(Some(class)), late), [code]);
+        }
+        assert_eq!(codes(report(None), late), []);
+    }
+
+    #[test]
+    fn that_a_certificate_came_is_told_for_a_while() {
+        assert_eq!(
+            codes(report(None), "2026-01-01T01:09:59Z"),
+            [Code::CertificateIssued]
+        );
+        assert_eq!(codes(report(None), "2026-01-01T01:10:00Z"), []);
+        let reports = report(None);
+        let reports = Reports::from([(reports.target.clone(), Arc::new(reports))]);
+        let next = next_fading(&reports, "2026-01-01T01:00:00Z".parse().unwrap());
+        assert_eq!(next, "2026-01-01T01:10:00Z".parse().ok());
+        assert_eq!(
+            next_fading(&reports, "2026-01-01T01:10:00Z".parse().unwrap()),
+            None
+        );
+    }
 }

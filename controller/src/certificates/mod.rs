@@ -11,24 +11,29 @@
 
 mod barrier;
 mod cluster;
+pub mod counter;
 mod desk;
 mod findings;
+mod follow;
+mod front;
 mod heal;
+pub mod metrics;
 mod mirror;
 mod post;
 mod projection;
 pub mod request;
+pub mod settings;
 mod targets;
 mod vault;
+pub mod view;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gatehouse_acme::ca;
+use gatehouse_acme::ca::Connect;
 use gatehouse_acme::clock::SystemClock;
 use gatehouse_acme::dns;
-use gatehouse_acme::dns::spec::Provider;
 use gatehouse_acme::issuers::Issuers;
 use gatehouse_acme::keeper::{Config, Keeper};
 use gatehouse_acme::secrets::SecretFolder;
@@ -40,6 +45,9 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::cluster::Place;
 use self::desk::{Desk, Last};
+pub(crate) use self::findings::shown;
+use self::follow::{Complaints, Surroundings};
+pub use self::front::Front;
 use self::post::Post;
 use crate::admin::Readiness;
 use crate::config::Managed;
@@ -50,6 +58,8 @@ use crate::source::Change;
 /// What certificates are ordered with.
 #[derive(Debug)]
 pub struct Orders {
+    file: PathBuf,
+    surroundings: Surroundings,
     issuers: Issuers,
     /// Directory of a process on its own.
     vault: Option<PathBuf>,
@@ -68,6 +78,8 @@ pub struct Ends {
     pub change: mpsc::Sender<Change>,
     /// Whether the process is healthy.
     pub health: Readiness,
+    /// Where people and programs see how certificates stand.
+    pub front: Front,
 }
 
 impl Orders {
@@ -94,15 +106,18 @@ impl Orders {
                     .to_owned(),
             ));
         }
-        let text = fs::read_to_string(file).map_err(|error| bad(error.to_string()))?;
-        let issuers = Issuers::parse(&text).map_err(|list| bad(list.join("; ")))?;
-        if args.dir.is_none() {
-            let namespaces = !args.selection.watch_namespace.is_empty();
-            clustered(&issuers, namespaces).map_err(bad)?;
-        }
+        let surroundings = match args.dir {
+            Some(_) => Surroundings::Alone,
+            None => Surroundings::Cluster {
+                namespaces: !args.selection.watch_namespace.is_empty(),
+            },
+        };
+        let issuers = follow::read(file, surroundings).map_err(|list| bad(list.join("; ")))?;
         let beside = file.parent().unwrap_or(Path::new(".")).join("secrets");
         let keep = SignedDuration::try_from(certificates.acme_keep_unwanted);
         Ok(Some(Self {
+            file: file.clone(),
+            surroundings,
             issuers,
             vault: certificates.certs.clone(),
             secrets: certificates.acme_secrets.clone().unwrap_or(beside),
@@ -123,12 +138,14 @@ impl Orders {
             )
         })?;
         let post = Arc::new(Post::new(ends.challenges));
-        let (issuers, managed) = (self.issuers(), self.managed);
+        let (issuers, complaints) = self.follow();
+        let managed = self.managed;
         let config = Config {
             barrier: Arc::clone(&post) as Arc<_>,
-            ..self.config(issuers.subscribe(), Arc::new(vault))
+            ..self.config(issuers, Arc::new(vault), ends.front.connect())
         };
         let keeper = Keeper::start(config);
+        ends.front.show(&keeper);
         post.follow(keeper.planned.clone());
         let desk = Desk {
             keeper,
@@ -137,18 +154,28 @@ impl Orders {
             reports: ends.reports,
             change: ends.change,
             cluster: None,
+            complaints,
             last: Last::default(),
         };
-        desk.begin(issuers, ends.health).await;
+        desk.begin(ends.health).await;
         Ok(())
     }
 
-    fn issuers(&self) -> watch::Sender<Arc<Issuers>> {
-        watch::Sender::new(Arc::new(self.issuers.clone()))
+    /// The issuers from now on, and what is wrong with their file.
+    fn follow(&self) -> (watch::Receiver<Arc<Issuers>>, watch::Receiver<Complaints>) {
+        let issuers = watch::Sender::new(Arc::new(self.issuers.clone()));
+        let followed = issuers.subscribe();
+        let complaints = follow::start(self.file.clone(), self.surroundings, issuers);
+        (followed, complaints)
     }
 
     /// What every keeper is made of.
-    fn config(self, issuers: watch::Receiver<Arc<Issuers>>, vault: Arc<dyn Vault>) -> Config {
+    fn config(
+        self,
+        issuers: watch::Receiver<Arc<Issuers>>,
+        vault: Arc<dyn Vault>,
+        connect: Arc<Connect>,
+    ) -> Config {
         let resolvers = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let resolvers = dns::resolvers_of(&resolvers);
         Config {
@@ -157,32 +184,9 @@ impl Orders {
                 issuers,
                 vault,
                 Arc::new(SecretFolder::new(self.secrets)),
-                Arc::new(|endpoint| ca::connect(endpoint, Arc::new(|_| {}))),
+                connect,
                 dns::solvers(resolvers, Arc::new(SystemClock)),
             )
         }
     }
-}
-
-/// What a cluster does not have: programs of the operator, and with `--watch-namespace` the labels of
-/// namespaces.
-fn clustered(issuers: &Issuers, namespaces: bool) -> Result<(), String> {
-    for (name, issuer) in &issuers.issuers {
-        if issuer.dns.iter().any(|dns| dns.provider == Provider::Exec) {
-            return Err(format!(
-                "acme.issuers.{name}.dns: provider exec runs a program of this machine, which a \
-                 cluster does not have; use another provider, such as httpreq"
-            ));
-        }
-        let labelled = |rule: &gatehouse_acme::issuers::Allow| {
-            namespaces && !rule.namespaces.match_labels.is_empty()
-        };
-        if issuer.allow.iter().flatten().any(labelled) {
-            return Err(format!(
-                "acme.issuers.{name}.allow: labels of namespaces are not read with \
-                 --watch-namespace; write names instead of matchLabels"
-            ));
-        }
-    }
-    Ok(())
 }

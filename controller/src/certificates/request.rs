@@ -9,6 +9,7 @@ use gatehouse_acme::plan::{Request, Target};
 use k8s_openapi::api::networking::v1::{Ingress, IngressTLS};
 use k8s_openapi::jiff::Timestamp;
 
+use super::settings;
 use crate::config::Managed;
 use crate::engine::{Ingresses, Namespaces};
 use crate::source::ObjectKey;
@@ -93,7 +94,7 @@ fn request(
     let secret = entry.secret_name.clone().filter(|name| !name.is_empty())?;
     let hosts = entry.hosts.clone().filter(|hosts| !hosts.is_empty())?;
     let created = ingress.metadata.creation_timestamp.as_ref();
-    Some(Request {
+    let mut request = Request {
         object: key.to_string(),
         since: created.map_or(Timestamp::MAX, |time| time.0),
         target: Target {
@@ -108,7 +109,9 @@ fn request(
         key: None,
         challenges: None,
         always: false,
-    })
+    };
+    settings::apply(ingress.metadata.annotations.as_ref(), &mut request);
+    Some(request)
 }
 
 /// Names the issuer.

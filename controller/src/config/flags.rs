@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::generate::GenerateCommand;
+use super::people::{AccountCommand, CertCommand};
 use super::values::{duration, label, listen_address, namespaced_name, selector};
 use super::{
     Base, CertificateArgs, ClassReading, ClassRules, Defaults, HostOwnership, SETTINGS, StatusArgs,
@@ -41,6 +42,12 @@ pub enum Command {
     #[command(override_usage = "gatehouse explain [OPTIONS] DIR METHOD URL\n       \
                                 gatehouse explain [OPTIONS] --admin URL METHOD URL")]
     Explain(ExplainArgs),
+    /// Ask about certificates that are ordered, and act on them.
+    #[command(subcommand)]
+    Cert(CertCommand),
+    /// Ask about accounts at authorities, and act on them.
+    #[command(subcommand)]
+    Account(AccountCommand),
     /// A backend for trying things out: answers with what it received, as JSON.
     Echo(EchoArgs),
     /// Print or write what is made from the tables in the program.

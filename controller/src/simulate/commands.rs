@@ -2,18 +2,12 @@
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use bytes::Bytes;
 use gatehouse_gateway::challenge::Board;
-use http::{Request, Uri, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
 use k8s_openapi::jiff::Timestamp;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use super::{ListenerView, Query, fails, load};
+use crate::admin::client::Client;
 use crate::admin::encode;
 use crate::config::flags::{CheckArgs, ExplainArgs};
 use crate::run::Failure;
@@ -91,21 +85,7 @@ fn here(args: &ExplainArgs, directory: &str, method: &str, url: &str) -> Result<
 fn there(args: &ExplainArgs, admin: &str, method: &str, url: &str) -> Result<String, Failure> {
     // Checked here, so that mistakes are told without asking anybody.
     query(args, method, url)?;
-    let bad = || {
-        Failure::Usage(format!(
-            "invalid value '{admin}' for '--admin <URL>': write for example http://127.0.0.1:9091"
-        ))
-    };
-    let base = if admin.contains("://") {
-        admin.to_owned()
-    } else {
-        format!("http://{admin}")
-    };
-    let base: Uri = base.parse().map_err(|_| bad())?;
-    let authority = base.authority().ok_or_else(bad)?;
-    if base.scheme_str() != Some("http") {
-        return Err(bad());
-    }
+    let client = Client::new(admin)?;
     let mut target = format!(
         "/api/explain?format={}&method={}&url={}",
         if args.json { "json" } else { "text" },
@@ -116,61 +96,7 @@ fn there(args: &ExplainArgs, admin: &str, method: &str, url: &str) -> Result<Str
         target.push_str("&header=");
         target.push_str(&encode(field));
     }
-    let address = match authority.port_u16() {
-        Some(_) => authority.as_str().to_owned(),
-        None => format!("{authority}:80"),
-    };
-    let answer = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::System(error.to_string()))?
-        .block_on(async { timeout(PATIENCE, get(&address, &target)).await });
-    match answer {
-        Ok(Ok((true, body))) => Ok(body),
-        Ok(Ok((false, body))) => Err(Failure::System(body.trim_end().to_owned())),
-        Ok(Err(message)) => Err(Failure::System(format!(
-            "the gateway at {address} (--admin) cannot be asked: {message}; start it, or name the address that its ready line gives for admin"
-        ))),
-        Err(_) => Err(Failure::System(format!(
-            "the gateway at {address} (--admin) does not answer; name the address that its ready line gives for admin"
-        ))),
-    }
-}
-
-/// Whether the answer is a success, and its body.
-async fn get(address: &str, target: &str) -> Result<(bool, String), String> {
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|error| error.to_string())?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| error.to_string())?;
-    let request = Request::get(target)
-        .header(header::HOST, address)
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
-    let exchange = async {
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| error.to_string())?;
-        let success = response.status().is_success();
-        let body = Limited::new(response.into_body(), MAX_ANSWER)
-            .collect()
-            .await
-            .map_err(|error| error.to_string())?
-            .to_bytes();
-        Ok((success, String::from_utf8_lossy(&body).into_owned()))
-    };
-    let driven = async {
-        // The exchange sees the end of the connection, too.
-        connection.await.ok();
-        std::future::pending().await
-    };
-    tokio::select! {
-        answer = exchange => answer,
-        never = driven => never,
-    }
+    client.get(&target)
 }
 
 fn query(args: &ExplainArgs, method: &str, url: &str) -> Result<Query, Failure> {
@@ -186,9 +112,3 @@ fn existing(path: &std::path::Path) -> Result<(), Failure> {
         ))),
     }
 }
-
-/// How long to wait for the answer of a gateway.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Largest answer.
-const MAX_ANSWER: usize = 16 << 20;

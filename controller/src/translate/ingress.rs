@@ -16,6 +16,7 @@ use super::tls::TlsSection;
 use super::{Age, Closed, Fragment, HostFragment, RouteFragment, Target, class, object_ref};
 use crate::annotations::{self, Effect, Verdict};
 use crate::certificates::request::{TRACKED, asked};
+use crate::certificates::settings;
 use crate::config::{Defaults, HostOwnership, Managed};
 use crate::diagnostics::{Code, Diagnostic, Remarks};
 use crate::source::{Kind, ObjectKey};
@@ -150,7 +151,11 @@ impl Draft<'_> {
                         Effect::Refused { .. } => {
                             remarks.error(field, Code::AnnotationRefused, message);
                         }
-                        Effect::Certificates if managed != Managed::No => {}
+                        Effect::Certificates if managed != Managed::No => {
+                            if let Some(why) = settings::complaint(name, value) {
+                                remarks.warning(field, Code::CertificateSettingInvalid, why);
+                            }
+                        }
                         Effect::Ignored | Effect::Certificates => {
                             remarks.warning(field, Code::AnnotationUnsupported, message);
                         }

@@ -9,6 +9,7 @@
 
 mod bind;
 pub mod fault;
+pub mod keys;
 mod pebble;
 pub mod rules;
 

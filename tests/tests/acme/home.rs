@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gatehouse_tests::acme::Pebble;
+use gatehouse_tests::acme::keys::Keys;
 use gatehouse_tests::backend::Backend;
 use gatehouse_tests::gateway::{Gateway, Process};
 use gatehouse_tests::manifests::{self, Scratch};
@@ -44,6 +45,27 @@ impl Home {
         let text = manifests::class() + &manifests::service("app", &[home.backend.address]);
         home.scratch.write("manifests/app.yaml", text);
         home
+    }
+
+    /// Writes other issuers, as an editor does.
+    pub(crate) fn issuers(&self, issuers: &[String]) {
+        let text = format!("acme:\n  issuers:\n{}", issuers.concat());
+        self.scratch.replace("issuers.yaml", text);
+    }
+
+    /// Searches what the gateway printed and serves for keys of the vault.
+    pub(crate) fn keeps_quiet(&self, gateway: &Gateway) {
+        let keys = Keys::of(&self.vault());
+        let lines = [gateway.process.stderr.all(), gateway.process.stdout.all()].concat();
+        keys.assert_not_in("the log", &lines.join("\n"));
+        for page in [
+            "/api/snapshot",
+            "/api/diagnostics",
+            "/api/certificates",
+            "/metrics",
+        ] {
+            keys.assert_not_in(page, &gateway.admin_get(page).1);
+        }
     }
 
     /// Writes an entry of a secret that issuers name.

@@ -6,6 +6,7 @@
 mod accounts;
 mod alpn;
 mod answering;
+mod asking;
 mod bridges;
 mod clock;
 mod crashes;
@@ -14,6 +15,7 @@ mod damage;
 mod dns;
 mod home;
 mod issuing;
+mod keys;
 mod kills;
 mod orders;
 mod outages;

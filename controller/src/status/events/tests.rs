@@ -286,3 +286,22 @@ fn an_event_is_what_describe_looks_for() {
     assert_eq!(event["type"], "Warning");
     assert_eq!(event["source"]["component"], "gatehouse");
 }
+
+#[tokio::test(start_paused = true)]
+async fn how_a_certificate_stands_is_said_to_the_ingress_that_asks_for_it() {
+    let mut events = Events::new(offline(), "me".into(), true);
+    let asks = ", spec: {tls: [{hosts: [a.test], secretName: tls}]}, \
+                status: {loadBalancer: {ingress: [{ip: 203.0.113.7}]}}";
+    for (severity, code) in [
+        (Severity::Error, Code::CertificateNotIssued),
+        (Severity::Error, Code::CertificateBlocked),
+        (Severity::Warning, Code::CertificateLimited),
+        (Severity::Info, Code::CertificateIssued),
+    ] {
+        let finding = found("Secret/shop/tls", severity, code, "how it stands");
+        let report = scene([ingress("web", "u1", asks)], vec![finding]);
+        let news = events.survey(&report, &None);
+        assert_eq!(reasons(&events, &news), [code.as_str()]);
+        assert_eq!(events.wanted[&news[0]].warning, severity != Severity::Info);
+    }
+}

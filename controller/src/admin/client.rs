@@ -1,0 +1,148 @@
+//! Asks the admin server of a running gateway.
+//!
+//! Invariants: an answer is bounded in size and time; every error names the address and the flag.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::run::Failure;
+
+/// The admin server at an address.
+#[derive(Debug)]
+pub(crate) struct Client {
+    address: String,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// Whether the status is a success.
+    pub(crate) good: bool,
+    pub(crate) body: String,
+}
+
+impl Client {
+    /// Of a value of `--admin`.
+    pub(crate) fn new(admin: &str) -> Result<Self, Failure> {
+        let bad = || {
+            Failure::Usage(format!(
+                "invalid value '{admin}' for '--admin <URL>': write for example http://127.0.0.1:9091"
+            ))
+        };
+        let base = if admin.contains("://") {
+            admin.to_owned()
+        } else {
+            format!("http://{admin}")
+        };
+        let base: Uri = base.parse().map_err(|_| bad())?;
+        let authority = base.authority().ok_or_else(bad)?;
+        if base.scheme_str() != Some("http") {
+            return Err(bad());
+        }
+        let address = match authority.port_u16() {
+            Some(_) => authority.as_str().to_owned(),
+            None => format!("{authority}:80"),
+        };
+        Ok(Self { address })
+    }
+
+    /// The body of a page; anything but success is a failure in the words of the server.
+    pub(crate) fn get(&self, target: &str) -> Result<String, Failure> {
+        self.ask(Method::GET, target, None, PATIENCE)
+    }
+
+    /// The answer to a command, whose body is JSON.
+    pub(crate) fn post(&self, target: &str, body: &serde_json::Value) -> Result<String, Failure> {
+        let body = body.to_string();
+        self.ask(Method::POST, target, Some(body), COMMAND)
+    }
+
+    fn ask(
+        &self,
+        method: Method,
+        target: &str,
+        body: Option<String>,
+        patience: Duration,
+    ) -> Result<String, Failure> {
+        let address = &self.address;
+        let answer = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::System(error.to_string()))?
+            .block_on(async { timeout(patience, exchange(address, method, target, body)).await });
+        match answer {
+            Ok(Ok(answer)) if answer.good => Ok(answer.body),
+            Ok(Ok(answer)) => Err(Failure::System(answer.body.trim_end().to_owned())),
+            Ok(Err(message)) => Err(Failure::System(format!(
+                "the gateway at {address} (--admin) cannot be asked: {message}; start it, or name the \
+                 address that its ready line gives for admin"
+            ))),
+            Err(_) => Err(Failure::System(format!(
+                "the gateway at {address} (--admin) does not answer; name the address that its ready \
+                 line gives for admin"
+            ))),
+        }
+    }
+}
+
+async fn exchange(
+    address: &str,
+    method: Method,
+    target: &str,
+    body: Option<String>,
+) -> Result<Answer, String> {
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|error| error.to_string())?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
+    let mut request = Request::builder()
+        .method(method)
+        .uri(target)
+        .header(header::HOST, address);
+    if body.is_some() {
+        request = request.header(header::CONTENT_TYPE, "application/json");
+    }
+    let request = request
+        .body(Full::new(Bytes::from(body.unwrap_or_default())))
+        .map_err(|error| error.to_string())?;
+    let exchange = async {
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| error.to_string())?;
+        let good = response.status().is_success();
+        let body = Limited::new(response.into_body(), MAX_ANSWER)
+            .collect()
+            .await
+            .map_err(|error| error.to_string())?
+            .to_bytes();
+        let body = String::from_utf8_lossy(&body).into_owned();
+        Ok(Answer { good, body })
+    };
+    let driven = async {
+        // The exchange sees the end of the connection, too.
+        connection.await.ok();
+        std::future::pending().await
+    };
+    tokio::select! {
+        answer = exchange => answer,
+        never = driven => never,
+    }
+}
+
+/// How long to wait for a page.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long to wait for a command: the gateway may have to ask the authority.
+const COMMAND: Duration = Duration::from_secs(90);
+
+/// Largest answer.
+const MAX_ANSWER: usize = 16 << 20;

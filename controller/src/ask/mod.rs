@@ -1,0 +1,209 @@
+//! The commands `cert` and `account`: ask a running gateway about certificates, or look into the
+//! directory that it keeps them in.
+//!
+//! Invariants: a private key is read from files and written to a file, and printed nowhere; what
+//! changes something at a gateway goes through its admin server, which decides who may.
+
+mod check;
+mod text;
+mod vault;
+
+use std::fs;
+use std::io::{Read as _, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use gatehouse_acme::accounts::AccountReport;
+use gatehouse_acme::plan::Target;
+use k8s_openapi::jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::admin::Said;
+use crate::admin::client::Client;
+use crate::certificates::view::View;
+use crate::config::flags::ObjectName;
+use crate::config::people::{
+    AccountCommand, AdminArgs, CertCommand, ExportArgs, ImportArgs, ListArgs, OutputFormat,
+    ShowArgs,
+};
+use crate::run::Failure;
+
+/// Runs `cert`.
+pub fn cert(command: &CertCommand, output: &mut impl Write) -> Result<ExitCode, Failure> {
+    let said = match command {
+        CertCommand::List(args) => list(args)?,
+        CertCommand::Show(args) => show(args)?,
+        CertCommand::Check(args) => return check::check(args, output),
+        CertCommand::Renew(args) => {
+            let body = json!({"force": args.force});
+            command_at(&args.admin, &args.certificate, "renew", &body)?
+        }
+        CertCommand::Retry(args) => {
+            command_at(&args.admin, &args.certificate, "retry", &json!({}))?
+        }
+        CertCommand::Revoke(args) => {
+            let body = json!({"reason": args.reason.code()});
+            command_at(&args.admin, &args.certificate, "revoke", &body)?
+        }
+        CertCommand::Import(args) => import(args)?,
+        CertCommand::Export(args) => return export(args, output),
+    };
+    Failure::unless_written(output, &said).map(|()| ExitCode::SUCCESS)
+}
+
+/// Runs `account`.
+pub fn account(command: &AccountCommand, output: &mut impl Write) -> Result<ExitCode, Failure> {
+    let said = match command {
+        AccountCommand::Show(args) => {
+            let body = Client::new(&args.admin.admin)?.get("/api/accounts")?;
+            match args.output.output {
+                OutputFormat::Json => body,
+                OutputFormat::Text => text::accounts(&parsed::<Vec<AccountReport>>(&body)?),
+            }
+        }
+        AccountCommand::Rotate(args) => {
+            let path = format!("/api/accounts/{}/rotate", args.issuer);
+            said(&Client::new(&args.admin.admin)?.post(&path, &json!({}))?)?
+        }
+    };
+    Failure::unless_written(output, &said).map(|()| ExitCode::SUCCESS)
+}
+
+fn list(args: &ListArgs) -> Result<String, Failure> {
+    let body = match &args.place.certs {
+        Some(path) => written(&vault::views(path)?)?,
+        None => Client::new(&args.place.admin.admin)?.get("/api/certificates")?,
+    };
+    match args.output.output {
+        OutputFormat::Json => Ok(body),
+        OutputFormat::Text => Ok(text::table(&parsed::<Vec<View>>(&body)?)),
+    }
+}
+
+fn show(args: &ShowArgs) -> Result<String, Failure> {
+    let target = target(&args.certificate);
+    let body = match &args.place.certs {
+        Some(path) => written(&vault::view(path, &target)?)?,
+        None => Client::new(&args.place.admin.admin)?.get(&page(&target, ""))?,
+    };
+    match args.output.output {
+        OutputFormat::Json => Ok(body),
+        OutputFormat::Text => Ok(text::sentences(&parsed(&body)?, Timestamp::now())),
+    }
+}
+
+fn import(args: &ImportArgs) -> Result<String, Failure> {
+    let target = target(&args.certificate);
+    let chain = file(&args.chain, "--chain")?;
+    let key = file(&args.key, "--key")?;
+    if let Some(path) = &args.place.certs {
+        return vault::import(path, &target, &chain, key);
+    }
+    let body = json!({"chain": chain, "key": key});
+    said(&Client::new(&args.place.admin.admin)?.post(&page(&target, "/import"), &body)?)
+}
+
+fn export(args: &ExportArgs, output: &mut impl Write) -> Result<ExitCode, Failure> {
+    let target = target(&args.certificate);
+    if let (Some(path), None) = (&args.key, &args.place.certs) {
+        return Err(Failure::Usage(format!(
+            "invalid value '{}' for '--key <FILE>': a gateway hands no private key out; name its \
+             directory with --certs, or in a cluster read the Secret with kubectl",
+            path.display()
+        )));
+    }
+    let (chain, key) = if let Some(path) = &args.place.certs {
+        let material = vault::material(path, &target)?;
+        (material.chain, Some(material.key))
+    } else {
+        let client = Client::new(&args.place.admin.admin)?;
+        (client.get(&page(&target, "/chain"))?, None)
+    };
+    let mut said = Vec::new();
+    // The key first: a chain without it misleads whoever takes both.
+    if let (Some(path), Some(key)) = (&args.key, key) {
+        vault::write_key(path, &key)?;
+        said.push(format!("the private key is in {}", path.display()));
+    }
+    let Some(path) = &args.chain else {
+        Failure::unless_written(output, &chain)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    fs::write(path, chain).map_err(|error| unwritable(path, "--chain", &error))?;
+    said.push(format!(
+        "the certificate and its chain are in {}",
+        path.display()
+    ));
+    Failure::unless_written(output, &said.join("\n")).map(|()| ExitCode::SUCCESS)
+}
+
+fn command_at(
+    admin: &AdminArgs,
+    certificate: &ObjectName,
+    verb: &str,
+    body: &Value,
+) -> Result<String, Failure> {
+    let path = page(&target(certificate), &format!("/{verb}"));
+    said(&Client::new(&admin.admin)?.post(&path, body)?)
+}
+
+fn target((namespace, secret): &ObjectName) -> Target {
+    Target {
+        namespace: namespace.to_string(),
+        secret: secret.to_string(),
+    }
+}
+
+fn page(target: &Target, rest: &str) -> String {
+    format!("/api/certificates/{target}{rest}")
+}
+
+fn said(body: &str) -> Result<String, Failure> {
+    Ok(parsed::<Said>(body)?.said)
+}
+
+fn parsed<T: DeserializeOwned>(body: &str) -> Result<T, Failure> {
+    serde_json::from_str(body).map_err(|error| {
+        Failure::System(format!(
+            "the gateway (--admin) answers in a way that this program does not know: {error}; ask with \
+             the program of its version, or with --output json"
+        ))
+    })
+}
+
+fn written<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
+    serde_json::to_string_pretty(value).map_err(|error| Failure::System(error.to_string()))
+}
+
+/// A file of PEM, within a bound.
+fn file(path: &Path, flag: &str) -> Result<String, Failure> {
+    let bad = |why: String| {
+        Failure::Usage(format!(
+            "invalid value '{}' for '{flag} <FILE>': {why}",
+            path.display()
+        ))
+    };
+    let mut text = String::new();
+    let opened = fs::File::open(path).map_err(|error| bad(error.to_string()))?;
+    let mut bounded = opened.take(LARGEST + 1);
+    bounded
+        .read_to_string(&mut text)
+        .map_err(|error| bad(error.to_string()))?;
+    if text.len() as u64 > LARGEST {
+        return Err(bad(format!(
+            "it is longer than {LARGEST} bytes, which no certificate is"
+        )));
+    }
+    Ok(text)
+}
+
+fn unwritable(path: &Path, flag: &str, error: &std::io::Error) -> Failure {
+    Failure::System(format!(
+        "{} ({flag}) cannot be written: {error}; name another file",
+        path.display()
+    ))
+}
+
+/// Largest file of PEM.
+const LARGEST: u64 = 100 << 10;

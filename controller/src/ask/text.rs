@@ -1,0 +1,279 @@
+//! Certificates and accounts as people read them. Pure.
+//!
+//! Invariant: what an authority or an object says is printed on one line, without a hold on the
+//! terminal.
+
+use std::fmt::Write as _;
+
+use gatehouse_acme::accounts::AccountReport;
+use gatehouse_acme::failure::{Class, Scope};
+use gatehouse_acme::record::{Need, Phase};
+use gatehouse_acme::schedule::Reason;
+use k8s_openapi::jiff::Timestamp;
+
+use crate::certificates::shown;
+use crate::certificates::view::{Failure, Order, Status, View};
+use crate::diagnostics::Printable;
+
+/// One line for each certificate, under a head.
+pub(super) fn table(views: &[View]) -> String {
+    if views.is_empty() {
+        return "no certificates".to_owned();
+    }
+    let head = ["CERTIFICATE", "STATUS", "ISSUER", "ENDS", "NEXT", "NAMES"].map(str::to_owned);
+    let mut rows = vec![head];
+    rows.extend(views.iter().map(|view| {
+        let day =
+            |time: Option<Timestamp>| time.map_or("-".to_owned(), |time| shown(time).to_string());
+        let failure = view.failure.as_ref();
+        let next = failure.map_or(view.renew_at, |failure| failure.next_attempt);
+        [
+            format!("{}/{}", view.namespace, view.secret),
+            status(view.status).to_owned(),
+            or_dash(&view.issuer).to_owned(),
+            day(view.not_after),
+            day(next),
+            or_dash(&names(view)).to_owned(),
+        ]
+    }));
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..6).map(width).collect();
+    let lines = rows.iter().map(|row| {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            // Writing to a String cannot fail.
+            write!(line, "{cell:width$}  ").ok();
+        }
+        line.trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Everything about one certificate.
+pub(super) fn sentences(view: &View, now: Timestamp) -> String {
+    let mut text = format!(
+        "{}/{}: {}\n",
+        view.namespace,
+        view.secret,
+        status(view.status)
+    );
+    let mut say = |line: String| {
+        // Writing to a String cannot fail.
+        writeln!(text, "  {}", Printable(&line)).ok();
+    };
+    if !view.names.is_empty() {
+        say(format!(
+            "It is for {}, from issuer {}.",
+            names(view),
+            or_dash(&view.issuer)
+        ));
+    }
+    match (view.not_after, &view.serial) {
+        (Some(end), Some(serial)) if end <= now => say(format!(
+            "The certificate with serial number {serial} ended at {}; it is served nevertheless.",
+            moment(end, now)
+        )),
+        (Some(end), Some(serial)) => say(format!(
+            "The certificate with serial number {serial} is served until {}.",
+            moment(end, now)
+        )),
+        _ if view.phase.is_some() => {
+            say("There is no certificate yet: the default one is served.".to_owned());
+        }
+        _ => {}
+    }
+    if let Some(order) = &view.order {
+        say(ordering(order, view.phase, now));
+    }
+    if let Some(failure) = &view.failure {
+        for line in failed(failure, view, now) {
+            say(line);
+        }
+    } else if let Some(renew) = view.renew_at.filter(|_| view.order.is_none()) {
+        say(renewal(view, renew, now));
+    }
+    if view.status == Status::Unwanted {
+        say("Nothing asks for it any more: it is kept for a while and then removed.".to_owned());
+    }
+    for remark in &view.remarks {
+        say(format!("{}: {}.", remark.object, remark.message));
+    }
+    text
+}
+
+fn renewal(view: &View, renew: Timestamp, now: Timestamp) -> String {
+    let why = match (view.renew_reason, view.window) {
+        (Some(Reason::Window), Some(window)) => format!(
+            "the authority asks for it between {} and {}",
+            shown(window.start),
+            shown(window.end)
+        ),
+        (Some(Reason::Backstop), _) => "a fifth of its life is left then".to_owned(),
+        _ => "the usual part of its life is over then".to_owned(),
+    };
+    let page = view.explanation.as_ref();
+    let page = page.map_or_else(String::new, |page| format!(", see {page}"));
+    format!("It is renewed at {}: {why}{page}.", moment(renew, now))
+}
+
+fn ordering(order: &Order, phase: Option<Phase>, now: Timestamp) -> String {
+    let why = match order.need {
+        Need::New => "there is none",
+        Need::Changed => "something else is wanted than what is there",
+        Need::Renewal(_) => "it is time for a renewal",
+        Need::Asked => "a person asked",
+    };
+    let step = match phase {
+        Some(Phase::Planned) => "the order is about to be made",
+        Some(Phase::Ordered) => "the order is made",
+        Some(Phase::Presenting) => "the challenges are being published",
+        Some(Phase::Validating) => "the authority is looking",
+        Some(Phase::Finalizing | Phase::Issued) => {
+            "all names are proved, the certificate is on its way"
+        }
+        Some(Phase::Delivering) => "the certificate is being handed out",
+        _ => "it is about to begin",
+    };
+    let test = if order.test {
+        ", at its directory for tests"
+    } else {
+        ""
+    };
+    format!(
+        "One is ordered from issuer {}{test} since {}, because {why}: {step}.",
+        order.issuer,
+        moment(order.since, now)
+    )
+}
+
+fn failed(failure: &Failure, view: &View, now: Timestamp) -> Vec<String> {
+    let mut lines = Vec::new();
+    let count = match failure.count {
+        0 | 1 => String::new(),
+        count => format!(", for the {count}th time in a row"),
+    };
+    lines.push(format!(
+        "The last attempt failed{count}: {}.",
+        class(failure)
+    ));
+    if !failure.words.is_empty() {
+        lines.push(format!("In its words: {}", failure.words));
+    }
+    if let Some(link) = &failure.link {
+        lines.push(format!("See {link}"));
+    }
+    let sooner = format!("`gatehouse cert retry {}/{}`", view.namespace, view.secret);
+    lines.push(match failure.next_attempt {
+        Some(next) => format!(
+            "It is tried again at {}; at once with {sooner}.",
+            moment(next, now)
+        ),
+        None => format!("It is tried again when something has changed, or with {sooner}."),
+    });
+    lines
+}
+
+fn class(failure: &Failure) -> String {
+    let text = match failure.class {
+        Class::Transient => "a nonce was rejected",
+        Class::Outage => "the authority is away or broken",
+        Class::Limited => {
+            return match &failure.scope {
+                Some(Scope::Domain(domain)) => format!("a rate limit for {domain} holds"),
+                Some(Scope::Name(name)) => format!("a rate limit for {name} holds"),
+                Some(Scope::Set) => "a rate limit for exactly these names holds".to_owned(),
+                _ => "a rate limit for the account holds".to_owned(),
+            };
+        }
+        Class::Paused => "the authority has paused a name, until a person follows its link",
+        Class::Validation => "the authority could not validate a name",
+        Class::Spec => "the authority will never issue this as it is asked for",
+        Class::Issuer => "the authority does not accept the account",
+        Class::AccountGone => "the authority does not know the account any more",
+        Class::OrderGone => "the order is gone",
+        Class::Replaces => "the authority does not take this as a replacement",
+        Class::OrderNotReady => "the order is not as far as it was thought to be",
+        Class::NotYet => "the certificate is not there yet",
+        Class::BadCertificate => "what came is not what was ordered",
+        Class::Local => "something is wrong on this side",
+        Class::Storage => "what the certificate goes to cannot be written",
+    };
+    text.to_owned()
+}
+
+/// All accounts.
+pub(super) fn accounts(accounts: &[AccountReport]) -> String {
+    let mut text = String::new();
+    for account in accounts {
+        let mut lines = vec![format!(
+            "issuer {} at {}",
+            account.issuer, account.directory
+        )];
+        lines.push(match &account.url {
+            Some(url) => format!("  The account is {url}."),
+            None => "  No account is registered yet: the first order does.".to_owned(),
+        });
+        if let Some(thumbprint) = &account.thumbprint {
+            lines.push(format!("  Its key has the thumbprint {thumbprint}."));
+        }
+        if let Some(contact) = &account.contact {
+            lines.push(format!("  The authority writes to {contact}."));
+        }
+        if account.rotating {
+            lines.push(
+                "  A change of its key has begun; the next order or `gatehouse account rotate` ends it."
+                    .to_owned(),
+            );
+        }
+        if let Some(refused) = &account.refused {
+            let until = account.until.map_or_else(String::new, |until| {
+                format!(" It is asked again at {}.", shown(until))
+            });
+            lines.push(format!("  The authority refuses it: {refused}.{until}"));
+        }
+        for line in lines {
+            // Writing to a String cannot fail.
+            writeln!(text, "{}", Printable(&line)).ok();
+        }
+    }
+    text
+}
+
+fn status(status: Status) -> &'static str {
+    match status {
+        Status::Valid => "valid",
+        Status::Ordering => "ordering",
+        Status::Waiting => "waiting",
+        Status::Refused => "refused",
+        Status::Unwanted => "unwanted",
+        Status::Pending => "pending",
+    }
+}
+
+fn names(view: &View) -> String {
+    let names: Vec<String> = view.names.iter().map(ToString::to_string).collect();
+    names.join(", ")
+}
+
+fn or_dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
+}
+
+/// A moment, and how far it is away.
+fn moment(time: Timestamp, now: Timestamp) -> String {
+    let seconds = time.as_second() - now.as_second();
+    let (count, unit) = match seconds.unsigned_abs() {
+        far @ 172_800.. => (far / 86_400, "days"),
+        far @ 7_200.. => (far / 3_600, "h"),
+        far @ 120.. => (far / 60, "min"),
+        near => (near, "s"),
+    };
+    if seconds < 0 {
+        format!("{} ({count} {unit} ago)", shown(time))
+    } else {
+        format!("{} (in {count} {unit})", shown(time))
+    }
+}

@@ -1,0 +1,139 @@
+//! A vault in a directory, without the process that works in it.
+//!
+//! Invariants: who only looks locks nothing; who writes has the lock, or writes nothing; a private key
+//! goes into a new file that only its owner may read.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use gatehouse_acme::events::Report;
+use gatehouse_acme::import::imported;
+use gatehouse_acme::plan::Target;
+use gatehouse_acme::record::{Material, Record};
+use gatehouse_acme::secrets::Secret;
+use gatehouse_acme::vault::directory::{DirectoryVault, look};
+use gatehouse_acme::vault::{Key, Vault as _};
+use k8s_openapi::jiff::Timestamp;
+
+use super::unwritable;
+use crate::certificates::view::View;
+use crate::run::Failure;
+
+/// All certificates.
+pub(super) fn views(path: &Path) -> Result<Vec<View>, Failure> {
+    let records = records(path)?;
+    Ok(records
+        .iter()
+        .map(|record| View::of(&Report::stored(record)))
+        .collect())
+}
+
+/// One certificate.
+pub(super) fn view(path: &Path, target: &Target) -> Result<View, Failure> {
+    Ok(View::of(&Report::stored(&record(path, target)?)))
+}
+
+/// Its chain and its key.
+pub(super) fn material(path: &Path, target: &Target) -> Result<Material, Failure> {
+    record(path, target)?
+        .current
+        .ok_or_else(|| Failure::System(format!("nothing is issued yet for {target}")))
+}
+
+/// Stores a certificate that somebody else ordered.
+pub(super) fn import(
+    path: &Path,
+    target: &Target,
+    chain: &str,
+    key: String,
+) -> Result<String, Failure> {
+    let bad = |why: String| Failure::System(format!("{target} is not imported: {why}"));
+    let fresh = imported(target, chain, &Secret::new(key), (Timestamp::now(), 0)).map_err(bad)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::System(error.to_string()))?;
+    runtime.block_on(store(path, target, fresh))?;
+    Ok(format!(
+        "{target} has the imported certificate; `gatehouse run` serves it when an Ingress asks for it, \
+         and renews it in time"
+    ))
+}
+
+async fn store(path: &Path, target: &Target, mut fresh: Record) -> Result<(), Failure> {
+    let failed = |why: String| Failure::System(format!("{target} is not imported: {why}"));
+    let vault = DirectoryVault::open(path).map_err(|error| unusable(path, &error.to_string()))?;
+    let Some(epoch) = *vault.epoch().borrow() else {
+        return Err(Failure::System(format!(
+            "a process works in {} (--certs): ask it with --admin instead",
+            path.display()
+        )));
+    };
+    let key = Key::Certificate(target.clone());
+    let found = vault
+        .read(&key)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    if let Some(found) = &found {
+        let before = Record::from_entries(&found.entries).map_err(failed)?;
+        if before.state.phase.is_past_return() {
+            return Err(failed(
+                "its order is being finished; start the gateway first".into(),
+            ));
+        }
+        fresh
+            .state
+            .namespace_uid
+            .clone_from(&before.state.namespace_uid);
+        fresh.take_place_of(&before);
+    }
+    fresh.state.epoch = epoch;
+    let entries = fresh.to_entries().map_err(failed)?;
+    let version = found.as_ref().map(|found| &found.version);
+    let written = vault.write(&key, version, &entries).await;
+    written
+        .map(|_| ())
+        .map_err(|error| failed(error.to_string()))
+}
+
+/// Writes a key into a new file.
+pub(super) fn write_key(path: &Path, key: &Secret) -> Result<(), Failure> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let written = options
+        .open(path)
+        .and_then(|mut file| file.write_all(key.expose()).and_then(|()| file.sync_all()));
+    written.map_err(|error| unwritable(path, "--key", &error))
+}
+
+fn record(path: &Path, target: &Target) -> Result<Record, Failure> {
+    let mut records = records(path)?.into_iter();
+    records
+        .find(|record| record.state.target == *target)
+        .ok_or_else(|| {
+            Failure::System(format!(
+                "there is no certificate {target} in {} (--certs); `gatehouse cert list` names those \
+                 that are",
+                path.display()
+            ))
+        })
+}
+
+fn records(path: &Path) -> Result<Vec<Record>, Failure> {
+    let listing = look(path).map_err(|error| unusable(path, &error.to_string()))?;
+    let mut records = Vec::new();
+    for stored in &listing.stored {
+        let record = Record::from_entries(&stored.entries);
+        records.push(record.map_err(|why| unusable(path, &format!("{}: {why}", stored.key)))?);
+    }
+    Ok(records)
+}
+
+fn unusable(path: &Path, why: &str) -> Failure {
+    Failure::Usage(format!(
+        "invalid value '{}' for '--certs <PATH>': {why}; name the directory that `run --certs` has",
+        path.display()
+    ))
+}

@@ -1,0 +1,72 @@
+//! Where the admin server asks about certificates: the keeper, once there is one.
+//!
+//! Invariant: no private key is handed out here.
+
+use std::sync::{Arc, OnceLock};
+
+use gatehouse_acme::accounts::AccountReport;
+use gatehouse_acme::keeper::{Asker, Command};
+use gatehouse_acme::plan::Target;
+
+use super::view::{View, views};
+
+/// Empty until certificates are ordered, and for ever where none are.
+#[derive(Debug, Clone, Default)]
+pub struct Counter(Arc<OnceLock<Asker>>);
+
+impl Counter {
+    /// From now on this keeper is asked.
+    pub fn open(&self, asker: Asker) {
+        // There is one keeper in the life of a process.
+        self.0.set(asker).ok();
+    }
+
+    /// Whether somebody orders here.
+    pub fn is_open(&self) -> bool {
+        self.0.get().is_some()
+    }
+
+    /// All certificates.
+    pub fn views(&self) -> Option<Vec<View>> {
+        let asker = self.0.get()?;
+        let (reports, findings) = (
+            asker.reports.borrow().clone(),
+            asker.findings.borrow().clone(),
+        );
+        Some(views(&reports, &findings))
+    }
+
+    /// One certificate.
+    pub fn view(&self, target: &Target) -> Option<View> {
+        let same = |view: &View| view.namespace == target.namespace && view.secret == target.secret;
+        self.views()?.into_iter().find(same)
+    }
+
+    /// Its chain, as PEM.
+    pub fn chain(&self, target: &Target) -> Option<String> {
+        let certificates = self.0.get()?.certificates.borrow().clone();
+        Some(certificates.get(target)?.material.chain.clone())
+    }
+
+    /// All accounts; the error is a sentence.
+    pub async fn accounts(&self) -> Result<Vec<AccountReport>, String> {
+        self.asker()?.accounts().await
+    }
+
+    /// Does what a person asks for; both answers are sentences.
+    pub async fn command(&self, target: Target, command: Command) -> Result<String, String> {
+        self.asker()?.command(target, command).await
+    }
+
+    /// Another key for the account of an issuer; both answers are sentences.
+    pub async fn rotate(&self, issuer: String) -> Result<String, String> {
+        self.asker()?.rotate(issuer).await
+    }
+
+    fn asker(&self) -> Result<&Asker, String> {
+        self.0.get().ok_or_else(|| CLOSED.to_owned())
+    }
+}
+
+/// What is said where nobody orders.
+pub const CLOSED: &str = "no certificates are ordered here: start with --acme and --certs";

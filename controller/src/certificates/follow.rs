@@ -1,0 +1,153 @@
+//! Follows the file of issuers: what is written there holds without a restart.
+//!
+//! Invariants: a broken file changes nothing but the diagnostics, the last good one holds; a file that
+//! is just being written is not taken for a broken one.
+
+use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gatehouse_acme::dns::spec::Provider;
+use gatehouse_acme::issuers::Issuers;
+use tokio::sync::watch;
+
+use crate::diagnostics::{Code, Diagnostic, Severity};
+
+/// What is wrong with the file now.
+pub(super) type Complaints = Arc<Vec<Diagnostic>>;
+
+/// Begins to follow; ends when nobody wants the issuers any more.
+pub(super) fn start(
+    path: PathBuf,
+    surroundings: Surroundings,
+    issuers: watch::Sender<Arc<Issuers>>,
+) -> watch::Receiver<Complaints> {
+    let complaints = watch::Sender::new(Complaints::default());
+    let complained = complaints.subscribe();
+    tokio::spawn(follow(path, surroundings, issuers, complaints));
+    complained
+}
+
+async fn follow(
+    path: PathBuf,
+    surroundings: Surroundings,
+    issuers: watch::Sender<Arc<Issuers>>,
+    complaints: watch::Sender<Complaints>,
+) {
+    let mut taken = None;
+    let mut seen = None;
+    let mut looks = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            _ = looks.tick() => {}
+            () = issuers.closed() => return,
+        }
+        let found = Some(mark(&path));
+        // Taken when it is as it was at the look before: whoever writes it has ended.
+        let settled = found == seen;
+        seen = found;
+        if !settled || seen == taken {
+            continue;
+        }
+        taken = seen;
+        let list = match read(&path, surroundings) {
+            Ok(new) => {
+                let changed = issuers.send_if_modified(|known| {
+                    let changed = **known != new;
+                    if changed {
+                        *known = Arc::new(new);
+                    }
+                    changed
+                });
+                if changed {
+                    tracing::info!(file = %path.display(), "the issuers are those of the file now");
+                }
+                Vec::new()
+            }
+            Err(list) => list.iter().map(|why| complaint(&path, why)).collect(),
+        };
+        complaints.send_if_modified(|known| {
+            let changed = **known != list;
+            if changed {
+                *known = Arc::new(list);
+            }
+            changed
+        });
+    }
+}
+
+/// Where the issuers are to work.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Surroundings {
+    /// A process on its own.
+    Alone,
+    /// A cluster.
+    Cluster {
+        /// Whether only some namespaces are read.
+        namespaces: bool,
+    },
+}
+
+/// Reads the file; every complaint is a sentence.
+pub(super) fn read(path: &Path, surroundings: Surroundings) -> Result<Issuers, Vec<String>> {
+    let text = fs::read_to_string(path).map_err(|error| vec![error.to_string()])?;
+    let issuers = Issuers::parse(&text)?;
+    if let Surroundings::Cluster { namespaces } = surroundings {
+        clustered(&issuers, namespaces).map_err(|why| vec![why])?;
+    }
+    Ok(issuers)
+}
+
+/// What a cluster does not have: programs of the operator, and with `--watch-namespace` the labels of
+/// namespaces.
+fn clustered(issuers: &Issuers, namespaces: bool) -> Result<(), String> {
+    for (name, issuer) in &issuers.issuers {
+        if issuer.dns.iter().any(|dns| dns.provider == Provider::Exec) {
+            return Err(format!(
+                "acme.issuers.{name}.dns: provider exec runs a program of this machine, which a \
+                 cluster does not have; use another provider, such as httpreq"
+            ));
+        }
+        let labelled = |rule: &gatehouse_acme::issuers::Allow| {
+            namespaces && !rule.namespaces.match_labels.is_empty()
+        };
+        if issuer.allow.iter().flatten().any(labelled) {
+            return Err(format!(
+                "acme.issuers.{name}.allow: labels of namespaces are not read with \
+                 --watch-namespace; write names instead of matchLabels"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn complaint(path: &Path, why: &str) -> Diagnostic {
+    let object: Arc<str> = path.display().to_string().into();
+    // Complaints about a field begin with its name.
+    let named = why
+        .split_once(": ")
+        .filter(|(field, _)| field.starts_with("acme.") && !field.contains(char::is_whitespace));
+    let (field, why) = named.unwrap_or(("", why));
+    let message = format!("{why}; the issuers that were read before hold until it is mended");
+    Diagnostic::new(
+        Severity::Error,
+        &object,
+        field,
+        Code::IssuersInvalid,
+        message,
+    )
+}
+
+/// Equal for a file that is as it was; also through links, as mounted ConfigMaps are.
+fn mark(path: &Path) -> Option<(u64, u64, u64, i64, i64)> {
+    let of = |file: Metadata| {
+        let (seconds, nanos) = (file.mtime(), file.mtime_nsec());
+        (file.dev(), file.ino(), file.len(), seconds, nanos)
+    };
+    fs::metadata(path).ok().map(of)
+}
+
+/// How often to look: once more after a change, so it holds after about a second.
+const LOOK: Duration = Duration::from_millis(500);

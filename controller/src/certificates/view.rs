@@ -1,0 +1,212 @@
+//! How a certificate stands, as people and programs are told: the same for the admin server and for
+//! a vault that nobody works in.
+//!
+//! Pure. Invariant: no value holds a key.
+
+use std::collections::BTreeMap;
+
+use gatehouse_acme::events::Report;
+use gatehouse_acme::failure::{Class, Scope};
+use gatehouse_acme::names::Name;
+use gatehouse_acme::plan::{Code as Rule, Finding, Target};
+use gatehouse_acme::record::{Need, Phase};
+use gatehouse_acme::schedule::{Reason, Window};
+use gatehouse_acme::served::Reports;
+use k8s_openapi::jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// One certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct View {
+    /// Namespace of its Secret.
+    pub namespace: String,
+    /// Name of its Secret.
+    pub secret: String,
+    /// What it comes to.
+    pub status: Status,
+    /// Phase of the record; none if there is no record.
+    pub phase: Option<Phase>,
+    /// Number of the certificate.
+    pub revision: u64,
+    /// Its names.
+    pub names: Vec<Name>,
+    /// Its issuer.
+    pub issuer: String,
+    /// Serial number, hexadecimal.
+    pub serial: Option<String>,
+    /// Begin of its life.
+    pub not_before: Option<Timestamp>,
+    /// End of its life.
+    pub not_after: Option<Timestamp>,
+    /// When it was stored.
+    pub issued_at: Option<Timestamp>,
+    /// When it is renewed.
+    pub renew_at: Option<Timestamp>,
+    /// Why then.
+    pub renew_reason: Option<Reason>,
+    /// When the authority wants it renewed.
+    pub window: Option<Window>,
+    /// Page on which the authority explains that.
+    pub explanation: Option<String>,
+    /// The order that is under way.
+    pub order: Option<Order>,
+    /// The last failure, while something is waited for.
+    pub failure: Option<Failure>,
+    /// What is wrong with the objects that ask for it.
+    pub remarks: Vec<Remark>,
+}
+
+/// What a certificate comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// There is one, and nothing is going on.
+    Valid,
+    /// One is being ordered.
+    Ordering,
+    /// An order failed, or cannot be made now.
+    Waiting,
+    /// What asks for it may not, or is wrong.
+    Refused,
+    /// Nothing asks for it any more.
+    Unwanted,
+    /// Nothing was done yet.
+    Pending,
+}
+
+/// An order that is under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Order {
+    /// By which issuer.
+    pub issuer: String,
+    /// Why.
+    pub need: Need,
+    /// Since when.
+    pub since: Timestamp,
+    /// Whether at the directory for tests.
+    pub test: bool,
+}
+
+/// Why something is waited for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// Whose failure it is.
+    pub class: Class,
+    /// Whom a limit concerns.
+    pub scope: Option<Scope>,
+    /// How many in a row.
+    pub count: u32,
+    /// The words of whoever refused.
+    pub words: String,
+    /// Page that explains it.
+    pub link: Option<String>,
+    /// When it is tried again; never by itself, if absent.
+    pub next_attempt: Option<Timestamp>,
+}
+
+/// Something that the owner of an object can mend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Remark {
+    /// The object.
+    pub object: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl View {
+    /// Of a report.
+    pub fn of(report: &Report) -> Self {
+        let order = report.order.as_ref().map(|under| Order {
+            issuer: under.issuer.clone(),
+            need: under.need,
+            since: under.since,
+            test: under.test,
+        });
+        let failure = report.waiting.map(|class| Failure {
+            class,
+            scope: report.scope.clone(),
+            count: report.failures,
+            words: report.detail.clone().unwrap_or_default(),
+            link: report.link.clone(),
+            next_attempt: report.next_attempt,
+        });
+        Self {
+            status: status(report),
+            phase: Some(report.phase),
+            revision: report.rev,
+            names: report.names.clone(),
+            issuer: report.issuer.clone(),
+            serial: report.serial.clone(),
+            not_before: report.not_before,
+            not_after: report.not_after,
+            issued_at: report.issued_at,
+            renew_at: report.renew_at,
+            renew_reason: report.renew_reason,
+            window: report.window,
+            explanation: report.explanation.clone(),
+            order,
+            failure,
+            ..Self::nothing(&report.target)
+        }
+    }
+
+    /// Of a certificate that was never worked on.
+    fn nothing(target: &Target) -> Self {
+        Self {
+            namespace: target.namespace.clone(),
+            secret: target.secret.clone(),
+            status: Status::Refused,
+            phase: None,
+            revision: 0,
+            names: Vec::new(),
+            issuer: String::new(),
+            serial: None,
+            not_before: None,
+            not_after: None,
+            issued_at: None,
+            renew_at: None,
+            renew_reason: None,
+            window: None,
+            explanation: None,
+            order: None,
+            failure: None,
+            remarks: Vec::new(),
+        }
+    }
+}
+
+fn status(report: &Report) -> Status {
+    match report {
+        _ if report.phase == Phase::Tombstone => Status::Unwanted,
+        _ if report.waiting.is_some() => Status::Waiting,
+        _ if report.phase.is_busy() => Status::Ordering,
+        _ if report.not_after.is_some() => Status::Valid,
+        _ => Status::Pending,
+    }
+}
+
+/// All certificates, also those that are asked for and refused; sorted.
+pub fn views(reports: &Reports, findings: &[Finding]) -> Vec<View> {
+    let views = reports.iter();
+    let mut views: BTreeMap<&Target, View> = views
+        .map(|(target, report)| (target, View::of(report)))
+        .collect();
+    for finding in findings {
+        let known = views.entry(&finding.target);
+        let view = known.or_insert_with(|| View::nothing(&finding.target));
+        // What is left out of a certificate that is ordered does not refuse it.
+        let refuses = !matches!(finding.code, Rule::BadName | Rule::ConflictingTls);
+        if refuses && view.status == Status::Unwanted {
+            view.status = Status::Refused;
+        }
+        view.remarks.push(Remark {
+            object: finding.object.clone(),
+            message: finding.message.clone(),
+        });
+    }
+    views.into_values().collect()
+}
