@@ -49,6 +49,56 @@
   annotations:
     summary: {{ `'The certificate {{ $labels.certificate }} ends within a day, or has ended'` }}
     description: Clients will refuse to connect, or already do.
+- alert: GatehouseCertificateNotRenewed
+  # A day late, or six hours if it lives less than ten days.
+  expr: (time() - max by (certificate) (gatehouse_certificate_renew_at_seconds{ {{- $of -}} })) > (21600 + 64800 * (max by (certificate) (gatehouse_certificate_not_after_seconds{ {{- $of -}} }) - max by (certificate) (gatehouse_certificate_not_before_seconds{ {{- $of -}} }) > bool 864000)) and max by (certificate) (gatehouse_certificate_wanted{ {{- $of -}} }) == 1
+  for: 10m
+  labels: {severity: warning}
+  annotations:
+    summary: {{ `'The certificate {{ $labels.certificate }} should have been renewed by now'` }}
+    description: {{ `'It is served as long as it is good. Run gatehouse cert show {{ $labels.certificate }} in a pod of Gatehouse: it says what stands in the way and when it is tried again.'` }}
+- alert: GatehouseCertificateNearlyOver
+  expr: (min by (certificate) (gatehouse_certificate_not_after_seconds{ {{- $of -}} }) - time()) < 0.2 * (min by (certificate) (gatehouse_certificate_not_after_seconds{ {{- $of -}} }) - max by (certificate) (gatehouse_certificate_not_before_seconds{ {{- $of -}} }))
+  for: 1h
+  labels: {severity: critical}
+  annotations:
+    summary: {{ `'Less than a fifth of the life of the certificate {{ $labels.certificate }} is left'` }}
+    description: {{ `'It should have been renewed long before. Run gatehouse cert show {{ $labels.certificate }} in a pod of Gatehouse.'` }}
+- alert: GatehouseCertificateBlocked
+  expr: max by (certificate) (gatehouse_certificate_waiting{ {{- $of -}} , class="blocked"}) > 0
+  for: 1h
+  labels: {severity: warning}
+  annotations:
+    summary: {{ `'The certificate {{ $labels.certificate }} waits for a person'` }}
+    description: {{ `'The authority will not issue it before something changes: a name, the account, or a link that somebody follows. Run gatehouse cert show {{ $labels.certificate }} in a pod of Gatehouse.'` }}
+- alert: GatehouseCertificateLimited
+  expr: max by (issuer, scope) (gatehouse_acme_limited_until_seconds{ {{- $of -}} }) > time()
+  for: 10m
+  labels: {severity: warning}
+  annotations:
+    summary: {{ `'A rate limit of the authority of issuer {{ $labels.issuer }} holds'` }}
+    description: Nothing more is ordered of what it concerns until it is over, and nobody has to do anything. Look for what orders too often.
+- alert: GatehouseAuthorityAway
+  expr: max by (ca) (gatehouse_acme_ca_up{ {{- $of -}} }) == 0
+  for: 6h
+  labels: {severity: warning}
+  annotations:
+    summary: {{ `'The certificate authority at {{ $labels.ca }} has not answered well for 6 hours'` }}
+    description: What is there keeps serving. Look whether it can be reached from the pods, and at what it publishes about its state.
+- alert: GatehouseCertificatesDiffer
+  expr: count by (certificate) (count by (certificate, serial) (gatehouse_certificate_serial_info{ {{- $of -}} })) > 1
+  for: 5m
+  labels: {severity: warning}
+  annotations:
+    summary: {{ `'The replicas of Gatehouse have different certificates {{ $labels.certificate }}'` }}
+    description: One of them has not received the latest. Compare gatehouse cert list in the pods.
+- alert: GatehouseClockWrong
+  expr: max by (ca) (abs(gatehouse_acme_clock_skew_seconds{ {{- $of -}} })) > 3600
+  for: 15m
+  labels: {severity: warning}
+  annotations:
+    summary: {{ `'The clocks of Gatehouse and of the authority at {{ $labels.ca }} differ by more than an hour'` }}
+    description: Nothing is ordered until they agree. Look at the time of the nodes.
 - alert: GatehousePanics
   expr: increase(gatehouse_panics_total{ {{- $of -}} }[15m]) > 0
   labels: {severity: critical}
