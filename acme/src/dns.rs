@@ -13,6 +13,7 @@ mod exec;
 mod httpreq;
 pub mod look;
 mod message;
+pub mod persist;
 mod provider;
 mod resolve;
 mod rfc2136;

@@ -30,6 +30,7 @@ use crate::accounts::{Accounts, Named, NoAccount};
 use crate::board::{Board, Pen, Posted};
 use crate::ca::{Order, Refusal, Step};
 use crate::clock::Clock;
+use crate::dns::persist::Persist;
 use crate::dns::{Solver, Solvers};
 use crate::events::{Event, What};
 use crate::failure::{Class, Failure};
@@ -97,6 +98,7 @@ pub(crate) struct Driver {
     pub(crate) accounts: Accounts,
     pub(crate) secrets: Arc<dyn Secrets>,
     pub(crate) solvers: Arc<Solvers>,
+    pub(crate) persist: Arc<dyn Persist>,
     pub(crate) made: Mutex<BTreeMap<String, Arc<dyn Solver>>>,
     pub(crate) projector: Arc<dyn Projector>,
     pub(crate) barrier: Arc<dyn Barrier>,

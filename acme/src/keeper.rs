@@ -23,6 +23,7 @@ use crate::board::{Board, Pen};
 use crate::ca::Connect;
 use crate::clock::{Clock, SystemClock};
 use crate::dns::Solvers;
+use crate::dns::persist::{Persist, Unread};
 use crate::driver::{Alone, Barrier, Driver, Flow, Memo, Projector, Wishes};
 use crate::events::{Event, What};
 use crate::issuers::Issuers;
@@ -51,6 +52,8 @@ pub struct Config {
     pub connect: Arc<Connect>,
     /// Makes writers of TXT records.
     pub solvers: Arc<Solvers>,
+    /// Reads records that stay.
+    pub persist: Arc<dyn Persist>,
     /// Where certificates go beside the vault.
     pub projector: Arc<dyn Projector>,
     /// Makes sure that replicas answer.
@@ -80,6 +83,7 @@ impl Config {
             secrets,
             connect,
             solvers,
+            persist: Arc::new(Unread),
             projector: Arc::new(Alone),
             barrier: Arc::new(Alone),
             clock: Arc::new(SystemClock),
@@ -140,6 +144,7 @@ impl Keeper {
             accounts,
             secrets: config.secrets,
             solvers: config.solvers,
+            persist: config.persist,
             made: Mutex::new(BTreeMap::new()),
             projector: config.projector,
             barrier: config.barrier,

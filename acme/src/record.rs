@@ -164,6 +164,9 @@ pub struct Published {
     /// Where its TXT record goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<TxtRecord>,
+    /// Names of the authority that a standing record may bear.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<String>,
 }
 
 /// A TXT record that may exist, and by which issuer's solvers it is removed.

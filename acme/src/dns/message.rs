@@ -82,6 +82,14 @@ pub(super) fn address(record: &Record) -> Option<IpAddr> {
     }
 }
 
+/// The text of a record, in one string or several.
+pub(super) fn text(record: &Record) -> Option<String> {
+    match &record.data {
+        RData::TXT(text) => String::from_utf8(text.txt_data.concat()).ok(),
+        _ => None,
+    }
+}
+
 /// Whether a record has exactly this text, in one string or several.
 pub(super) fn says(record: &Record, value: &str) -> bool {
     match &record.data {

@@ -14,6 +14,7 @@ use super::order::{dns_failure, expiry};
 use super::{Driver, Flow, Trouble, Turn, named};
 use crate::board::{Posted, to_hex};
 use crate::ca::{AccountKey, AuthorizationStatus, ChallengeKind, OrderStatus, Problem, Step};
+use crate::dns::persist::Claim;
 use crate::dns::{Readiness, Solver};
 use crate::events::What;
 use crate::failure::{Class, Failure};
@@ -28,6 +29,7 @@ impl Driver {
     /// `Presenting`: everything that is done here may be done twice.
     pub(super) async fn presenting(&self, flow: &mut Flow) -> Result<Turn, Trouble> {
         let (_, account, _) = self.conversation(flow).await?;
+        self.standing_records(flow, &account.url).await?;
         let posted = self.posted(flow, &account.key);
         self.pen.post(flow.target(), posted.clone()).await?;
         if let Some(turn) = self.write_records(flow).await? {
@@ -37,6 +39,26 @@ impl Driver {
         let now = self.clock.now();
         flow.revision_mut()?.presented_at = Some(now);
         self.enter(flow, Phase::Validating).await
+    }
+
+    /// Whether the records are there that people have made.
+    async fn standing_records(&self, flow: &Flow, account: &str) -> Result<(), Failure> {
+        let standing = |each: &&Published| each.kind == ChallengeKind::DnsPersist01;
+        for challenge in flow.record.state.challenges.iter().filter(standing) {
+            let claim = Claim {
+                domain: challenge.name.base().unwrap_or_default().to_owned(),
+                wildcard: challenge.name.is_wildcard(),
+                issuers: challenge.issuers.clone(),
+                account: account.to_owned(),
+            };
+            let judged = self.persist.judge(&claim, self.clock.now());
+            let judged = tokio::time::timeout(LONGEST_DNS, judged).await;
+            let judged = judged.unwrap_or_else(|_| Err("DNS did not answer in time".to_owned()));
+            judged.map_err(|why| {
+                Failure::local(Class::Local, format!("{}: {why}", challenge.name))
+            })?;
+        }
+        Ok(())
     }
 
     /// Waits until replicas answer for these entries, which are on the board.

@@ -216,6 +216,7 @@ fn choose_challenge(
                 token: challenge.token.clone(),
                 url: challenge.url.clone(),
                 dns: None,
+                issuers: challenge.issuers.clone(),
             });
         }
     }

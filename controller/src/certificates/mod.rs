@@ -34,6 +34,7 @@ use std::sync::Arc;
 use gatehouse_acme::ca::Connect;
 use gatehouse_acme::clock::SystemClock;
 use gatehouse_acme::dns;
+use gatehouse_acme::dns::persist::Lookup;
 use gatehouse_acme::issuers::Issuers;
 use gatehouse_acme::keeper::{Config, Keeper};
 use gatehouse_acme::secrets::SecretFolder;
@@ -180,6 +181,7 @@ impl Orders {
         let resolvers = dns::resolvers_of(&resolvers);
         Config {
             tombstone: self.tombstone,
+            persist: Arc::new(Lookup::new(resolvers.clone())),
             ..Config::alone(
                 issuers,
                 vault,

@@ -20,6 +20,7 @@ mod kills;
 mod orders;
 mod outages;
 mod people;
+mod persist;
 mod removed;
 mod renewing;
 mod rig;

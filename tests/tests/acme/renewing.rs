@@ -224,11 +224,12 @@ fn case_57_a_deactivated_account_is_the_issuers_trouble_once() {
 }
 
 #[test]
-fn case_50_a_thousand_hosts_are_issued_by_eight_flows_at_most() {
+fn case_50_a_thousand_hosts_are_issued_by_eight_flows_at_most_with_twelve_requests_each() {
     alone(|| {
         let pebble = Pebble::start_with(Setup::default().trusting());
+        let proxy = Fault::before(&pebble);
         with(async || {
-            let stand = Stand::new(&pebble, &pebble.directory(), "");
+            let stand = Stand::new(&pebble, &proxy.directory(), "");
             let vault = MemoryVault::new();
             let keeper = stand.keeper_on(Arc::new(vault.clone()));
             let names: Vec<String> = (0..HOSTS).map(|n| format!("h{n}")).collect();
@@ -250,8 +251,13 @@ fn case_50_a_thousand_hosts_are_issued_by_eight_flows_at_most() {
             tokio::time::timeout(std::time::Duration::from_secs(240), all)
                 .await
                 .expect("a thousand certificates in time");
-            println!("{HOSTS} certificates in {:?}", begun.elapsed());
+            let took = begun.elapsed();
+            let requests = proxy.journal().len();
+            println!("{HOSTS} certificates in {took:?}, {requests} requests, {most} at once");
             assert!(most <= 8, "{most} at once");
+            assert!(requests <= 12 * HOSTS, "{requests}");
+            assert_eq!(proxy.count(Endpoint::NewOrder), HOSTS);
+            assert_eq!(proxy.count(Endpoint::Finalize), HOSTS);
             assert_eq!(pebble.issued().len(), HOSTS);
         });
     });

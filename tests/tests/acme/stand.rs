@@ -9,6 +9,7 @@ use gatehouse_acme::board::Board;
 use gatehouse_acme::ca::{self, Connect};
 use gatehouse_acme::clock::{Clock, SystemClock};
 use gatehouse_acme::dns::Solvers;
+use gatehouse_acme::dns::persist::{Persist, Unread};
 use gatehouse_acme::driver::Wishes;
 use gatehouse_acme::events::{Event, Report, What};
 use gatehouse_acme::issuers::Issuers;
@@ -38,6 +39,7 @@ pub(crate) struct Stand {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) solvers: Arc<Solvers>,
+    pub(crate) persist: Arc<dyn Persist>,
 }
 
 /// What the server on the validation port answers from: every keeper that was started.
@@ -104,6 +106,7 @@ impl Stand {
             clock: Arc::new(SystemClock),
             journal: Arc::new(Silent),
             solvers: Arc::new(|_, _| Err("no DNS in this test".to_owned())),
+            persist: Arc::new(Unread),
         }
     }
 
@@ -157,6 +160,7 @@ impl Stand {
         let solvers = Arc::clone(&self.solvers);
         let secrets = Arc::new(SecretFolder::new(self.scratch.file("secrets")));
         let mut config = Config::alone(self.issuers.subscribe(), vault, secrets, connect, solvers);
+        config.persist = Arc::clone(&self.persist);
         config.clock = Arc::clone(&self.clock);
         config.journal = Arc::clone(&self.journal);
         let keeper = Keeper::start(config);
