@@ -20,15 +20,11 @@ const CA: &str = "pebble.example";
 /// A zone with these values at the place of the standing record.
 fn zone(values: &[String]) -> Bind {
     let address = Bind::address();
-    let records: String = values
-        .iter()
-        .map(|value| {
-            format!(
-                "_validation-persist.shop TXT \"{}\"\n",
-                value.replace(';', "\\;")
-            )
-        })
-        .collect();
+    let lines = values.iter().map(|value| {
+        let value = value.replace(';', "\\;");
+        format!("_validation-persist.shop TXT \"{value}\"\n")
+    });
+    let records = lines.collect::<Vec<_>>().concat();
     let zone = Zone {
         name: "example.test",
         servers: vec![address],
