@@ -5,9 +5,10 @@
 //! a socket or resolves a name.
 
 pub mod commands;
+mod query;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,10 +22,11 @@ use gatehouse_gateway::policy::{self, Filter, Flow, RequestFacts, Stage};
 use gatehouse_gateway::publish::Publisher;
 use gatehouse_gateway::server::wire;
 use gatehouse_gateway::table::{Action, Recorder, Route, Snapshot, Verdict as Fit};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use http::Method;
 use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 
+pub use self::query::Query;
 use crate::config::Base;
 use crate::diagnostics::{Code, Diagnostic, Printable, Severity};
 use crate::engine::{Engine, Report};
@@ -64,76 +66,6 @@ pub fn fails(diagnostics: &[Diagnostic], strict: bool) -> bool {
             Severity::Warning => strict,
             Severity::Info => false,
         })
-}
-
-/// A request to explain.
-#[derive(Debug, Clone)]
-pub struct Query {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-}
-
-impl Query {
-    /// Reads method, URL and `Name: value` fields; the error is a sentence.
-    pub fn new<'a>(
-        method: &str,
-        url: &str,
-        headers: impl IntoIterator<Item = &'a str>,
-    ) -> Result<Self, String> {
-        let method = Method::from_bytes(method.as_bytes())
-            .map_err(|_| format!("`{method}` is no HTTP method; write for example GET"))?;
-        let bad = || {
-            format!("`{url}` is no URL of a request; write for example http://shop.example/cart")
-        };
-        let uri: Uri = url.parse().map_err(|_| bad())?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.authority().is_none() {
-            return Err(bad());
-        }
-        let mut fields = HeaderMap::new();
-        for line in headers {
-            let parsed = line.split_once(':').and_then(|(name, value)| {
-                let name: HeaderName = name.trim().parse().ok()?;
-                Some((name, HeaderValue::from_str(value.trim()).ok()?))
-            });
-            let (name, value) = parsed.ok_or_else(|| {
-                format!("`{line}` is no header field; write for example 'Host: shop.example'")
-            })?;
-            fields.append(name, value);
-        }
-        Ok(Self {
-            method,
-            uri,
-            headers: fields,
-        })
-    }
-
-    fn https(&self) -> bool {
-        self.uri.scheme_str() == Some("https")
-    }
-
-    /// The server name that a client sends in its handshake: the URL's, whatever `Host` says.
-    fn name_of_connection(&self) -> Option<String> {
-        let host = self.uri.host().filter(|_| self.https())?;
-        let canonical = wire::canonical_host(host.as_bytes())?.canonical.to_string();
-        // Clients send no name for an address.
-        canonical
-            .trim_matches(['[', ']'])
-            .parse::<IpAddr>()
-            .is_err()
-            .then_some(canonical)
-    }
-
-    /// The host as a client would send it: `Host` wins over the URL, as with `curl -H`.
-    fn host(&self) -> &[u8] {
-        match self.headers.get(header::HOST) {
-            Some(host) => host.as_bytes(),
-            None => self
-                .uri
-                .authority()
-                .map_or(&[], |authority| authority.as_str().as_bytes()),
-        }
-    }
 }
 
 /// A listener that a request can arrive on.
