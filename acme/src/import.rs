@@ -2,9 +2,16 @@
 //!
 //! Pure. Invariant: a record is made only of a chain that is valid now and fits its key.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
+use serde::Deserialize;
+use zeroize::Zeroizing;
 
 use crate::leaf;
+use crate::names::Name;
 use crate::plan::Target;
 use crate::record::{Ari, Current, IMPORTED, Material, Phase, Record, State};
 use crate::schedule::Reason;
@@ -53,6 +60,65 @@ pub fn imported(
     })
 }
 
+/// Chain and key for a host out of Traefik's `acme.json`: of several the one that is good longest. The
+/// error says what there is instead.
+pub fn in_acme_json(text: &str, host: &str) -> Result<(String, Secret), String> {
+    let host = Name::parse(host).map_err(|error| error.to_string())?;
+    let file: BTreeMap<String, Resolver> = serde_json::from_str(text).map_err(|error| {
+        // The words of the parser may quote a key.
+        let (line, column) = (error.line(), error.column());
+        format!("it is no acme.json of Traefik 2 or 3: line {line}, column {column}")
+    })?;
+    let stored = file
+        .values()
+        .flat_map(|resolver| resolver.certificates.iter().flatten());
+    let mut best: Option<(Timestamp, String, Secret)> = None;
+    let mut others = BTreeSet::new();
+    for each in stored {
+        let chain = decoded(&each.certificate).ok_or("a certificate in it is no base64")?;
+        let chain = String::from_utf8(chain).map_err(|_| "a certificate in it is no PEM")?;
+        let names = leaf::names_in(&chain)?;
+        if !names.iter().any(|name| name.covers(&host)) {
+            others.extend(names.iter().map(ToString::to_string).take(MOST_NAMED));
+            continue;
+        }
+        let end = leaf::life_of(&chain)?.not_after;
+        if best.as_ref().is_none_or(|(longest, ..)| *longest < end) {
+            let key = decoded(&each.key).ok_or("a key in it is no base64")?;
+            best = Some((end, chain, Secret::new(key)));
+        }
+    }
+    let (_, chain, key) = best.ok_or_else(|| {
+        let others: Vec<String> = others.into_iter().take(MOST_NAMED).collect();
+        format!(
+            "no certificate in it is for {host}; there are some for {}",
+            others.join(", ")
+        )
+    })?;
+    Ok((chain, key))
+}
+
+/// What Traefik keeps of one authority.
+#[derive(Deserialize)]
+struct Resolver {
+    #[serde(rename = "Certificates")]
+    certificates: Option<Vec<Kept>>,
+}
+
+/// A certificate that Traefik keeps.
+#[derive(Deserialize)]
+struct Kept {
+    certificate: String,
+    key: Zeroizing<String>,
+}
+
+fn decoded(text: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(text.trim()).ok()
+}
+
+/// Names that are listed when none fits.
+const MOST_NAMED: usize = 20;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +158,28 @@ mod tests {
         assert!(refused.contains("PRIVATE KEY"), "{refused}");
         let refused = imported(&target(), "x", &key, (now, 3)).expect_err("no chain");
         assert!(refused.contains("chain"), "{refused}");
+    }
+
+    #[test]
+    fn the_pair_for_a_host_is_found_among_those_of_traefik() {
+        let ((chain, key), (other, foreign)) = (pair("a.example.org"), pair("b.example.org"));
+        let kept = |chain: &str, key: &Secret| {
+            let (chain, key) = (STANDARD.encode(chain), STANDARD.encode(key.expose()));
+            format!(
+                "{{\"domain\": {{}}, \"certificate\": \"{chain}\", \"key\": \"{key}\", \"Store\": \"\"}}"
+            )
+        };
+        let file = format!(
+            "{{\"le\": {{\"Account\": {{}}, \"Certificates\": [{}, {}]}}, \"none\": {{\"Certificates\": null}}}}",
+            kept(&other, &foreign),
+            kept(&chain, &key)
+        );
+        let (found, with) = in_acme_json(&file, "a.example.org").expect("a pair");
+        assert_eq!((found, with), (chain, key));
+        let missing = in_acme_json(&file, "c.example.org").expect_err("none");
+        assert!(missing.contains("b.example.org"), "{missing}");
+        let broken = in_acme_json("{\"le\": 1}", "a.example.org").expect_err("no such file");
+        assert!(broken.contains("acme.json"), "{broken}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //!   failure nor an expiry takes it away.
 //! - Equal content is the same `Arc`, so a reader sees by pointer what changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -85,11 +85,13 @@ impl Served {
         });
     }
 
-    /// Shows exactly these; what stays equal stays the same.
+    /// Shows exactly these certificates, and hides reports of others; what stays equal stays the same.
     pub(crate) fn replace<'a>(&self, records: impl Iterator<Item = &'a Record>) {
         let mut next: Certificates = BTreeMap::new();
         let shown = Arc::clone(&self.shown.borrow());
+        let mut known = BTreeSet::new();
         for record in records {
+            known.insert(record.state.target.clone());
             let Some(certificate) = certificate(record) else {
                 continue;
             };
@@ -99,6 +101,13 @@ impl Served {
             next.insert(target, entry);
         }
         renew(&self.shown, next);
+        self.reports.send_if_modified(|shown| {
+            let gone = shown.keys().any(|target| !known.contains(target));
+            if gone {
+                Arc::make_mut(shown).retain(|target, _| known.contains(target));
+            }
+            gone
+        });
     }
 }
 

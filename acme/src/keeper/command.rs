@@ -37,7 +37,7 @@ impl Work {
         self.leads()?;
         let issuers = self.issuers.borrow().clone();
         let named = Named::find(&issuers, issuer)?;
-        if !self.running.is_empty() {
+        if !self.running.is_empty() || self.slots.has_answers() {
             return Err(format!(
                 "certificates are being ordered, and their challenges are answered with the key of \
                  the account: rotate the key of {issuer} again in a minute"

@@ -96,6 +96,14 @@ impl Slots {
         }
     }
 
+    /// Whether answers to challenges are published that nobody is working on now.
+    pub(super) fn has_answers(&self) -> bool {
+        self.by_target.values().any(|slot| match slot {
+            Slot::Idle { flow, .. } => !flow.record.state.challenges.is_empty(),
+            Slot::Busy | Slot::LeftAlone => false,
+        })
+    }
+
     /// The configuration changed: what waited for that waits no longer.
     pub(super) fn reconsider(&mut self) {
         for slot in self.by_target.values_mut() {

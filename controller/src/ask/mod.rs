@@ -14,7 +14,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use gatehouse_acme::accounts::AccountReport;
+use gatehouse_acme::import::in_acme_json;
 use gatehouse_acme::plan::Target;
+use gatehouse_acme::secrets::Secret;
 use k8s_openapi::jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -95,13 +97,35 @@ fn show(args: &ShowArgs) -> Result<String, Failure> {
 
 fn import(args: &ImportArgs) -> Result<String, Failure> {
     let target = target(&args.certificate);
-    let chain = file(&args.chain, "--chain")?;
-    let key = file(&args.key, "--key")?;
+    let (chain, key) = pair(args)?;
     if let Some(path) = &args.place.certs {
-        return vault::import(path, &target, &chain, key);
+        return vault::import(path, &target, &chain, &key);
     }
+    let key = key.text().unwrap_or_default();
     let body = json!({"chain": chain, "key": key});
     said(&Client::new(&args.place.admin.admin)?.post(&page(&target, "/import"), &body)?)
+}
+
+/// Chain and key out of the files that are named.
+fn pair(args: &ImportArgs) -> Result<(String, Secret), Failure> {
+    if let (Some(path), Some(host)) = (&args.acme_json, &args.host) {
+        let text = file(path, "--acme-json", LARGEST_STORE)?;
+        return in_acme_json(&text, host).map_err(|why| {
+            Failure::Usage(format!(
+                "invalid value '{}' for '--acme-json <FILE>': {why}",
+                path.display()
+            ))
+        });
+    }
+    match (&args.chain, &args.key) {
+        (Some(chain), Some(key)) => {
+            let chain = file(chain, "--chain", LARGEST)?;
+            Ok((chain, Secret::new(file(key, "--key", LARGEST)?)))
+        }
+        _ => Err(Failure::Usage(
+            "name the files with --chain and --key, or with --acme-json and --host".to_owned(),
+        )),
+    }
 }
 
 fn export(args: &ExportArgs, output: &mut impl Write) -> Result<ExitCode, Failure> {
@@ -176,8 +200,8 @@ fn written<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
     serde_json::to_string_pretty(value).map_err(|error| Failure::System(error.to_string()))
 }
 
-/// A file of PEM, within a bound.
-fn file(path: &Path, flag: &str) -> Result<String, Failure> {
+/// A file of text, within a bound.
+fn file(path: &Path, flag: &str, largest: u64) -> Result<String, Failure> {
     let bad = |why: String| {
         Failure::Usage(format!(
             "invalid value '{}' for '{flag} <FILE>': {why}",
@@ -186,13 +210,13 @@ fn file(path: &Path, flag: &str) -> Result<String, Failure> {
     };
     let mut text = String::new();
     let opened = fs::File::open(path).map_err(|error| bad(error.to_string()))?;
-    let mut bounded = opened.take(LARGEST + 1);
+    let mut bounded = opened.take(largest + 1);
     bounded
         .read_to_string(&mut text)
         .map_err(|error| bad(error.to_string()))?;
-    if text.len() as u64 > LARGEST {
+    if text.len() as u64 > largest {
         return Err(bad(format!(
-            "it is longer than {LARGEST} bytes, which no certificate is"
+            "it is longer than {largest} bytes, which no such file is"
         )));
     }
     Ok(text)
@@ -207,3 +231,6 @@ fn unwritable(path: &Path, flag: &str, error: &std::io::Error) -> Failure {
 
 /// Largest file of PEM.
 const LARGEST: u64 = 100 << 10;
+
+/// Largest `acme.json`: some thousand certificates.
+const LARGEST_STORE: u64 = 64 << 20;

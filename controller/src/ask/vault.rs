@@ -47,10 +47,10 @@ pub(super) fn import(
     path: &Path,
     target: &Target,
     chain: &str,
-    key: String,
+    key: &Secret,
 ) -> Result<String, Failure> {
     let bad = |why: String| Failure::System(format!("{target} is not imported: {why}"));
-    let fresh = imported(target, chain, &Secret::new(key), (Timestamp::now(), 0)).map_err(bad)?;
+    let fresh = imported(target, chain, key, (Timestamp::now(), 0)).map_err(bad)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -203,11 +203,22 @@ pub struct ImportArgs {
     #[arg(value_name = "NAMESPACE/SECRET", value_parser = namespaced_name)]
     pub certificate: ObjectName,
     /// File with the certificate and its chain, PEM.
-    #[arg(long, value_name = "FILE")]
-    pub chain: PathBuf,
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "key",
+        required_unless_present = "acme_json"
+    )]
+    pub chain: Option<PathBuf>,
     /// File with its private key, PEM, without a password.
-    #[arg(long, value_name = "FILE")]
-    pub key: PathBuf,
+    #[arg(long, value_name = "FILE", requires = "chain")]
+    pub key: Option<PathBuf>,
+    /// The acme.json of Traefik 2 or 3, instead of the two.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["chain", "key"], requires = "host")]
+    pub acme_json: Option<PathBuf>,
+    /// Host whose certificate is taken out of it.
+    #[arg(long, value_name = "HOST", requires = "acme_json")]
+    pub host: Option<String>,
     #[command(flatten)]
     #[expect(
         missing_docs,

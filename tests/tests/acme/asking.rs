@@ -3,6 +3,8 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use gatehouse_tests::acme::fault::{Endpoint, Fault};
 use gatehouse_tests::acme::rules::{On, rate_limited};
 use gatehouse_tests::acme::{Pebble, Setup};
@@ -15,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::home::{Home, issuer, serves};
 
-const HOST: &str = "shop.example.test";
+pub(crate) const HOST: &str = "shop.example.test";
 
 /// Longer than an order takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(100);
@@ -46,7 +48,7 @@ fn said(gateway: &Gateway, arguments: &[&str]) -> String {
 }
 
 /// `cert show` as JSON, once it fits.
-fn shown(gateway: &Gateway, fits: impl Fn(&Value) -> bool) -> Value {
+pub(crate) fn shown(gateway: &Gateway, fits: impl Fn(&Value) -> bool) -> Value {
     let mut last = Value::Null;
     let found = wait::within(PATIENCE, || {
         let (status, body) = gateway.admin_get("/api/certificates/demo/web-tls");
@@ -56,12 +58,12 @@ fn shown(gateway: &Gateway, fits: impl Fn(&Value) -> bool) -> Value {
     found.unwrap_or_else(|| panic!("{last:#}\n{:#?}", gateway.process.stderr.all()))
 }
 
-fn valid(gateway: &Gateway) -> Value {
+pub(crate) fn valid(gateway: &Gateway) -> Value {
     shown(gateway, |view| view["status"] == "valid")
 }
 
 /// A command that may meet the certificate while it is looked after for another reason.
-fn insist(gateway: &Gateway, arguments: &[&str]) -> String {
+pub(crate) fn insist(gateway: &Gateway, arguments: &[&str]) -> String {
     let done = wait::within(PATIENCE, || {
         let (good, text) = ask(gateway, arguments);
         let busy = ["worked on", "in a minute"];
@@ -73,7 +75,7 @@ fn insist(gateway: &Gateway, arguments: &[&str]) -> String {
 }
 
 /// One that is over already says so, too.
-fn renewed(gateway: &Gateway, before: &Value) -> Value {
+pub(crate) fn renewed(gateway: &Gateway, before: &Value) -> Value {
     shown(gateway, |view| {
         view["status"] == "valid" && view["serial"] != before["serial"]
     })
@@ -226,9 +228,22 @@ fn what_is_imported_before_the_first_start_is_served_without_an_order() {
         assert!(good && text.contains(HOST), "{text}");
         let (good, text) = run(&offline);
         assert!(!good && text.contains("--admin"), "{text}");
+        // What Traefik keeps, too, and at a gateway that works.
         let other = Pair::new(&[HOST, "www.example.test"]);
-        home.scratch.write("chain.pem", &other.certificate);
-        home.scratch.write("key.pem", &other.key);
+        let [chain, key] =
+            [&other.certificate, &other.key].map(|text| BASE64_STANDARD.encode(text));
+        let kept = json!({"le": {"Certificates": [{"certificate": chain, "key": key}]}});
+        home.scratch.write("acme.json", kept.to_string());
+        let file = home.scratch.file("acme.json").display().to_string();
+        let import = [
+            "cert",
+            "import",
+            "demo/web-tls",
+            "--acme-json",
+            &file,
+            "--host",
+            HOST,
+        ];
         let text = insist(&gateway, &import);
         assert!(text.contains("imported"), "{text}");
         wait::until("the other one is served", || {
@@ -392,37 +407,6 @@ fn commands_come_from_this_machine_and_from_no_web_page() {
 }
 
 #[test]
-fn the_file_of_issuers_is_followed_and_a_broken_one_keeps_the_last_good() {
-    alone(|| {
-        let pebble = Pebble::start();
-        let good = issuer("main", &pebble.directory(), "");
-        let allowing = |host: &str| good.replace("*.example.test", host);
-        let home = Home::with(&pebble, &[allowing("other.test")]);
-        home.want(HOST);
-        let gateway = home.start(pebble.address());
-        gateway.wait_diagnostic(&["NotAllowed", HOST]);
-        home.issuers(std::slice::from_ref(&good));
-        valid(&gateway);
-        let broken = allowing("*.org");
-        home.issuers(&[broken]);
-        let file = home.scratch.file("issuers.yaml").display().to_string();
-        let found = gateway.wait_diagnostic(&["IssuersInvalid", &file, "acme.issuers.main.allow"]);
-        assert!(found.contains("*.name.org"), "{found}");
-        // The last good one holds: it is renewed as before.
-        let before = valid(&gateway);
-        insist(&gateway, &["cert", "renew", "demo/web-tls"]);
-        renewed(&gateway, &before);
-        home.scratch.replace("issuers.yaml", "acme: [");
-        gateway.wait_diagnostic(&["IssuersInvalid", "line"]);
-        home.issuers(std::slice::from_ref(&good));
-        wait::until("it is mended", || {
-            (!gateway.diagnostics().contains("IssuersInvalid")).then_some(())
-        });
-        home.keeps_quiet(&gateway);
-    });
-}
-
-#[test]
 fn a_host_is_looked_at_without_an_order() {
     alone(|| {
         let pebble = Pebble::start();
@@ -484,65 +468,6 @@ fn a_host_is_looked_at_without_an_order() {
             "nothing was ordered"
         );
     });
-}
-
-#[test]
-fn an_ingress_says_which_kind_of_certificate_it_wants() {
-    alone(|| {
-        let pebble = Pebble::start();
-        let home = Home::new(&pebble, "");
-        home.ask(
-            "web",
-            "main",
-            &[HOST],
-            ", gatehouse.dev/tls-key: rsa2048, gatehouse.dev/tls-challenges: tls-alpn-01, \
-             gatehouse.dev/tls-profile: classic",
-        );
-        let gateway = home.start(pebble.address());
-        let first = valid(&gateway);
-        let shown = Handshake::new(HOST)
-            .connect(gateway.https)
-            .expect("TLS handshake");
-        // An RSA key in a certificate, and nothing of that kind in an EC one.
-        let rsa = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
-        let has = |der: &[u8]| der.windows(rsa.len()).any(|part| part == rsa);
-        assert!(has(&shown.certificate()));
-        let (_, metrics) = gateway.admin_get("/metrics");
-        let unused =
-            "gatehouse_acme_challenge_answers_total{type=\"http-01\",result=\"answered\"} 0";
-        assert!(metrics.contains(unused), "{metrics}");
-        // A mistake is told, and does not take the certificate away.
-        home.ask("web", "main", &[HOST], ", gatehouse.dev/tls-key: rsa1024");
-        let found =
-            gateway.wait_diagnostic(&["CertificateSettingInvalid", "gatehouse.dev/tls-key"]);
-        assert!(
-            found.contains("rsa2048") && found.contains("rsa1024"),
-            "{found}"
-        );
-        renewed(&gateway, &first);
-        wait::until("the issuer's setting holds", || {
-            let shown = Handshake::new(HOST).connect(gateway.https).ok()?;
-            (!has(&shown.certificate())).then_some(())
-        });
-        let before = pebble.issued().len();
-        home.ask(
-            "web",
-            "main",
-            &[HOST],
-            ", gatehouse.dev/tls-profile: nonsense",
-        );
-        let view = shown_failing(&gateway);
-        let words = view["failure"]["words"].as_str().expect("words").to_owned();
-        assert!(
-            words.contains("nonsense") && words.contains("classic"),
-            "{view:#}"
-        );
-        assert_eq!(pebble.issued().len(), before);
-    });
-}
-
-fn shown_failing(gateway: &Gateway) -> Value {
-    shown(gateway, |view| view["failure"].is_object())
 }
 
 #[test]

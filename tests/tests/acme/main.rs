@@ -24,6 +24,7 @@ mod persist;
 mod removed;
 mod renewing;
 mod rig;
+mod settings;
 mod stand;
 mod standalone;
 mod together;

@@ -1,6 +1,7 @@
 //! Certificates by ACME in a cluster: a real API server, a real authority, and replicas that it comes
 //! to. Cases are numbered as in the test plan of the certificate manager.
 
+mod asking;
 mod issuing;
 mod leaders;
 mod rights;
