@@ -80,7 +80,8 @@ impl Keys {
                 self.collect(&path);
                 continue;
             }
-            let text = fs::read(&path).expect("a file of the vault");
+            // Written aside and renamed meanwhile, or being removed.
+            let text = fs::read(&path).unwrap_or_default();
             let Ok(sheet) = serde_json::from_slice::<Value>(&text) else {
                 continue;
             };

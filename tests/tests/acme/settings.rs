@@ -55,13 +55,14 @@ fn an_ingress_says_which_kind_of_certificate_it_wants() {
         );
         let gateway = home.start(pebble.address());
         let first = valid(&gateway);
-        let shown = Handshake::new(HOST)
-            .connect(gateway.https)
-            .expect("TLS handshake");
         // An RSA key in a certificate, and nothing of that kind in an EC one.
         let rsa = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
         let has = |der: &[u8]| der.windows(rsa.len()).any(|part| part == rsa);
-        assert!(has(&shown.certificate()));
+        let serves = |rsa: bool| {
+            let shown = Handshake::new(HOST).connect(gateway.https).ok()?;
+            (shown.names() == [HOST] && has(&shown.certificate()) == rsa).then_some(())
+        };
+        wait::until("an RSA key is served", || serves(true));
         let (_, metrics) = gateway.admin_get("/metrics");
         let unused =
             "gatehouse_acme_challenge_answers_total{type=\"http-01\",result=\"answered\"} 0";
@@ -75,10 +76,7 @@ fn an_ingress_says_which_kind_of_certificate_it_wants() {
             "{found}"
         );
         renewed(&gateway, &first);
-        wait::until("the issuer's setting holds", || {
-            let shown = Handshake::new(HOST).connect(gateway.https).ok()?;
-            (!has(&shown.certificate())).then_some(())
-        });
+        wait::until("the issuer's setting holds", || serves(false));
         let before = pebble.issued().len();
         home.ask(
             "web",
