@@ -15,7 +15,7 @@ use gatehouse_tests::wait;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{ALLOW, Replica, Stand, wait_serves, wish};
+use super::{ALLOW, Replica, Stand, serves, wait_serves, wish};
 
 /// Orders that are ready are said to be pending, as long as this is set.
 struct Held(Arc<AtomicBool>);
@@ -154,6 +154,33 @@ fn a_replica_that_does_not_answer_is_named_and_waited_for_ten_seconds() {
             .collect();
         assert_eq!(said.len(), 1, "{said:?}");
         assert!(said[0].contains(&nobody.to_string()), "{said:?}");
+    });
+}
+
+#[test]
+fn who_follows_serves_what_is_kept_without_a_leader_and_without_the_secret() {
+    cluster::shared(|server| {
+        let host = "shop.example.test";
+        let stand = Stand::new(server, "acme-follower");
+        let leader = stand.another(&[]);
+        wait::until("it leads", || leads(&leader.gateway).then_some(()));
+        let other = stand.another(&[]);
+        stand.pebble.lead(host, leader.address);
+        stand.want("shop", host);
+        stand.wait_secret("shop");
+        wait_serves(&other.gateway, host);
+        leader.gateway.process.signal("STOP");
+        stand.space.delete("secret/shop");
+        let kept = wait::holds(Duration::from_secs(2), || serves(&other.gateway, host));
+        assert!(kept);
+        // One that starts now has never seen the Secret.
+        let late = stand.another(&[]);
+        wait_serves(&late.gateway, host);
+        assert!(stand.secret("shop").is_none(), "nobody leads yet");
+        // And whoever leads next puts it back.
+        stand.wait_secret("shop");
+        assert_eq!(stand.pebble.issued().len(), 1);
+        leader.gateway.process.signal("CONT");
     });
 }
 
