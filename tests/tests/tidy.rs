@@ -1,5 +1,6 @@
 //! Rules of the house that a compiler does not check.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -177,4 +178,48 @@ fn no_file_names_the_machine_it_was_written_on() {
             Some(line.trim().to_owned())
         },
     );
+}
+
+/// Names of tests that bear the number of a case, as they stand in a text behind `before`.
+fn cases<'a>(text: &'a str, before: &str) -> BTreeSet<&'a str> {
+    let found = text.match_indices(before).filter_map(|(at, _)| {
+        let rest = &text[at + before.len()..];
+        let end = rest.find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        let name = &rest[..end.unwrap_or(rest.len())];
+        number(name).is_some().then_some(name)
+    });
+    found.collect()
+}
+
+fn number(name: &str) -> Option<u32> {
+    let (number, _) = name.strip_prefix("case_")?.split_once('_')?;
+    number.parse().ok()
+}
+
+#[test]
+fn the_table_of_cases_names_every_test_and_every_case_has_one_or_a_reason() {
+    let path = gateway::workspace().join("docs/certificates-tests.md");
+    let table = std::fs::read_to_string(path).expect("the table");
+    let files = rust_files();
+    let sources = files.iter().filter(|(path, _)| !path.ends_with("tidy.rs"));
+    let there: BTreeSet<&str> = sources.flat_map(|(_, text)| cases(text, "fn ")).collect();
+    assert!(there.len() > 60, "the tests are found: {there:?}");
+    let named = cases(&table, "`");
+    let missing: Vec<_> = there.symmetric_difference(&named).collect();
+    assert!(missing.is_empty(), "in one of them only: {missing:#?}");
+    let mut rows = 0;
+    for row in table.lines().filter(|line| line.starts_with("| ")) {
+        let mut cells = row.split('|').map(str::trim).skip(1);
+        let Some(Ok(case)) = cells.next().map(str::parse::<u32>) else {
+            continue;
+        };
+        rows += 1;
+        let tests = cells.nth(1).unwrap_or_default();
+        let own = cases(tests, "`");
+        let other = own.iter().find(|name| number(name) != Some(case));
+        assert_eq!(other, None, "a test of another case in row {case}");
+        let said = !own.is_empty() || tests.starts_with("not here: ");
+        assert!(said, "row {case} has neither a test nor a reason");
+    }
+    assert_eq!(rows, 49, "one row for each case");
 }
