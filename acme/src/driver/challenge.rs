@@ -330,7 +330,10 @@ async fn bounded<T>(
 
 /// When to look again: as the authority says, within reason, else ever slower.
 pub(super) fn poll(polls: u32, retry_after: Option<Duration>) -> Duration {
-    let own = Duration::from_millis(500) * polls.clamp(1, 10);
+    let own = match polls {
+        0 => FIRST_POLL,
+        polls => Duration::from_millis(500) * polls.min(10),
+    };
     retry_after.map_or(own, |asked| asked.clamp(FIRST_POLL, LONGEST_POLL))
 }
 

@@ -45,12 +45,13 @@ impl Driver {
                 Ok(Turn::Poll(poll(flow.memo.polls, order.retry_after)))
             }
             OrderStatus::Processing => {
+                let wait = poll(flow.memo.polls, order.retry_after);
                 flow.memo.polls += 1;
                 if flow.memo.polls > MOST_POLLS {
                     let detail = "the authority has been processing the order for long";
                     return Err(Failure::local(Class::Outage, detail).into());
                 }
-                Ok(Turn::Poll(poll(flow.memo.polls + 1, order.retry_after)))
+                Ok(Turn::Poll(wait))
             }
             OrderStatus::Pending => {
                 let detail = "the order is pending again";
