@@ -8,6 +8,7 @@ mod configmap;
 pub mod flags;
 pub mod generate;
 pub mod people;
+mod reserved;
 mod restrictions;
 mod settings;
 mod status;

@@ -216,6 +216,12 @@ fn missing_networks(name: &str, networks: &str) -> String {
 }
 
 fn bad_value(setting: &Setting, value: &str) -> String {
+    if let Some((field, why)) = setting.reserved(value) {
+        return format!(
+            "`{}` names the field `{field}`, which {why}; write for example `{}`",
+            setting.name, setting.example
+        );
+    }
     format!(
         "`{}` is `{}`, which is not {}; write for example `{}`",
         setting.name,
@@ -379,6 +385,40 @@ mod tests {
         let error = Base::default().assign(key).unwrap_err();
         for part in ["`whitelist-source-range`", "does not start", "remove it"] {
             assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+
+    #[test]
+    fn fields_that_the_gateway_writes_are_refused_by_name() {
+        let bad = [
+            (
+                "add-request-headers",
+                "X-Via: g\nContent-Length: 5",
+                "content-length",
+            ),
+            ("forwarded-for-header", "Authorization", "authorization"),
+        ];
+        for (setting, value, field) in bad {
+            let trusted = Base::default()
+                .assign([
+                    ("use-forwarded-headers", "true"),
+                    ("proxy-real-ip-cidr", "192.0.2.0/24"),
+                ])
+                .unwrap();
+            let (_, settings, diagnostics) = with_configmap(&trusted, &data(&[(setting, value)]));
+            assert_eq!(settings.headers, Settings::default().headers);
+            assert_eq!(
+                settings.trust.forwarded_from.is_empty(),
+                setting == "forwarded-for-header"
+            );
+            assert_eq!(diagnostics.len(), 1);
+            assert_eq!(diagnostics[0].severity, Severity::Error);
+            assert_eq!(diagnostics[0].code, Code::SettingInvalid);
+            let flag = Base::default().assign([(setting, value)]).unwrap_err();
+            for message in [&*diagnostics[0].message, &flag] {
+                assert!(message.contains(&format!("`{setting}`")), "{message}");
+                assert!(message.contains(&format!("`{field}`, which")), "{message}");
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use gatehouse_gateway::model::Settings;
 use http::{HeaderName, StatusCode};
 use ipnet::IpNet;
 
-use super::{Defaults, values};
+use super::{Defaults, reserved, values};
 
 /// One setting.
 #[derive(Debug)]
@@ -93,7 +93,24 @@ impl Setting {
         words.into()
     }
 
-    /// Reads the value into the draft; `None` when it has another form than [`Self::expected`].
+    /// The first field of the value that the setting must not name, and why, when the value has the
+    /// form that is expected.
+    pub(super) fn reserved(&self, text: &str) -> Option<(HeaderName, &'static str)> {
+        match self.apply {
+            Apply::HeaderName(_) => {
+                let name = values::header_name(text)?;
+                reserved::not_an_address(&name).map(|why| (name, why))
+            }
+            Apply::HeaderLines(_) => values::header_lines(text)?
+                .iter()
+                .filter_map(|(name, _)| name.parse::<HeaderName>().ok())
+                .find_map(|name| reserved::not_to_add(&name).map(|why| (name, why))),
+            _ => None,
+        }
+    }
+
+    /// Reads the value into the draft; `None` when it has another form than [`Self::expected`] or
+    /// names what is [reserved](Self::reserved).
     pub(super) fn set(&self, draft: &mut Draft, text: &str) -> Option<()> {
         match self.apply {
             Apply::Bool(set) => set(draft, values::boolean(text)?),
@@ -104,8 +121,13 @@ impl Setting {
             Apply::Seconds(set) => set(draft, text.trim().parse().ok()?),
             Apply::Count(set) => set(draft, text.trim().parse().ok().filter(|n| *n > 0)?),
             Apply::Networks(set) => set(draft, values::networks(text)?),
-            Apply::HeaderName(set) => set(draft, values::header_name(text)?),
-            Apply::HeaderLines(set) => set(draft, values::header_lines(text)?),
+            Apply::HeaderName(set) if self.reserved(text).is_none() => {
+                set(draft, values::header_name(text)?);
+            }
+            Apply::HeaderLines(set) if self.reserved(text).is_none() => {
+                set(draft, values::header_lines(text)?);
+            }
+            Apply::HeaderName(_) | Apply::HeaderLines(_) => return None,
             Apply::Status(set) => set(draft, values::redirect_status(text)?),
             Apply::Balance(set) => set(draft, values::balance(text)?),
             Apply::Paths(set) => set(draft, values::paths(text)?),
@@ -215,7 +237,7 @@ settings! {
         |d, v| d.trust.proxy_protocol = v, trust;
     "proxy-protocol-cidr" Networks "10.0.0.0/8", "Peers whose PROXY protocol header is read; those of `proxy-real-ip-cidr` unless set.",
         |d, v| d.trust.proxy_protocol_from = Some(v), trust;
-    "forwarded-for-header" HeaderName "X-Forwarded-For", "Field that carries the client address.",
+    "forwarded-for-header" HeaderName "X-Forwarded-For", "Field that carries the client address; not one with another meaning (`Host`, `Authorization`, framing).",
         |d, v| d.settings.trust.address_header = v, trust;
     "compute-full-forwarded-for" Bool "false", "Append to `X-Forwarded-For` instead of replacing it.",
         |d, v| d.settings.trust.append = v;
@@ -225,7 +247,7 @@ settings! {
         |d, v| d.settings.headers.underscores = v;
     "keep-request-id" Bool "true", "Keep the `X-Request-ID` of the client; otherwise every request gets a new one.",
         |d, v| d.settings.headers.keep_request_id = v;
-    "add-request-headers" HeaderLines "X-Via: gatehouse", "Fields added to every request to an endpoint, one a line.",
+    "add-request-headers" HeaderLines "X-Via: gatehouse", "Fields added to every request to an endpoint, one a line; not framing (`Content-Length`, `Connection`, `Upgrade` and the like), `Host`, `Forwarded`, `X-Forwarded-*`, `X-Real-IP` or `X-Scheme`.",
         |d, v| d.settings.headers.add_to_request = v;
     "generate-request-id" Only "true", "Give a request without `X-Request-ID` one.", true;
     "ignore-invalid-headers" Only "true", "Fields with invalid names never reach an endpoint.", true;
