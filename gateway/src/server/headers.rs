@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue,
-    TE, TRANSFER_ENCODING, UPGRADE,
+    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
 use super::forwarded::{Forwarded, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO};
@@ -66,7 +66,10 @@ pub(super) struct Outgoing<'a> {
 pub(super) fn to_endpoint(headers: &mut HeaderMap, settings: &Settings, out: Outgoing<'_>) {
     let survey = out.survey;
     let claim = |name| survey.claims.then(|| headers.get(name).cloned()).flatten();
-    let original_for = claim(&settings.trust.address_header);
+    let original_for = survey
+        .claims
+        .then(|| all_lines(headers, &settings.trust.address_header))
+        .flatten();
     let original_host = claim(&X_FORWARDED_HOST);
     let forwarded_for = forwarded_for(headers, settings, &out);
     if survey.connection {
@@ -121,7 +124,8 @@ pub(super) fn to_endpoint(headers: &mut HeaderMap, settings: &Settings, out: Out
         if let (Ok(name), Ok(value)) = (
             HeaderName::from_bytes(name.as_bytes()),
             HeaderValue::from_str(value),
-        ) {
+        ) && !is_framing(&name)
+        {
             headers.insert(name, value);
         }
     }
@@ -131,6 +135,21 @@ pub(super) fn to_endpoint(headers: &mut HeaderMap, settings: &Settings, out: Out
     } else if out.http2_upstream && survey.te_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
+}
+
+/// All lines of a list as one (RFC 9110, section 5.3).
+fn all_lines(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
+    let mut lines = headers.get_all(name).iter();
+    let first = lines.next()?;
+    let Some(second) = lines.next() else {
+        return Some(first.clone());
+    };
+    let mut joined = first.as_bytes().to_vec();
+    for line in std::iter::once(second).chain(lines) {
+        joined.extend_from_slice(b", ");
+        joined.extend_from_slice(line.as_bytes());
+    }
+    HeaderValue::from_bytes(&joined).ok()
 }
 
 /// The list to send when it is to be extended instead of replaced.
@@ -165,6 +184,23 @@ fn frame(headers: &mut HeaderMap, out: &Outgoing<'_>) {
     if !out.http2_upstream {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
+}
+
+/// Fields that put the endpoint and us out of step when they do not come from the message itself.
+/// The controller refuses to add them; they must not pass even if a plan has one.
+fn is_framing(name: &HeaderName) -> bool {
+    [
+        CONNECTION,
+        CONTENT_LENGTH,
+        EXPECT,
+        HOST,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ]
+    .contains(name)
+        || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 
 /// RFC 9113, section 8.2.3.
@@ -359,6 +395,17 @@ mod tests {
     }
 
     #[test]
+    fn every_line_of_what_was_claimed_is_told() {
+        let lines = ["10.0.0.1", "10.0.0.2, 10.0.0.3", "10.0.0.4"].map(|v| ("x-forwarded-for", v));
+        let map = rewrite(headers(&lines), &Settings::default(), Some(0));
+        assert_eq!(map["x-forwarded-for"], "192.0.2.9");
+        assert_eq!(
+            map["x-original-forwarded-for"],
+            "10.0.0.1, 10.0.0.2, 10.0.0.3, 10.0.0.4"
+        );
+    }
+
+    #[test]
     fn framing_is_made_from_the_body() {
         let map = rewrite(
             headers(&[("content-length", "005")]),
@@ -409,6 +456,40 @@ mod tests {
                 .count(),
             2
         );
+    }
+
+    #[test]
+    fn no_plan_adds_framing_and_no_address_field_hides_it() {
+        let mut settings = Settings::default();
+        let names = [
+            "Content-Length",
+            "Transfer-Encoding",
+            "Connection",
+            "Upgrade",
+            "Expect",
+            "TE",
+            "Trailer",
+            "Keep-Alive",
+            "Proxy-Connection",
+            "Host",
+        ];
+        settings.headers.add_to_request = names
+            .iter()
+            .map(|name| (Arc::from(*name), Arc::from("5")))
+            .collect();
+        let map = rewrite(headers(&[("x-kept", "1")]), &settings, Some(0));
+        assert_eq!(map["host"], "h.test");
+        for name in names.iter().filter(|name| **name != "Host") {
+            assert!(!map.contains_key(*name), "{name}");
+        }
+        let sent = [("connection", "close, x-hop"), ("x-hop", "1"), ("te", "x")];
+        for field in ["connection", "te"] {
+            settings.trust.address_header = HeaderName::from_static(field);
+            let map = rewrite(headers(&sent), &settings, Some(0));
+            for gone in ["connection", "x-hop", "te"] {
+                assert!(!map.contains_key(gone), "{gone} with {field}");
+            }
+        }
     }
 
     #[test]

@@ -67,13 +67,9 @@ impl Survey {
         settings: &Settings,
     ) -> Result<(), Reason> {
         let text = name.as_str();
+        // Whatever field it is, it keeps its own meaning as well.
+        self.claims |= *name == settings.trust.address_header;
         match text.as_bytes().first() {
-            _ if *name == settings.trust.address_header => {
-                self.claims = true;
-                if is_claim(text) {
-                    self.drop_field(name);
-                }
-            }
             Some(b'x') if text == "x-request-id" => self.request_id = true,
             Some(b'x') if is_claim(text) => {
                 self.claims = true;
