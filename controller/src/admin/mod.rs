@@ -4,7 +4,8 @@
 //! Invariants: only GET and HEAD, but for commands, which only this machine gives; not protected by
 //! itself, so it listens on loopback unless told
 //! otherwise, and there answers no web page that reaches it under a name of its own; connections,
-//! their heads and their life are bounded; it runs on a thread of its own and never waits for the
+//! in all and of one client, their heads and their life are bounded, and no client can keep others
+//! out by holding them open; it runs on a thread of its own and never waits for the
 //! engine.
 
 mod api;
@@ -12,6 +13,7 @@ mod certificates;
 pub(crate) mod client;
 mod health;
 mod host;
+mod places;
 
 use std::convert::Infallible;
 use std::io;
@@ -30,7 +32,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::certificates::counter::Counter;
@@ -41,6 +44,7 @@ use crate::source::kubernetes::contact::Contacts;
 pub(crate) use api::encode;
 pub(crate) use certificates::Said;
 pub use health::Readiness;
+use places::{Place, Places};
 
 /// What the pages show.
 #[derive(Clone)]
@@ -99,20 +103,23 @@ async fn serve(listener: TcpListener, state: State) {
     let guarded = listener
         .local_addr()
         .is_ok_and(|address| address.ip().to_canonical().is_loopback());
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Places::default();
     let mut told: Option<Instant> = None;
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
         match listener.accept().await {
             Ok((stream, peer)) => {
                 let state = Arc::clone(&state);
-                let here = peer.ip().to_canonical().is_loopback();
-                tokio::spawn(async move {
-                    connection(stream, state, Caller { guarded, here }).await;
-                    drop(place);
-                });
+                let peer = peer.ip().to_canonical();
+                let place = places.take(peer);
+                let held = Arc::clone(&place);
+                let caller = Caller {
+                    guarded,
+                    here: peer.is_loopback(),
+                };
+                let task = tokio::spawn(connection(stream, state, caller, held));
+                place.held_by(task.abort_handle());
+                // Whatever it asks is answered before the next one comes and takes its place.
+                yield_now().await;
             }
             Err(error) => {
                 if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
@@ -125,8 +132,9 @@ async fn serve(listener: TcpListener, state: State) {
     }
 }
 
-async fn connection(stream: TcpStream, state: Arc<State>, caller: Caller) {
+async fn connection(stream: TcpStream, state: Arc<State>, caller: Caller, place: Arc<Place>) {
     let service = service_fn(move |request: Request<Incoming>| {
+        place.touch();
         let state = Arc::clone(&state);
         async move { Ok::<_, Infallible>(respond(&state, request, caller).await) }
     });
@@ -165,14 +173,11 @@ async fn respond(
     response
 }
 
-/// Connections at a time; more wait.
-const MAX_CONNECTIONS: usize = 64;
-
 /// Largest request head.
 const MAX_HEAD: usize = 16 * 1024;
 
 /// For a request head, and between requests.
-const HEAD_DEADLINE: Duration = Duration::from_secs(15);
+const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Longest life of a connection.
 const LIFE: Duration = Duration::from_secs(300);

@@ -158,3 +158,27 @@ async fn on_other_addresses_every_name_is_answered() {
         .await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
+
+#[tokio::test]
+async fn clients_that_hold_connections_open_keep_no_probe_out() {
+    let admin = Admin::start();
+    let mut held = Vec::new();
+    for number in 0..2 * places::ALL {
+        let mut stream = TcpStream::connect(admin.address).await.unwrap();
+        // Silent, or in the middle of a head.
+        if number % 2 == 0 {
+            stream.write_all(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
+        }
+        held.push(stream);
+    }
+    let answer = timeout(HEAD_DEADLINE, admin.ask("GET", "/healthz"));
+    let answer = answer.await.expect("an answer before anybody has to leave");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let mut rest = Vec::new();
+    let closed = held[0].read_to_end(&mut rest);
+    // Its unread bytes may make the end a reset.
+    timeout(HEAD_DEADLINE, closed)
+        .await
+        .expect("the first has left")
+        .ok();
+}
