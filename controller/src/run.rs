@@ -5,8 +5,10 @@
 //! only through published snapshots; a part that dies stops changes, never traffic.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -89,7 +91,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let metrics = Metrics::new();
     let (publisher, snapshots) = Publisher::new(Arc::clone(&metrics));
     let (admin_listener, admin_address) = bind_admin(args.admin_listen)?;
-    let (output, written) = Output::new();
+    let (output, written) = Output::new()?;
     let gateway = start_gateway(args, snapshots.clone(), &metrics, output)?;
 
     let challenges = snapshots.challenges().clone();
@@ -397,8 +399,8 @@ fn start_gateway(
 ) -> Result<Gateway, Failure> {
     let access_log = match args.access_log {
         AccessLogFormat::Off => Ok(AccessLog::off()),
-        AccessLogFormat::Json => AccessLog::to(Format::Json, output),
-        AccessLogFormat::Nginx => AccessLog::to(Format::Nginx, output),
+        AccessLogFormat::Json => AccessLog::to(Format::Json, output, metrics),
+        AccessLogFormat::Nginx => AccessLog::to(Format::Nginx, output, metrics),
     }
     .map_err(|error| Failure::System(format!("the access log cannot start: {error}")))?;
     let listener = |name: &str, address, protocol| ListenerPlan {
@@ -447,18 +449,24 @@ fn cores() -> usize {
 /// Standard output for the access log. The receiver that comes with it ends when the last line is
 /// written.
 struct Output {
-    stdout: io::Stdout,
+    /// Without a buffer between: what could not be written must be known.
+    stdout: File,
     _open: SyncSender<()>,
 }
 
 impl Output {
-    fn new() -> (Self, Receiver<()>) {
+    fn new() -> Result<(Self, Receiver<()>), Failure> {
         let (open, written) = sync_channel(0);
+        let stdout = io::stdout().as_fd().try_clone_to_owned().map_err(|error| {
+            Failure::System(format!(
+                "the access log cannot start: standard output: {error}; raise the limit on open files"
+            ))
+        })?;
         let output = Self {
-            stdout: io::stdout(),
+            stdout: stdout.into(),
             _open: open,
         };
-        (output, written)
+        Ok((output, written))
     }
 }
 

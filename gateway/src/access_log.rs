@@ -2,13 +2,15 @@
 //!
 //! Invariants: a worker never waits for the output. Lines gather in the worker's own buffer and
 //! go to one writer thread in chunks; when the output cannot keep up, whole chunks are dropped and
-//! counted. What a client sent is escaped: control characters, line separators and direction marks
+//! counted. An output that fails, as a full disk does, costs the lines of that time and no others;
+//! only a reader that has gone away ends the log. What a client sent is escaped: control characters, line separators and direction marks
 //! never reach the terminal (RUSTSEC-2025-0055 shows why).
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -43,18 +45,18 @@ impl AccessLog {
     }
 
     /// Lines of this format, written by a thread of their own until the last handle is gone.
-    pub fn to<W: Write + Send + 'static>(format: Format, mut output: W) -> std::io::Result<Self> {
+    pub fn to<W: Write + Send + 'static>(
+        format: Format,
+        output: W,
+        metrics: &Arc<Metrics>,
+    ) -> io::Result<Self> {
         let (sender, receiver): (_, Receiver<Vec<u8>>) = sync_channel(QUEUED_CHUNKS);
+        let mut pen = Pen::new(output, Arc::clone(metrics));
         std::thread::Builder::new()
             .name("access-log".into())
             .spawn(move || {
                 for chunk in receiver {
-                    // Nobody is left to tell when standard output is closed.
-                    if output
-                        .write_all(&chunk)
-                        .and_then(|()| output.flush())
-                        .is_err()
-                    {
+                    if pen.write(&chunk).is_break() {
                         return;
                     }
                 }
@@ -72,6 +74,81 @@ impl AccessLog {
             metrics,
         })
     }
+}
+
+/// The thread's end of the log.
+struct Pen<W> {
+    output: W,
+    metrics: Arc<Metrics>,
+    /// A line was begun and could not be finished.
+    torn: bool,
+    /// It was told that lines are lost, and not yet that they are written again.
+    failing: bool,
+    told: Option<std::time::Instant>,
+}
+
+impl<W: Write> Pen<W> {
+    fn new(output: W, metrics: Arc<Metrics>) -> Self {
+        Self {
+            output,
+            metrics,
+            torn: false,
+            failing: false,
+            told: None,
+        }
+    }
+
+    /// Writes what can be written. Break: nobody reads it any more.
+    fn write(&mut self, chunk: &[u8]) -> ControlFlow<()> {
+        let torn = if self.torn { &b"\n"[..] } else { &[] };
+        let written = self.put(torn).map_err(|(error, _)| (error, chunk));
+        match written.and_then(|()| self.put(chunk)) {
+            Ok(()) if self.failing => {
+                self.failing = false;
+                tracing::warn!("the access log can be written again");
+            }
+            Ok(()) => {}
+            Err((error, lost)) => {
+                self.metrics.plain.access_log_dropped.inc_by(lines(lost));
+                if error.kind() == io::ErrorKind::BrokenPipe {
+                    tracing::warn!("nobody reads the access log any more: it ends here");
+                    return ControlFlow::Break(());
+                }
+                let rested = |told: std::time::Instant| told.elapsed() >= TELL_AGAIN;
+                if !self.failing && self.told.is_none_or(rested) {
+                    self.failing = true;
+                    self.told = Some(std::time::Instant::now());
+                    tracing::warn!(%error, "the access log cannot be written: lines are lost until it can");
+                }
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// An error comes with what was not written.
+    fn put<'a>(&mut self, mut bytes: &'a [u8]) -> Result<(), (io::Error, &'a [u8])> {
+        while !bytes.is_empty() {
+            match self.output.write(bytes) {
+                Ok(0) => return Err((io::ErrorKind::WriteZero.into(), bytes)),
+                Ok(count) => {
+                    let (written, rest) = bytes.split_at(count.min(bytes.len()));
+                    self.torn = written.last() != Some(&b'\n');
+                    bytes = rest;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // A pipe that somebody has made non-blocking is full; workers do not wait for us.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    std::thread::sleep(AFTER_FULL);
+                }
+                Err(error) => return Err((error, bytes)),
+            }
+        }
+        self.output.flush().map_err(|error| (error, bytes))
+    }
+}
+
+fn lines(bytes: &[u8]) -> u64 {
+    memchr::memchr_iter(b'\n', bytes).count() as u64
 }
 
 /// A worker's end of the log.
@@ -125,8 +202,7 @@ impl WorkerLog {
         match sender.try_send(chunk) {
             Ok(()) => {}
             Err(TrySendError::Full(lost) | TrySendError::Disconnected(lost)) => {
-                let lines = memchr::memchr_iter(b'\n', &lost).count();
-                self.metrics.plain.access_log_dropped.inc_by(lines as u64);
+                self.metrics.plain.access_log_dropped.inc_by(lines(&lost));
             }
         }
     }
@@ -339,6 +415,10 @@ const CHUNK: usize = 32 * 1024;
 const FLUSH_AFTER: Duration = Duration::from_millis(20);
 /// Chunks that may wait for a slow output: about 8 MiB.
 const QUEUED_CHUNKS: usize = 256;
+/// Pause before an output that was full is tried again.
+const AFTER_FULL: Duration = Duration::from_millis(5);
+/// How often it is told at most that lines are lost.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 /// Longest value written, bytes.
 const VALUE: usize = 2048;
 
@@ -405,6 +485,74 @@ mod tests {
             text.contains("[Ingress/ns/a] [-] 192.0.2.7:80 0.001"),
             "{text}"
         );
+    }
+
+    /// Answers as the script says, `Ok` with the most bytes to take; when it is over, it takes all.
+    #[derive(Default)]
+    struct Output {
+        script: std::collections::VecDeque<Result<usize, i32>>,
+        written: Vec<u8>,
+    }
+
+    impl Write for Output {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = match self.script.pop_front() {
+                Some(Err(code)) => return Err(io::Error::from_raw_os_error(code)),
+                Some(Ok(most)) => most.min(bytes.len()),
+                None => bytes.len(),
+            };
+            self.written.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const EINTR: i32 = 4;
+    const EAGAIN: i32 = 11;
+    const ENOSPC: i32 = 28;
+    const EPIPE: i32 = 32;
+
+    fn pen(script: impl IntoIterator<Item = Result<usize, i32>>) -> Pen<Output> {
+        let script = script.into_iter().collect();
+        let output = Output {
+            script,
+            ..Output::default()
+        };
+        Pen::new(output, Metrics::new())
+    }
+
+    #[test]
+    fn an_output_that_failed_is_written_to_again() {
+        let mut pen = pen([Ok(6), Err(ENOSPC), Err(ENOSPC)]);
+        assert!(pen.write(b"one\ntwo\nthree\n").is_continue());
+        assert!(pen.failing);
+        assert_eq!(pen.metrics.plain.access_log_dropped.get(), 2);
+        assert!(pen.write(b"four\n").is_continue());
+        assert_eq!(pen.metrics.plain.access_log_dropped.get(), 3);
+        assert!(pen.write(b"five\n").is_continue());
+        assert!(!pen.failing);
+        assert_eq!(
+            pen.output.written, b"one\ntw\nfive\n",
+            "no line is glued to another"
+        );
+    }
+
+    #[test]
+    fn an_output_that_is_full_or_interrupted_loses_nothing() {
+        let mut pen = pen([Err(EINTR), Ok(2), Err(EAGAIN), Err(EAGAIN), Ok(3)]);
+        assert!(pen.write(b"one\ntwo\n").is_continue());
+        assert_eq!(pen.output.written, b"one\ntwo\n");
+        assert_eq!(pen.metrics.plain.access_log_dropped.get(), 0);
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_ends_the_log() {
+        let mut pen = pen([Ok(4), Err(EPIPE)]);
+        assert!(pen.write(b"one\ntwo\n").is_break());
+        assert_eq!(pen.metrics.plain.access_log_dropped.get(), 1);
     }
 
     #[tokio::test]

@@ -58,7 +58,7 @@ table! {
     Gauge clusters = "gatehouse_clusters", "Clusters that routes may forward to";
     Counter publishes = "gatehouse_publishes", "Snapshots published";
     Counter host_compiles = "gatehouse_host_compiles", "Hosts compiled for a snapshot";
-    Counter access_log_dropped = "gatehouse_access_log_dropped", "Access log lines dropped because the output is too slow";
+    Counter access_log_dropped = "gatehouse_access_log_dropped", "Access log lines dropped because the output is too slow or cannot be written";
     Counter panics = "gatehouse_panics", "Requests that failed by a defect of the gateway";
 }
 

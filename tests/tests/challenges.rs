@@ -83,7 +83,7 @@ impl World {
                 listener("https", ListenerProtocol::Https),
             ],
             workers: 2,
-            access_log: AccessLog::to(Format::Json, log.clone()).expect("log"),
+            access_log: AccessLog::to(Format::Json, log.clone(), &metrics).expect("log"),
         };
         let gateway = Gateway::start(config, published.clone(), Arc::clone(&metrics));
         let gateway = gateway.expect("a gateway");

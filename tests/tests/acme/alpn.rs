@@ -29,7 +29,7 @@ fn gateway(at: SocketAddr) -> (Gateway, Published) {
             public_port: None,
         }],
         workers: 2,
-        access_log: AccessLog::to(Format::Json, std::io::sink()).expect("log"),
+        access_log: AccessLog::to(Format::Json, std::io::sink(), &metrics).expect("log"),
     };
     let gateway = Gateway::start(config, published.clone(), metrics).expect("a gateway");
     (gateway, published)

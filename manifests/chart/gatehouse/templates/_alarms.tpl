@@ -139,5 +139,5 @@
   labels: {severity: warning}
   annotations:
     summary: {{ `'{{ $labels.pod }} drops lines of the access log'` }}
-    description: Whoever reads its standard output is too slow. Requests are not held up.
+    description: Whoever reads its standard output is too slow, or it cannot be written. Requests are not held up.
 {{- end }}
