@@ -170,6 +170,7 @@ pub(super) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
     let mut stream = Prefixed::new(stream);
     let flow = Flow::new();
     let (scan, heads) = HeadScan::new(settings.limits.target);
+    let scan = scan.following(settings.limits.head);
     let mut connection = Connection {
         listener,
         peer,

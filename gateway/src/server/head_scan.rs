@@ -91,6 +91,7 @@ pub(super) enum Position {
 #[derive(Debug)]
 pub(super) struct HeadScan {
     longest_line: usize,
+    longest_field: usize,
     state: State,
     line: Vec<u8>,
     head: HeadFacts,
@@ -157,6 +158,7 @@ impl HeadScan {
         let heads = Heads::default();
         let scan = Self {
             longest_line: longest_target.saturating_add(REST_OF_LINE),
+            longest_field: HEAD_LINE,
             state: State::Start,
             line: Vec::new(),
             head: HeadFacts::begin(),
@@ -165,6 +167,12 @@ impl HeadScan {
             heads: heads.clone(),
         };
         (scan, heads)
+    }
+
+    /// Follows every head that the parser takes, when it takes heads of up to this many bytes.
+    pub(super) fn following(mut self, longest_head: usize) -> Self {
+        self.longest_field = HEAD_LINE.max(longest_head);
+        self
     }
 
     /// Where the connection is after all bytes seen so far.
@@ -245,7 +253,7 @@ impl HeadScan {
                 State::ChunkSize => CHUNK_LINE,
                 State::ChunkEnd => 2,
                 State::Trailer(_) => TRAILER,
-                _ => HEAD_LINE,
+                _ => self.longest_field,
             };
             if self.line.len() + bytes.len() > bound {
                 return self.lose();
@@ -412,7 +420,8 @@ fn is_foreign(line: &[u8]) -> bool {
 pub(super) const END_OF_HEAD: &[u8] = b" HTTP/1.1\r\n\r\n";
 /// Method, version and blanks of a request line.
 const REST_OF_LINE: usize = 1024;
-/// Longest line of a head that is kept; the parser's bound on whole heads is below it.
+/// Longest line of a head that is kept, unless whole heads may be longer. Beyond it the parser
+/// answers 431.
 const HEAD_LINE: usize = 64 * 1024;
 /// Longest chunk-size line, extensions included.
 const CHUNK_LINE: usize = 1024;
@@ -520,6 +529,19 @@ mod tests {
         let (mut scan, heads) = HeadScan::new(16 * 1024);
         assert_eq!(scan.feed(line.as_bytes()), Ok(()));
         assert!(heads.take().is_some_and(|head| !head.too_long));
+    }
+
+    #[test]
+    fn a_field_as_long_as_a_head_may_be_is_followed() {
+        let head = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "a".repeat(200_000));
+        for (longest, known) in [(32 * 1024, false), (1 << 20, true)] {
+            let (scan, heads) = HeadScan::new(16 * 1024);
+            let mut scan = scan.following(longest);
+            for piece in head.as_bytes().chunks(9000) {
+                scan.feed(piece).unwrap();
+            }
+            assert_eq!(heads.take().is_some(), known, "{longest}");
+        }
     }
 
     #[test]
