@@ -12,13 +12,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::active::ActiveGuard;
+use super::headers::ends_here;
 use super::record::Record;
+use super::survey::is_claim;
 use crate::error::{ProxyError, Reason};
 use crate::upstream::UpstreamBody;
 
@@ -237,9 +239,17 @@ impl Body for RequestBody {
     }
 }
 
-/// Fields that must not travel in a trailer because they would change how the message is read
-/// (RFC 9110, section 6.5.1).
+/// Fields that must not travel in a trailer because they would change how the message is read,
+/// where it goes or who is asking (RFC 9110, section 6.5.1), in either direction.
 pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
+    let claims: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| is_claim(name.as_str()) || ends_here(name.as_str(), false))
+        .cloned()
+        .collect();
+    for name in claims {
+        trailers.remove(name);
+    }
     for name in [
         http::header::CONTENT_LENGTH,
         http::header::TRANSFER_ENCODING,
@@ -253,6 +263,14 @@ pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
         http::header::CONTENT_RANGE,
         http::header::COOKIE,
         http::header::SET_COOKIE,
+        http::header::CACHE_CONTROL,
+        http::header::EXPECT,
+        http::header::FORWARDED,
+        http::header::LOCATION,
+        http::header::PROXY_AUTHENTICATE,
+        http::header::PROXY_AUTHORIZATION,
+        http::header::STRICT_TRANSPORT_SECURITY,
+        http::header::WWW_AUTHENTICATE,
     ] {
         trailers.remove(name);
     }
@@ -357,7 +375,7 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
         let this = &mut *self;
-        let next = match &mut this.source {
+        let mut next = match &mut this.source {
             Source::Local(content) => content.take().map(|content| Ok(Frame::data(content))),
             Source::Upstream(body) => match Pin::new(body).poll_frame(cx) {
                 Poll::Ready(next) => next,
@@ -369,8 +387,11 @@ impl Body for ResponseBody {
                 }
             },
         };
-        match &next {
+        match &mut next {
             Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    strip_trailers(trailers);
+                }
                 this.note(frame);
                 if this.is_end_stream() {
                     this.complete();

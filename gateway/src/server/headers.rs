@@ -239,7 +239,7 @@ pub(super) fn to_client(headers: &mut HeaderMap, upgraded: bool) {
     }
 }
 
-fn ends_here(name: &str, upgraded: bool) -> bool {
+pub(super) fn ends_here(name: &str, upgraded: bool) -> bool {
     match name {
         "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "x-pad" => true,
         "upgrade" => !upgraded,

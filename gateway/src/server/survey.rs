@@ -130,7 +130,7 @@ impl Survey {
 }
 
 /// Fields in which a client could claim to be somebody else, or to have asked for another URL.
-fn is_claim(name: &str) -> bool {
+pub(super) fn is_claim(name: &str) -> bool {
     name.starts_with("x-forwarded-")
         || name.starts_with("x-original-")
         || matches!(name, "x-real-ip" | "x-scheme" | "x-rewrite-url")

@@ -36,6 +36,12 @@ fn script(request: &Request) -> Vec<Step> {
         "/trailers" => vec![Step::Send(
             b"HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 7\r\n\r\n".to_vec(),
         )],
+        "/bad-trailers" => vec![Step::Send(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\
+              Content-Length: 9\r\nSet-Cookie: a=1\r\nLocation: /\r\nWWW-Authenticate: Basic\r\n\
+              X-Accel-Redirect: /\r\nKeep-Alive: 1\r\nConnection: x-sum\r\nX-Sum: 7\r\n\r\n"
+                .to_vec(),
+        )],
         "/count" => vec![Step::ReadBody, Step::Send(response("200 OK", "counted"))],
         _ if request.method() == "HEAD" => vec![Step::Send(b"HTTP/1.1 200 OK\r\nContent-Length: 42\r\n\r\n".to_vec())],
         _ => ok("ok"),
@@ -142,6 +148,29 @@ fn trailers_of_a_backend_reach_those_who_ask() {
             .map(http::HeaderValue::as_bytes),
         Some(b"7".as_slice())
     );
+}
+
+#[test]
+fn trailers_of_a_backend_say_nothing_about_framing_routing_or_authentication() {
+    let backend = Backend::scripted(script);
+    let (gateway, _scratch) = before(backend.address);
+    let mut session = Session::open(gateway.http, None);
+    let answer = session
+        .send(
+            "GET",
+            "app.test",
+            "/bad-trailers",
+            &[("te", "trailers")],
+            b"",
+        )
+        .expect("an answer");
+    assert_eq!(answer.body, b"ok");
+    let names: Vec<&str> = answer
+        .trailers
+        .keys()
+        .map(http::HeaderName::as_str)
+        .collect();
+    assert_eq!(names, ["x-sum"]);
 }
 
 #[test]
