@@ -295,6 +295,8 @@ pub struct ResponseBody {
     source: Source,
     record: Option<Box<Record>>,
     active: Option<ActiveGuard>,
+    /// What broke the answer off, while what was written before it goes out.
+    broken: Option<ProxyError>,
 }
 
 #[derive(Debug)]
@@ -320,6 +322,7 @@ impl ResponseBody {
             source: Source::Local(content),
             record,
             active,
+            broken: None,
         }
         .settled()
     }
@@ -334,6 +337,7 @@ impl ResponseBody {
             source: Source::Upstream(body),
             record: Some(record),
             active,
+            broken: None,
         }
         .settled()
     }
@@ -351,6 +355,18 @@ impl ResponseBody {
         if let Some(record) = &mut self.record {
             record.complete();
         }
+    }
+
+    /// The end of an answer that broke off, once the connection may see it.
+    fn poll_broken(&mut self, error: ProxyError) -> Poll<ProxyError> {
+        self.broken = Some(error);
+        if let Some(record) = &mut self.record {
+            record.fail(error.reason);
+            if !record.may_break() {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(error)
     }
 
     fn note(&mut self, frame: &Frame<Bytes>) {
@@ -375,6 +391,9 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ProxyError>>> {
         let this = &mut *self;
+        if let Some(error) = this.broken {
+            return this.poll_broken(error).map(|error| Some(Err(error)));
+        }
         let mut next = match &mut this.source {
             Source::Local(content) => content.take().map(|content| Ok(Frame::data(content))),
             Source::Upstream(body) => match Pin::new(body).poll_frame(cx) {
@@ -398,9 +417,8 @@ impl Body for ResponseBody {
                 }
             }
             Some(Err(error)) => {
-                if let Some(record) = &mut this.record {
-                    record.fail(error.reason);
-                }
+                let error = *error;
+                return this.poll_broken(error).map(|error| Some(Err(error)));
             }
             None => this.complete(),
         }

@@ -110,6 +110,11 @@ impl Connection {
         self.heads.take()
     }
 
+    /// Whether what was written of an answer that broke off has gone out.
+    pub(super) fn let_out(&self) -> bool {
+        self.flow.let_out()
+    }
+
     /// The connection becomes a tunnel.
     pub(super) fn end_of_http(&self) {
         self.heads.end_of_http();

@@ -132,6 +132,12 @@ impl Record {
         self.reason = Some(reason);
     }
 
+    /// Whether the end of an answer that broke off may be shown to the connection: on HTTP/1 what
+    /// was written before it goes out first.
+    pub(super) fn may_break(&self) -> bool {
+        self.version == Version::HTTP_2 || self.connection.let_out()
+    }
+
     fn outcome(&self) -> (u16, Option<Reason>) {
         match self.status {
             None => (

@@ -52,6 +52,10 @@ pub(super) struct Flow {
     head_timed_out: AtomicBool,
     foreign: AtomicBool,
     noisy: AtomicBool,
+    /// An answer broke off, and what was written of it is still to go out.
+    holding: AtomicBool,
+    /// It has gone out.
+    out: AtomicBool,
 }
 
 impl Flow {
@@ -65,7 +69,25 @@ impl Flow {
             head_timed_out: AtomicBool::new(false),
             foreign: AtomicBool::new(false),
             noisy: AtomicBool::new(false),
+            holding: AtomicBool::new(false),
+            out: AtomicBool::new(false),
         })
+    }
+
+    /// Asked when an answer broke off: whether everything that was written of it has gone out. The
+    /// task of the connection is woken when it has. hyper forgets what it still holds when a body
+    /// fails, so that a client would take the end for that of an idle connection.
+    pub(super) fn let_out(&self) -> bool {
+        self.holding.store(true, Ordering::Relaxed);
+        self.out.load(Ordering::Relaxed)
+    }
+
+    /// Everything that was written has gone out.
+    fn flushed(&self, cx: &Context<'_>) {
+        if self.holding.swap(false, Ordering::Relaxed) {
+            self.out.store(true, Ordering::Relaxed);
+            cx.waker().wake_by_ref();
+        }
     }
 
     /// A request begins; the idle clock stands still meanwhile.
@@ -428,6 +450,7 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> AsyncWrite for Tap<S> {
             Poll::Pending => self.poll_write_timeout(cx).map(Err),
             done @ Poll::Ready(_) => {
                 self.write_since = None;
+                self.flow.flushed(cx);
                 done
             }
         }

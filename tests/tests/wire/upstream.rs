@@ -1,13 +1,14 @@
 //! Sequences that need a particular backend: connections that must not be shared, tries that must
 //! not be made, answers that come too early.
 
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gatehouse_tests::backend::{Backend, Step, ok, response};
 use gatehouse_tests::gateway::Gateway;
 use gatehouse_tests::manifests::{self, Scratch};
-use gatehouse_tests::raw::{Client, Failure};
+use gatehouse_tests::raw::{self, Client, Failure};
 use gatehouse_tests::websocket;
 
 use crate::row::World;
@@ -60,6 +61,61 @@ fn an_answer_before_the_end_of_the_request_is_delivered_and_its_connection_not_u
         connection("GET"),
         "T02: the connection was poisoned"
     );
+}
+
+#[test]
+fn an_answer_that_breaks_off_is_delivered_as_far_as_it_came() {
+    let endings = [
+        ("length", "Content-Length: 50\r\n\r\nhello"),
+        ("chunks", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"),
+    ];
+    let world = World::scripted(&[], move |request| {
+        match endings
+            .iter()
+            .find(|(name, _)| request.target() == format!("/{name}"))
+        {
+            Some((_, rest)) => vec![
+                Step::Send(format!("HTTP/1.1 200 OK\r\n{rest}").into_bytes()),
+                Step::Close,
+            ],
+            None => ok("ok"),
+        }
+    });
+    for round in 0..50 {
+        for (name, _) in endings {
+            let mut socket = raw::connect(world.gateway.http).expect("connect");
+            let request = GET.replace("/ ", &format!("/{name} "));
+            let patience = Some(raw::ANSWER);
+            socket.set_read_timeout(patience).expect("a timeout");
+            socket.write_all(request.as_bytes()).expect("sent");
+            let mut got = Vec::new();
+            socket.read_to_end(&mut got).expect("an end");
+            let got = String::from_utf8_lossy(&got);
+            assert!(
+                got.starts_with("HTTP/1.1 200 ") && got.contains("hello"),
+                "{name}, round {round}: {got:?}"
+            );
+            assert!(
+                !got.ends_with("0\r\n\r\n"),
+                "{name}, round {round}: {got:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn one_field_may_be_as_long_as_a_head() {
+    let world = World::start(&[], &["--set=max-header-size=1m"]);
+    let mut client = Client::plain(world.gateway.http);
+    let long = format!("Host: wire.test\r\nX-Long: {}\r\n", "a".repeat(200_000));
+    client.send(GET.replace("Host: wire.test\r\n", &long));
+    assert_eq!(client.answer().map(|answer| answer.status), Ok(200));
+    // Over the limit it is 431, and not a question of framing.
+    client.send(GET.replace(
+        "Host: wire.test\r\n",
+        &format!("{long}X-More: {}\r\n", "a".repeat(1 << 20)),
+    ));
+    assert_eq!(client.answer().map(|answer| answer.status), Ok(431));
 }
 
 #[test]
