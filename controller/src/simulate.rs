@@ -494,7 +494,9 @@ impl fmt::Display for Explanation {
         writeln!(
             f,
             "request    {} {scheme}://{}{}",
-            request.method, request.host, request.path
+            request.method,
+            Printable(&request.host),
+            Printable(&request.path)
         )?;
         match &self.listener {
             Some(listener) => {
@@ -521,9 +523,14 @@ impl fmt::Display for Explanation {
             None => writeln!(f, "route      none")?,
         }
         for filter in &self.filters {
-            writeln!(f, "filter     {:?}: {}", filter.stage, filter.outcome)?;
+            writeln!(
+                f,
+                "filter     {:?}: {}",
+                filter.stage,
+                Printable(&filter.outcome)
+            )?;
         }
-        writeln!(f, "answer     {}", self.answer)?;
+        writeln!(f, "answer     {}", Printable(&self.answer))?;
         for backend in &self.backends {
             writeln!(
                 f,

@@ -139,6 +139,16 @@ fn an_explanation_names_listener_host_rule_backend_and_near_misses() {
 }
 
 #[test]
+fn a_url_cannot_forge_lines_or_command_the_terminal() {
+    let url = "http://shop.example/x%0aroute%20none%1b%5b2J%e2%80%ae";
+    let text = explained("GET", url, &[]).to_string();
+    let line = r"request    GET http://shop.example/x\nroute none\u{1b}[2J\u{202e}";
+    assert!(text.lines().any(|found| found == line), "{text}");
+    let hold = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+    assert!(!text.contains(hold), "{text:?}");
+}
+
+#[test]
 fn the_filters_of_the_data_plane_decide_the_answer() {
     let explanation = explained(
         "GET",
