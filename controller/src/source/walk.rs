@@ -5,7 +5,11 @@
 //! (hidden files, editors' locks, and the `..data` layout of mounted ConfigMaps, which is read
 //! through its links).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -151,7 +155,7 @@ fn visit(walk: &mut Walk, directory: &Path, relative: &str, above: &mut Vec<Iden
         // A file system that does not tell the type here costs walks, nothing else.
         walk.links |= entry.file_type().map_or(true, |kind| kind.is_symlink());
         let name = entry.file_name();
-        let name = name.to_string_lossy();
+        let name = readable(&name);
         if name.starts_with('.') {
             continue;
         }
@@ -168,7 +172,16 @@ fn visit(walk: &mut Walk, directory: &Path, relative: &str, above: &mut Vec<Iden
             }
             Ok(metadata) if metadata.is_file() && is_manifest(&path) => {
                 let signature = signature(&metadata);
-                walk.files.insert(inner.into(), Found { path, signature });
+                match walk.files.entry(inner.into()) {
+                    Entry::Vacant(place) => {
+                        place.insert(Found { path, signature });
+                    }
+                    // Only a name written to look like that of another.
+                    Entry::Occupied(taken) => walk.complaints.push(unreadable(
+                        taken.key(),
+                        "two files have this name when what is not UTF-8 is written out, and one of them is not read; rename it".into(),
+                    )),
+                }
             }
             Ok(_) => {}
             // Gone meanwhile, or a link to nowhere.
@@ -176,6 +189,22 @@ fn visit(walk: &mut Walk, directory: &Path, relative: &str, above: &mut Vec<Iden
             Err(error) => walk.fail(&inner, &error),
         }
     }
+}
+
+/// A name as text. What is not UTF-8 in it is written as `\xFF`, so that two such names stay two.
+fn readable(name: &OsStr) -> Cow<'_, str> {
+    if let Some(text) = name.to_str() {
+        return text.into();
+    }
+    let mut text = String::new();
+    for part in name.as_encoded_bytes().utf8_chunks() {
+        text.push_str(part.valid());
+        for byte in part.invalid() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\\x{byte:02X}");
+        }
+    }
+    text.into()
 }
 
 /// A single file, if it is one and no link to one: a link can be changed by what it leads to.

@@ -1,7 +1,9 @@
 //! Scans of a directory in all states, and changes seen live. Nothing here waits for a time: a
 //! change is awaited on the channel it arrives on.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -518,4 +520,24 @@ fn what_a_file_can_say_in_a_complaint_has_a_bound() {
     assert_eq!(list.len(), 1);
     assert!(list[0].ends_with('…'), "{}", list[0]);
     assert!(list[0].len() < 4_096, "{}", list[0].len());
+}
+
+#[test]
+fn names_that_are_not_utf8_are_kept_apart_or_told() {
+    let scratch = Scratch::new();
+    for (name, object) in [(b"a\xff.yaml", "one"), (b"a\xfe.yaml", "two")] {
+        let path = scratch.0.join(OsStr::from_bytes(name));
+        fs::write(path, configmap(object, "x")).unwrap();
+    }
+    let mut directory = Directory::new(scratch.0.clone());
+    let changes = directory.scan(&everything());
+    let mut both = steps(&changes);
+    both.sort();
+    assert_eq!(both, ["+one", "+two"]);
+    assert!(complaints(&changes).is_empty());
+
+    scratch.write(r"a\xFF.yaml", &configmap("three", "x"));
+    let told = complaints(&directory.scan(&everything()));
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("rename it"), "{told:?}");
 }
