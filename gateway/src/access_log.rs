@@ -84,7 +84,7 @@ struct Pen<W> {
     torn: bool,
     /// It was told that lines are lost, and not yet that they are written again.
     failing: bool,
-    told: Option<std::time::Instant>,
+    told: Option<Instant>,
 }
 
 impl<W: Write> Pen<W> {
@@ -114,10 +114,10 @@ impl<W: Write> Pen<W> {
                     tracing::warn!("nobody reads the access log any more: it ends here");
                     return ControlFlow::Break(());
                 }
-                let rested = |told: std::time::Instant| told.elapsed() >= TELL_AGAIN;
+                let rested = |told: Instant| told.elapsed() >= TELL_AGAIN;
                 if !self.failing && self.told.is_none_or(rested) {
                     self.failing = true;
-                    self.told = Some(std::time::Instant::now());
+                    self.told = Some(Instant::now());
                     tracing::warn!(%error, "the access log cannot be written: lines are lost until it can");
                 }
             }
