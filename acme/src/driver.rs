@@ -37,7 +37,7 @@ use crate::failure::{Class, Failure};
 use crate::issuers::Issuers;
 use crate::journal::{Journal, Point};
 use crate::plan::{Target, Wanted};
-use crate::record::{Material, Phase, Record, Revision};
+use crate::record::{Asked, Material, Phase, Record, Revision};
 use crate::secrets::Secrets;
 use crate::standing::Standing;
 use crate::vault::{Key, Vault, VaultError, Version};
@@ -280,6 +280,9 @@ impl Driver {
         if changed || over || state.asked.is_some() {
             if changed {
                 state.attempts.n = 0;
+            }
+            if wait.owed {
+                state.asked = Some(Asked::Renew);
             }
             state.wait = None;
             return Ok(None);

@@ -267,6 +267,9 @@ pub struct Wait {
     pub scope: Option<Scope>,
     /// Hash of what was wanted: another wish ends the wait.
     pub spec_hash: String,
+    /// Whether a person asked for a renewal and has none yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub owed: bool,
 }
 
 /// An order that was made.

@@ -10,7 +10,7 @@ use super::{Driver, Flow, Trouble, Turn, named};
 use crate::events::What;
 use crate::failure::{Class, Failure, Scope};
 use crate::plan::Wanted;
-use crate::record::{Phase, Wait};
+use crate::record::{Asked, Need, Phase, Wait};
 use crate::schedule::{between, later};
 
 impl Driver {
@@ -173,6 +173,10 @@ impl Driver {
             state.attempts.rehearsed = false;
         }
         if !keep {
+            let revision = state.revision.as_ref();
+            if revision.is_some_and(|revision| revision.need == Need::Asked) {
+                state.asked = Some(Asked::Renew);
+            }
             flow.record.drop_revision();
         }
         let turn = self.store_wait(flow, &failure, until).await?;
@@ -194,12 +198,14 @@ impl Driver {
         let spec_hash = wanted
             .or_else(|| ordered.map(|revision| revision.spec_hash.clone()))
             .unwrap_or_default();
-        state.asked = None;
+        // What a person asked for is not forgotten by a failure; an order that stays is the answer.
+        let owed = state.asked.take() == Some(Asked::Renew) && state.revision.is_none();
         state.wait = Some(Wait {
             class: failure.class,
             until,
             scope: failure.scope.as_deref().cloned(),
             spec_hash,
+            owed,
         });
         self.save(flow).await?;
         self.tell(

@@ -7,7 +7,7 @@ use gatehouse_acme::events::What;
 use gatehouse_acme::failure::Class;
 use gatehouse_acme::record::Phase;
 use gatehouse_tests::acme::fault::{Endpoint, Fault, Rule, Seen};
-use gatehouse_tests::acme::rules::{On, edge_unavailable, rate_limited};
+use gatehouse_tests::acme::rules::{On, edge_unavailable, problem, rate_limited};
 use gatehouse_tests::acme::{Pebble, Setup};
 use gatehouse_tests::kubernetes::cluster::alone;
 use gatehouse_tests::raw::Answer;
@@ -155,6 +155,34 @@ fn case_35_an_edge_that_is_away_is_nobodys_failure_and_is_asked_when_it_said() {
             valid(&keeper, "tls").await;
             assert!(gatehouse_acme::clock::Clock::now(stand.clock.as_ref()) >= next);
             assert_eq!(proxy.count(Endpoint::NewOrder), 2);
+        });
+    });
+}
+
+#[test]
+fn a_renewal_that_was_asked_for_is_made_after_an_outage_and_after_a_refusal() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        let proxy = Fault::before(&pebble);
+        with(async || {
+            let mut stand = Stand::new(&pebble, &proxy.directory(), "");
+            stand.clock = Arc::new(ScaledClock::new(Timestamp::now(), 600));
+            proxy.rule(Undated);
+            let keeper = stand.keeper();
+            let wish = || request("tls", &["a.example.test"]);
+            want(&keeper, vec![wish()]);
+            valid(&keeper, "tls").await;
+            // Away before anything is planned for it: another certificate has found that out.
+            proxy.rule(On::these(&[Endpoint::NewOrder], edge_unavailable(300)).times(1));
+            want(&keeper, vec![wish(), request("other", &["b.example.test"])]);
+            until(&keeper, "other", |report| report.waiting.is_some()).await;
+            crate::issuing::renew(&keeper, "tls").await;
+            // Refused after it was planned: what was planned is dropped.
+            let refused = problem(403, "caa", "CAA forbids");
+            proxy.rule(On::these(&[Endpoint::NewOrder], refused).times(1));
+            crate::issuing::renew(&keeper, "tls").await;
+            valid(&keeper, "other").await;
+            assert_eq!(pebble.issued().len(), 4, "once each");
         });
     });
 }
