@@ -124,7 +124,12 @@ class Api:
         self.expect("PUT", f"{COLLECTIONS[kind]}/{name}", text)
 
     def expect(self, method, path, text):
-        status, body = self.request(method, path, text)
+        try:
+            status, body = self.request(method, path, text)
+        except (OSError, http.client.HTTPException):
+            # The server closes connections that were idle for long. Writing the same again changes nothing; an object that
+            # was created all the same is told by its 409.
+            status, body = self.request(method, path, text)
         if status not in (200, 201):
             raise Stop(f"The API server answered {status} to {method} {path}: {body[:300].decode(errors='replace')}")
 

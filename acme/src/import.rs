@@ -44,6 +44,7 @@ pub fn imported(
             _ => Reason::Lifetime,
         },
         ari: Ari::default(),
+        revoked: false,
     };
     let state = State {
         phase: Phase::Valid,

@@ -208,6 +208,9 @@ pub struct Current {
     /// What the authority says about that.
     #[serde(default)]
     pub ari: Ari,
+    /// It was revoked, or is about to be: it is replaced, with another key.
+    #[serde(default)]
+    pub revoked: bool,
 }
 
 /// What an authority says about the renewal of the current certificate.
@@ -491,6 +494,13 @@ impl Phase {
 }
 
 impl Wanted {
+    /// Whether the namespace of this identity is another one than that of the wish, under the same
+    /// name: another tenant, who inherits nothing. Where identities are not known nobody is.
+    pub fn is_of_another(&self, namespace_uid: &str) -> bool {
+        let own = &self.namespace_uid;
+        !own.is_empty() && !namespace_uid.is_empty() && own != namespace_uid
+    }
+
     /// Equal for equal certificates: names, issuer, profile and kind of key. The order of challenges
     /// does not make another certificate.
     pub fn hash(&self) -> String {

@@ -62,11 +62,9 @@ impl Accounts {
                 entry.key = next;
                 entry.sheet.accounts.retain(|place, _| *place == directory);
             }
-            // Without an answer either key may be the right one: it is found out the next time.
-            Err(failure) if failure.class == Class::Outage => {
-                return Err(NoAccount::Failed(failure));
-            }
-            Err(failure) => {
+            // Either key may be the right one: it is found out the next time.
+            Err((failure, Standing::Unknown)) => return Err(NoAccount::Failed(failure)),
+            Err((failure, Standing::Old)) => {
                 entry.next = None;
                 self.store(known, issuer, entry).await?;
                 return Err(NoAccount::Failed(failure));
@@ -107,8 +105,20 @@ impl Accounts {
     }
 }
 
+/// Which key an account has after a change that failed.
+enum Standing {
+    /// The old one.
+    Old,
+    /// Nobody knows.
+    Unknown,
+}
+
 /// Makes sure that the account has the next key.
-async fn switch(authority: &dyn Ca, old: &Account, next: &AccountKey) -> Result<(), Failure> {
+async fn switch(
+    authority: &dyn Ca,
+    old: &Account,
+    next: &AccountKey,
+) -> Result<(), (Failure, Standing)> {
     let look = Registration {
         key: next.clone(),
         contact: Vec::new(),
@@ -120,13 +130,19 @@ async fn switch(authority: &dyn Ca, old: &Account, next: &AccountKey) -> Result<
         Ok(found) if found.url == old.url => return Ok(()),
         Ok(found) => {
             let detail = format!("the next key belongs to another account, {}", found.url);
-            return Err(Failure::local(Class::Local, detail));
+            return Err((Failure::local(Class::Local, detail), Standing::Old));
         }
         Err(refusal) if refusal.is("accountDoesNotExist") => {}
-        Err(refusal) => return Err(Failure::of(&refusal, false)),
+        // Limited, or away: an earlier change may have come through.
+        Err(refusal) => return Err((Failure::of(&refusal, false), Standing::Unknown)),
     }
     let changed = authority.change_key(old, next).await;
-    changed
-        .map(|_| ())
-        .map_err(|refusal| Failure::of(&refusal, false))
+    changed.map(|_| ()).map_err(|refusal| {
+        let failure = Failure::of(&refusal, false);
+        let standing = match failure.class {
+            Class::Outage | Class::Transient | Class::Limited => Standing::Unknown,
+            _ => Standing::Old,
+        };
+        (failure, standing)
+    })
 }

@@ -17,7 +17,7 @@ use crate::names::Name;
 pub struct Caa {
     /// The name itself, or the nearest one above that has such records.
     pub at: String,
-    /// The records, at most [`MOST`].
+    /// The records, at most sixteen.
     pub records: Vec<CaaRecord>,
 }
 

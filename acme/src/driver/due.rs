@@ -14,6 +14,14 @@ pub(crate) fn due(record: &Record, wanted: Option<&Wanted>, now: Timestamp) -> O
     if state.asked.is_some() {
         return Some(now);
     }
+    // Elsewhere the step under way ends first; what it brings is not handed out.
+    let rests = matches!(
+        state.phase,
+        Phase::Empty | Phase::Valid | Phase::Tombstone | Phase::Delivering
+    );
+    if rests && wanted.is_some_and(|wanted| wanted.is_of_another(&state.namespace_uid)) {
+        return Some(now);
+    }
     if let Some(wait) = &state.wait {
         let changed = hash.as_ref() != Some(&wait.spec_hash) && !state.phase.is_past_return();
         let cleaning = !state.cleanup.is_empty() && !state.phase.is_busy();
@@ -32,7 +40,7 @@ pub(crate) fn due(record: &Record, wanted: Option<&Wanted>, now: Timestamp) -> O
         Phase::Empty | Phase::Valid => {
             let current = state.current.as_ref().filter(|_| record.current.is_some());
             match (current, hash) {
-                (Some(current), Some(hash)) if current.spec_hash == hash => {
+                (Some(current), Some(hash)) if current.spec_hash == hash && !current.revoked => {
                     let check = current.ari.next_check;
                     let renewal = current.renew_at;
                     Some(check.map_or(renewal, |check| check.min(renewal)))

@@ -181,6 +181,7 @@ impl Driver {
             renew_at: now,
             renew_reason: Reason::Lifetime,
             ari: Ari::default(),
+            revoked: false,
         };
         first_renewal(&mut current, now);
         let issuers = self.issuers.borrow().clone();
@@ -213,6 +214,9 @@ impl Driver {
 
     /// `Delivering`: hands out and tidies up.
     pub(super) async fn delivering(&self, flow: &mut Flow) -> Result<Turn, Trouble> {
+        if let Some(wanted) = flow.wanted.clone() {
+            self.take_away(flow, &wanted);
+        }
         if let Some(material) = &flow.record.current
             && flow.wanted.is_some()
         {
@@ -231,7 +235,8 @@ impl Driver {
         flow.record.state.challenges.clear();
         flow.record.state.attempts = Attempts::default();
         flow.record.state.wait = None;
-        self.enter(flow, Phase::Valid).await
+        let phase = flow.record.rest_phase();
+        self.enter(flow, phase).await
     }
 }
 

@@ -25,6 +25,10 @@ use crate::secrets::Secret;
 impl Driver {
     /// `Empty` and `Valid`.
     pub(super) async fn rest(&self, flow: &mut Flow) -> Result<Turn, Trouble> {
+        // Before anything that takes time: nobody else's certificate waits for that.
+        if let Some(wanted) = flow.wanted.clone() {
+            self.check_tenant(flow, &wanted).await?;
+        }
         if !flow.record.state.cleanup.is_empty() {
             return self.clean(flow).await;
         }
@@ -35,7 +39,6 @@ impl Driver {
             return self.enter(flow, Phase::Tombstone).await;
         };
         self.adopt(flow, &wanted).await?;
-        self.check_tenant(flow, &wanted).await?;
         let now = self.clock.now();
         if let Some(need) = need(flow, &wanted, now) {
             return self.begin(flow, &wanted, need).await;
@@ -51,20 +54,27 @@ impl Driver {
     /// A namespace of the same name is another tenant: it inherits no certificate. Where namespaces
     /// are not looked at, nobody knows, and nothing is thrown away for that.
     async fn check_tenant(&self, flow: &mut Flow, wanted: &Wanted) -> Result<(), Trouble> {
+        if self.take_away(flow, wanted) {
+            self.save(flow).await?;
+        }
+        Ok(())
+    }
+
+    /// The same without a write; whether there is something to write.
+    pub(super) fn take_away(&self, flow: &mut Flow, wanted: &Wanted) -> bool {
         let record = &mut flow.record;
         let (known, now) = (&record.state.namespace_uid, &wanted.namespace_uid);
         if now.is_empty() || known == now {
-            return Ok(());
+            return false;
         }
-        let other = !known.is_empty();
-        record.state.namespace_uid.clone_from(now);
-        if other {
+        if wanted.is_of_another(known) {
             record.current = None;
             record.previous = None;
             record.state.current = None;
             self.served.hide(&wanted.target);
         }
-        self.save(flow).await
+        record.state.namespace_uid.clone_from(now);
+        true
     }
 
     /// An imported certificate that is good for what is wanted needs no order: it is renewed in time.
@@ -229,10 +239,11 @@ impl Driver {
 
     async fn key(&self, flow: &Flow, kind: KeyKind, reuse: bool) -> Result<Secret, Failure> {
         let state = &flow.record.state;
+        // A key that was revoked may be known to others.
         let same = state
             .current
             .as_ref()
-            .is_some_and(|current| current.key == kind);
+            .is_some_and(|current| current.key == kind && !current.revoked);
         if let (true, true, Some(current)) = (reuse, same, &flow.record.current) {
             return Ok(current.key.clone());
         }
@@ -346,7 +357,7 @@ fn need(flow: &Flow, wanted: &Wanted, now: Timestamp) -> Option<Need> {
     if current.spec_hash != wanted.hash() {
         return Some(Need::Changed);
     }
-    if state.asked == Some(Asked::Renew) {
+    if state.asked == Some(Asked::Renew) || current.revoked {
         return Some(Need::Asked);
     }
     (current.renew_at <= now).then_some(Need::Renewal(current.renew_reason))

@@ -70,6 +70,9 @@ impl Work {
         if let Command::Import { chain, key } = command {
             return self.import(target, chain, key).await;
         }
+        if let Command::Revoke { reason } = command {
+            return self.revoke(target, *reason).await;
+        }
         let now = self.now();
         let Some(flow) = self.slots.idle_mut(target) else {
             return Err(format!("there is no certificate {target}"));
@@ -93,15 +96,10 @@ impl Work {
                 }
                 (Asked::Renew, format!("{target} is renewed now"))
             }
-            Command::Revoke { reason } => {
-                let serial = self.revoke(target, *reason).await?;
-                (
-                    Asked::Renew,
-                    format!("{serial} is revoked; {target} is replaced now"),
-                )
-            }
             // Answered above.
-            Command::Import { .. } => return Err("nothing to import".to_owned()),
+            Command::Import { .. } | Command::Revoke { .. } => {
+                return Err("nothing to do".to_owned());
+            }
         };
         let driver = std::sync::Arc::clone(&self.driver);
         let Some(flow) = self.slots.idle_mut(target) else {
@@ -192,21 +190,40 @@ impl Work {
         let issuers = self.issuers.borrow().clone();
         let none = || format!("{target} has no certificate to revoke");
         let flow = self.slots.idle_mut(target).ok_or_else(none)?;
-        let state = flow.record.state.current.as_ref().ok_or_else(none)?;
+        let state = flow.record.state.current.as_mut().ok_or_else(none)?;
         let material = flow.record.current.as_ref().ok_or_else(none)?;
         let named = Named::find(&issuers, &state.issuer)?;
         let der = leaf::leaf_der(&material.chain).ok_or_else(none)?;
+        let serial = leaf::serial_of(&material.chain).unwrap_or_default();
         let (authority, account) = match driver.accounts.account(named).await {
             Ok(found) => found,
             Err(NoAccount::Failed(failure)) => return Err(failure.detail),
             Err(NoAccount::Vault(error)) => return Err(error.to_string()),
         };
+        // Stored first: whatever happens now, it is replaced.
+        state.revoked = true;
+        if let Err(why) = store(&driver, flow).await {
+            mark(flow, false);
+            return Err(why);
+        }
         match authority.revoke(&account, &der, reason).await {
             Ok(()) => {}
             Err(refusal) if refusal.is("alreadyRevoked") => {}
-            Err(refusal) => return Err(refusal.sentence()),
+            Err(refusal) => {
+                mark(flow, false);
+                store(&driver, flow).await?;
+                return Err(refusal.sentence());
+            }
         }
-        Ok(leaf::serial_of(&material.chain).unwrap_or_default())
+        flow.memo.rest_until = None;
+        Ok(format!("{serial} is revoked; {target} is replaced now"))
+    }
+}
+
+/// Notes whether the current certificate has to be replaced because it is revoked.
+fn mark(flow: &mut Flow, revoked: bool) {
+    if let Some(current) = &mut flow.record.state.current {
+        current.revoked = revoked;
     }
 }
 

@@ -17,7 +17,7 @@ mod places;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener as StdListener;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,7 +114,7 @@ async fn serve(listener: TcpListener, state: State) {
                 let held = Arc::clone(&place);
                 let caller = Caller {
                     guarded,
-                    here: peer.is_loopback(),
+                    here: is_here(peer),
                 };
                 let task = tokio::spawn(connection(stream, state, caller, held));
                 place.held_by(task.abort_handle());
@@ -130,6 +130,11 @@ async fn serve(listener: TcpListener, state: State) {
             }
         }
     }
+}
+
+/// Whether a peer is this machine: no other address of 127/8, for proxies beside us come from there.
+fn is_here(peer: IpAddr) -> bool {
+    peer == Ipv4Addr::LOCALHOST || peer == Ipv6Addr::LOCALHOST
 }
 
 async fn connection(stream: TcpStream, state: Arc<State>, caller: Caller, place: Arc<Place>) {

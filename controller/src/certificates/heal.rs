@@ -90,16 +90,21 @@ impl Healer {
         let certificates = self.certificates.borrow_and_update().clone();
         let reports = self.reports.borrow_and_update().clone();
         let planned = self.planned.borrow_and_update().clone();
-        let delivered = |target: &Target| {
+        // A namespace that was made anew under an old name is another tenant.
+        let delivered = |target: &Target, certificate: &Certificate| {
             let report = reports.get(target);
             let phase = report.map(|report| report.phase);
-            planned.contains_key(target)
+            let wish = planned.get(target);
+            wish.is_some_and(|wish| !wish.is_of_another(&certificate.namespace_uid))
                 && phase.is_some_and(|phase| !matches!(phase, Phase::Delivering | Phase::Tombstone))
         };
-        patients.retain(|target, _| certificates.contains_key(target) && delivered(target));
+        patients.retain(|target, _| {
+            let certificate = certificates.get(target);
+            certificate.is_some_and(|certificate| delivered(target, certificate))
+        });
         let mut next: Option<Instant> = None;
         for (target, certificate) in certificates.iter() {
-            if !delivered(target) {
+            if !delivered(target, certificate) {
                 continue;
             }
             let patient = patients.entry(target.clone()).or_default();

@@ -96,7 +96,9 @@ impl Projection {
         }
         let (chain, key) = (Value::new(material.chain.as_bytes()), material.key.clone());
         let applied = self.applied(target, found.as_ref(), &chain, &key);
-        self.apply(target, &applied, found.is_some(), false).await?;
+        // The server has just answered: what stands in the way now is about this Secret alone.
+        let applied = self.apply(target, &applied, found.is_some(), false).await;
+        applied.map_err(|trouble| Trouble::Refused(trouble.words()))?;
         Ok(Written::Now)
     }
 

@@ -361,6 +361,7 @@ fn commands_come_from_this_machine_and_from_no_web_page() {
             (&[local, plain], "{}", 415),
             (&[local], "{}", 415),
             (&[local, json, origin], "{}", 403),
+            (&[local, json, ("X-Forwarded-For", "192.0.2.1")], "{}", 403),
             (&[("Host", "rebound.example"), json], "{}", 421),
         ] {
             let answer = post(&gateway, path, fields, body);

@@ -36,7 +36,8 @@ fn window(pebble: &Pebble, keeper: &Keeper, secret: &str, from: i64, to: i64) {
 
 async fn replaced(keeper: &Keeper, secret: &str, old: &str) -> String {
     let report = until(keeper, secret, |report| {
-        report.phase == Phase::Valid && report.serial.as_deref() != Some(old)
+        let serial = report.serial.as_deref();
+        report.phase == Phase::Valid && serial.is_some_and(|serial| serial != old)
     })
     .await;
     report.serial.clone().expect("a serial")
@@ -88,8 +89,41 @@ fn case_28_a_renewal_follows_the_window_of_the_authority_and_names_what_it_repla
     });
 }
 
+/// Revokes the certificate as soon as nothing else is done with it.
+async fn revoked(keeper: &Keeper, secret: &str, reason: u8) {
+    let revoke = Command::Revoke { reason };
+    while let Err(busy) = keeper.command(target(secret), revoke.clone()).await {
+        assert!(busy.contains("worked on"), "{busy}");
+        tokio::task::yield_now().await;
+    }
+}
+
 #[test]
 fn case_31_a_revoked_certificate_is_replaced_at_once_and_served_until_then() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        with(async || {
+            let stand = Stand::new(&pebble, &pebble.directory(), "      reuseKey: true\n");
+            let keeper = stand.keeper();
+            want(&keeper, vec![request("tls", &["a.example.test"])]);
+            let first = valid(&keeper, "tls").await;
+            let key = |keeper: &Keeper| {
+                let certificate = served(keeper, "tls").expect("served");
+                certificate.material.key.expose().to_vec()
+            };
+            let old = key(&keeper);
+            revoked(&keeper, "tls", 1).await;
+            assert_eq!(key(&keeper), old);
+            replaced(&keeper, "tls", &first).await;
+            assert_eq!(pebble.status_of(&first)["Status"], "Revoked");
+            assert_eq!(pebble.issued().len(), 2);
+            assert_ne!(key(&keeper), old, "whatever the issuer says of keys");
+        });
+    });
+}
+
+#[test]
+fn a_namespace_made_anew_while_nobody_leads_gets_a_certificate_of_its_own() {
     alone(|| {
         let pebble = Pebble::start_with(Setup::default().trusting());
         with(async || {
@@ -97,14 +131,17 @@ fn case_31_a_revoked_certificate_is_replaced_at_once_and_served_until_then() {
             let keeper = stand.keeper();
             want(&keeper, vec![request("tls", &["a.example.test"])]);
             let first = valid(&keeper, "tls").await;
-            let revoke = Command::Revoke { reason: 4 };
-            while let Err(busy) = keeper.command(target("tls"), revoke.clone()).await {
-                assert!(busy.contains("worked on"), "{busy}");
-                tokio::task::yield_now().await;
-            }
-            assert!(served(&keeper, "tls").is_some());
+            let old = served(&keeper, "tls").expect("served");
+            drop(keeper);
+
+            let keeper = stand.keeper();
+            let mut wish = request("tls", &["a.example.test"]);
+            wish.namespace_uid = "uid-of-another".to_owned();
+            want(&keeper, vec![wish]);
             replaced(&keeper, "tls", &first).await;
-            assert_eq!(pebble.status_of(&first)["Status"], "Revoked");
+            let new = served(&keeper, "tls").expect("served");
+            assert_eq!(new.namespace_uid, "uid-of-another");
+            assert_ne!(new.material.key, old.material.key);
             assert_eq!(pebble.issued().len(), 2);
         });
     });
