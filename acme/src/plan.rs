@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ca::ChallengeKind;
 use crate::issuers::{IssuerSpec, Issuers, KeyKind};
+use crate::leaf;
 use crate::names::Name;
 
 /// Where a certificate goes: a Secret, or in a directory what stands for one.
@@ -79,6 +80,29 @@ pub struct Wanted {
     pub key: KeyKind,
     /// Challenges in the order of preference.
     pub challenges: Vec<ChallengeKind>,
+}
+
+impl Wanted {
+    /// Whether the namespace of this identity is another one than that of the wish, under the same
+    /// name: another tenant, who inherits nothing. Where identities are not known nobody is.
+    pub fn is_of_another(&self, namespace_uid: &str) -> bool {
+        let own = &self.namespace_uid;
+        !own.is_empty() && !namespace_uid.is_empty() && own != namespace_uid
+    }
+
+    /// Equal for equal certificates: names, issuer, profile and kind of key. The order of challenges
+    /// does not make another certificate.
+    pub fn hash(&self) -> String {
+        let names: Vec<String> = self.names.iter().map(ToString::to_string).collect();
+        let text = format!(
+            "{}|{}|{}|{:?}",
+            names.join(","),
+            self.issuer,
+            self.profile.as_deref().unwrap_or_default(),
+            self.key
+        );
+        leaf::fingerprint(text.as_bytes())
+    }
 }
 
 /// Something that a user can mend.
