@@ -32,12 +32,14 @@ fn wait_line(space: &Space<'_>, ingress: &str, words: &[&str]) -> String {
     .unwrap_or_else(|| panic!("no line with {words:?} in:\n{last}"))
 }
 
-/// The Events of the namespace by name, with their counts.
+/// The Events about Ingresses of the namespace by name, with their counts. The API server tells of
+/// Services, too, whose addresses it had to put in order.
 fn events(space: &Space<'_>) -> Vec<(String, i64)> {
     let list = space.kubectl().get(&space.name, "events");
     let items = list["items"].as_array().cloned().unwrap_or_default();
     let mut events: Vec<(String, i64)> = items
         .iter()
+        .filter(|event| event["involvedObject"]["kind"] == "Ingress")
         .map(|event: &Value| {
             let name = event["metadata"]["name"].as_str().expect("a name");
             (name.to_owned(), event["count"].as_i64().unwrap_or_default())
