@@ -110,12 +110,14 @@ impl Shared {
         if let Some(slot) = self.generations.get(worker) {
             slot.store(generation, Ordering::Release);
         }
-        let all = self
-            .generations
-            .iter()
-            .map(|slot| slot.load(Ordering::Acquire))
-            .min();
-        self.served.send_replace(all.unwrap_or(0));
+        // Looked at under the lock: of two workers the later one here sees what both have stored,
+        // and nobody overwrites that with an older look.
+        self.served.send_if_modified(|served| {
+            let slots = self.generations.iter();
+            let all = slots.map(|slot| slot.load(Ordering::Acquire)).min();
+            let known = std::mem::replace(served, all.unwrap_or(0));
+            *served != known
+        });
     }
 }
 
