@@ -31,7 +31,10 @@ fn case_01_an_annotation_is_enough_and_the_certificate_lies_in_the_secret_and_in
         assert_eq!(annotation("alt-names").as_deref(), Some(host));
         assert!(annotation("not-after").is_some() && annotation("renew-at").is_some());
         let serial = annotation("serial").expect("a serial");
-        assert_eq!(stand.pebble.issued(), [serial.trim_start_matches('0')]);
+        let issued = stand.pebble.issued();
+        // Zeros in front are written by one and not by the other.
+        let issued: Vec<&str> = issued.iter().map(|s| s.trim_start_matches('0')).collect();
+        assert_eq!(issued, [serial.trim_start_matches('0')]);
         // What it is made from lies in the namespace of the installation.
         let record = annotation("record").expect("a record");
         let record = stand
