@@ -26,13 +26,14 @@ impl Driver {
     /// `Empty` and `Valid`.
     pub(super) async fn rest(&self, flow: &mut Flow) -> Result<Turn, Trouble> {
         // Before anything that takes time: nobody else's certificate waits for that.
-        if let Some(wanted) = flow.wanted.clone() {
-            self.check_tenant(flow, &wanted).await?;
+        let wanted = flow.wanted.clone();
+        if let Some(wanted) = &wanted {
+            self.check_tenant(flow, wanted).await?;
         }
         if !flow.record.state.cleanup.is_empty() {
             return self.clean(flow).await;
         }
-        let Some(wanted) = flow.wanted.clone() else {
+        let Some(wanted) = wanted else {
             let state = &mut flow.record.state;
             state.until = Some(later(self.clock.now(), self.tombstone));
             state.asked = None;
