@@ -201,7 +201,10 @@ fn an_etcd_that_lost_everything_takes_no_route_away_while_it_is_restored() {
         gateway.wait_status("host-1.test", "/", 200);
         without_a_miss(&gateway, "host-1.test", || {
             server.lose_everything();
-            gateway.wait_diagnostic(&["DeletionHeld", "ingresses"]);
+            // The API server has made a Service of its own before anybody could list.
+            for kind in ["ingresses", "services", "endpointslices"] {
+                gateway.wait_diagnostic(&["DeletionHeld", kind]);
+            }
             // A backup is played back.
             let (restored, _) = deploy(&server, address);
             wait::until("nothing is held any longer", || {

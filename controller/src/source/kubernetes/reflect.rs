@@ -25,7 +25,7 @@ use serde::de::IgnoredAny;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::super::{Change, ObjectKey};
+use super::super::{Change, Kind, ObjectKey};
 use super::access::Access;
 use super::backoff::Backoff;
 use super::contact::{Contact, Trouble};
@@ -105,9 +105,9 @@ impl Reflector {
 
     /// Lists everything, twice if need be; the answer is the version to go on from.
     async fn relist<K: Pruned>(&self) -> Result<String, Failure> {
-        let of = self.known.keys().len();
+        let of = of_users(self.known.keys().iter());
         let (mut version, mut listed) = self.list::<K>().await?;
-        let gone = self.known.keys().difference(&listed).count();
+        let gone = of_users(self.known.keys().difference(&listed));
         if self.target.name.is_none() && is_doubtful(gone, of) {
             self.contact.trouble(Trouble::Held(gone, of));
             sleep(CONFIRM).await;
@@ -318,10 +318,26 @@ impl Reflector {
     }
 }
 
-/// A list that would take everything away, or the greater part of much, is rather a fault of the
-/// server than what somebody wanted.
+/// A list that would take the greater part away is rather a fault of the server than what somebody
+/// wanted. Those who did want it wait for [`CONFIRM`].
 fn is_doubtful(gone: usize, of: usize) -> bool {
-    gone > 0 && (gone == of || (gone > 50 && gone * 2 > of))
+    gone * 2 > of
+}
+
+/// How many of these keys users have made. What an API server makes by itself is there again
+/// before anybody can list: an etcd that has lost everything is never quite empty.
+fn of_users<'a>(keys: impl Iterator<Item = &'a ObjectKey>) -> usize {
+    keys.filter(|key| !is_of_the_server(key)).count()
+}
+
+fn is_of_the_server(key: &ObjectKey) -> bool {
+    match key.kind {
+        Kind::Service | Kind::EndpointSlice | Kind::Endpoints => {
+            &*key.namespace == "default" && &*key.name == "kubernetes"
+        }
+        Kind::Namespace => &*key.name == "default" || key.name.starts_with("kube-"),
+        _ => false,
+    }
 }
 
 fn key_of<K: Pruned>(item: &mut Item<K>) -> Option<ObjectKey> {

@@ -389,13 +389,34 @@ async fn watches_that_get_through_and_fail_again_do_not_spur_each_other() {
 }
 
 #[test]
-fn doubtful_is_everything_or_the_greater_part_of_much() {
+fn doubtful_is_the_greater_part() {
     assert!(is_doubtful(1, 1));
     assert!(is_doubtful(10_000, 10_000));
     assert!(is_doubtful(51, 100));
+    assert!(is_doubtful(2, 3));
     assert!(!is_doubtful(0, 0));
-    assert!(!is_doubtful(40, 60));
+    assert!(!is_doubtful(1, 2));
     assert!(!is_doubtful(51, 10_000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_server_makes_by_itself_says_nothing_about_the_rest() {
+    let own = || {
+        let mut object = service("kubernetes");
+        object["metadata"]["namespace"] = json!("default");
+        object
+    };
+    let mut play = Play::start(&[
+        Answer::Objects(vec![own(), service("a")]),
+        Answer::Status(410),
+        Answer::Objects(vec![own()]),
+        hanging(),
+    ]);
+    assert_eq!(play.next(3).await, ["+kubernetes", "+a", "+kubernetes"]);
+    sleep(Duration::from_secs(5)).await;
+    let complaints = play.contacts.complaints();
+    assert!(complaints[0].message.contains("lacks 1 of 1"));
+    assert!(play.changes.try_recv().is_err(), "nothing is taken away");
 }
 
 #[tokio::test(start_paused = true)]
