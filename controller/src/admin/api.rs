@@ -72,6 +72,11 @@ pub(super) fn page(state: &State, method: &Method, path: &str, query: Option<&st
     }
 }
 
+/// Whether a page says no more than whether the process is well.
+pub(super) fn is_health(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz")
+}
+
 /// Alive while the workers are, and the engine: without it no change would ever be served.
 fn health(state: &State) -> Page {
     if let Some(reason) = state.health.reasons().first() {

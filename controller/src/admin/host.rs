@@ -4,9 +4,12 @@
 //! resolve to 127.0.0.1 (DNS rebinding): then the browser lets it read everything. Its requests
 //! still carry that name.
 //!
-//! Invariant: on loopback only names that nobody else can own are answered. On other addresses
-//! every name is, because Prometheus and kubelets use names of their choice; whoever listens there
-//! has decided who can connect.
+//! On other addresses every name is answered, because Prometheus and kubelets use names of their
+//! choice; whoever listens there has decided who can connect. The gateway itself can, and it goes
+//! where Services lead: one that names a replica and its admin port would publish the pages.
+//!
+//! Invariants: on loopback only names that nobody else can own are answered; nothing but health is
+//! answered to what a gateway has passed on.
 
 use std::net::IpAddr;
 
@@ -40,9 +43,19 @@ fn local(authority: &Authority) -> bool {
         .is_some_and(|label| label.eq_ignore_ascii_case("localhost"))
 }
 
-/// What such a request is told.
-pub(super) const REMEDY: &str = "this admin server listens on loopback and answers to addresses, localhost and *.localhost only, \
-     because any other name may belong to a web page; use http://127.0.0.1 with the same port\n";
+/// The field that tells that a gateway has passed this on: one of those that it writes into every
+/// request, whatever a route says. The API server's proxy and the sidecars of meshes, through which
+/// scrapers come, write others.
+pub(super) fn passed_on(headers: &HeaderMap) -> Option<&'static str> {
+    ["x-real-ip", "x-scheme", "x-forwarded-scheme"]
+        .into_iter()
+        .find(|name| headers.contains_key(*name))
+}
+
+/// What a request to a name is told.
+pub(super) const REMEDY: &str = "the name of this request may belong to a web page: commands, and everything on loopback, are \
+     answered to addresses, localhost and *.localhost only; use http://127.0.0.1 with the same \
+     port\n";
 
 #[cfg(test)]
 mod tests {

@@ -2,11 +2,10 @@
 //! certificates.
 //!
 //! Invariants: only GET and HEAD, but for commands, which only this machine gives; not protected by
-//! itself, so it listens on loopback unless told
-//! otherwise, and there answers no web page that reaches it under a name of its own; connections,
+//! itself, so it listens on loopback unless told otherwise, and there answers no web page that
+//! reaches it under a name of its own; nothing but health goes out through a gateway; connections,
 //! in all and of one client, their heads and their life are bounded, and no client can keep others
-//! out by holding them open; it runs on a thread of its own and never waits for the
-//! engine.
+//! out by holding them open; it runs on a thread of its own and never waits for the engine.
 
 mod api;
 mod certificates;
@@ -161,6 +160,14 @@ async fn respond(
     let errand = (method == Method::POST).then(|| certificates::Errand::of(uri.path()));
     let page = if caller.guarded && !host::is_ours(uri, request.headers()) {
         api::Page::text(StatusCode::MISDIRECTED_REQUEST, host::REMEDY)
+    } else if let Some(field) = host::passed_on(request.headers())
+        && !api::is_health(uri.path())
+    {
+        let text = format!(
+            "a gateway has passed this on, as the field {field} tells, and what the admin port shows \
+             is not for its clients: ask the port itself, for example through `kubectl port-forward`\n"
+        );
+        api::Page::text(StatusCode::FORBIDDEN, text)
     } else if let Some(errand) = errand.flatten() {
         certificates::run(&state.certificates, errand, request, caller.here).await
     } else if method == Method::GET && uri.path() == "/api/accounts" {

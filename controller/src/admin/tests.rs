@@ -51,9 +51,15 @@ impl Admin {
 
     /// The same for a name of the client's choice.
     async fn ask_as(&self, host: &str, method: &str, target: &str) -> String {
+        self.ask_with(&format!("Host: {host}"), method, target)
+            .await
+    }
+
+    /// The same with fields of the client's choice.
+    async fn ask_with(&self, fields: &str, method: &str, target: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let request =
-            format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+            format!("{method} {target} HTTP/1.1\r\n{fields}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -106,6 +112,25 @@ async fn pages_only_read() {
             .await
             .starts_with("HTTP/1.1 404")
     );
+}
+
+#[tokio::test]
+async fn what_a_gateway_has_passed_on_is_told_of_health_only() {
+    let admin = Admin::start();
+    for field in ["X-Real-IP: 192.0.2.9", "X-Forwarded-Scheme: http"] {
+        let fields = format!("Host: 10.0.0.1\r\n{field}");
+        for target in ["/", "/metrics", "/api/snapshot", "/api/accounts", "/none"] {
+            let answer = admin.ask_with(&fields, "GET", target).await;
+            assert!(answer.starts_with("HTTP/1.1 403"), "{target}: {answer}");
+            assert!(answer.contains("port-forward"), "{answer}");
+        }
+        let answer = admin.ask_with(&fields, "GET", "/healthz").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    // The API server's proxy, and a mesh.
+    let fields = "Host: 10.0.0.1\r\nX-Forwarded-For: 192.0.2.9\r\nX-Forwarded-Proto: https";
+    let answer = admin.ask_with(fields, "GET", "/metrics").await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 #[tokio::test]

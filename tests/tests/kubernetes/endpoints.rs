@@ -271,3 +271,34 @@ fn a_slice_that_changes_compiles_nothing() {
         assert_eq!(compiled(), before);
     });
 }
+
+#[test]
+fn a_service_that_names_the_admin_port_publishes_no_page() {
+    cluster::shared(|server| {
+        let space = Space::new(server, "pages");
+        let own = endpoint().to_string();
+        let listen = ["127.0.0.1:0", "127.0.0.1:0", &own];
+        let [gateway, other] = [(); 2].map(|()| space.gateway_at(listen, &[]));
+        let named = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: named, namespace: demo}}\n\
+             spec: {{type: ExternalName, externalName: {}, ports: [{{port: 80, targetPort: {}}}]}}\n---\n",
+            other.admin.ip(),
+            other.admin.port(),
+        );
+        for (name, service) in [
+            ("own", manifests::service("own", &[gateway.admin])),
+            ("other", manifests::service("other", &[other.admin])),
+            ("named", named),
+        ] {
+            let host = format!("{name}.pages");
+            let ingress = manifests::ingress(name, &host, &[("/", "Prefix", name)]);
+            space.apply(&(service + &ingress));
+            gateway.wait_status(&host, "/readyz", 200);
+            for page in ["/", "/metrics", "/api/snapshot", "/api/diagnostics"] {
+                let answer = raw::get(gateway.http, &host, page).expect("an answer");
+                assert_eq!(answer.status, 403, "{name}{page}: {}", answer.text());
+            }
+        }
+        assert_eq!(gateway.admin_get("/api/snapshot").0, 200);
+    });
+}
