@@ -4,18 +4,18 @@
 //! itself: a value from a setting in one of these fields would put it out of step with an endpoint
 //! or tell the endpoint what is not true.
 
+use gatehouse_gateway::model::is_framing;
 use http::HeaderName;
 
 /// Why `add-request-headers` must not add this field, as the end of a sentence; `None` when it may.
 pub(super) fn not_to_add(name: &HeaderName) -> Option<&'static str> {
-    let name = name.as_str();
-    if is_of_the_hop(name) {
+    if is_framing(name) {
         return Some("belongs to the framing of a message, which the gateway writes itself");
     }
-    match name {
+    match name.as_str() {
         "host" => Some("says which host was asked for, which the gateway writes itself"),
         "forwarded" | "x-real-ip" | "x-scheme" => Some(ORIGIN),
-        _ if name.starts_with("x-forwarded-") || name.starts_with("x-original-forwarded-") => {
+        name if name.starts_with("x-forwarded-") || name.starts_with("x-original-forwarded-") => {
             Some(ORIGIN)
         }
         _ => None,
@@ -41,23 +41,6 @@ pub(super) fn not_an_address(name: &HeaderName) -> Option<&'static str> {
         return Some(meant);
     }
     not_to_add(name).map(|_| meant)
-}
-
-/// Fields that hold for one connection or say where a message ends.
-fn is_of_the_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "content-length"
-            | "expect"
-            | "http2-settings"
-            | "keep-alive"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
 }
 
 const ORIGIN: &str = "tells endpoints about the client, which the gateway does itself";

@@ -23,7 +23,9 @@ pub use host::{
     ActionPlan, HostPattern, HostPlan, HostTls, ObjectRef, PathKind, PathMatch, PolicySpec,
     RefuseReason, RouteKey, RoutePlan, WeightedCluster,
 };
-pub use settings::{ForwardedTrust, HeaderSettings, Limits, Settings, Timeouts, TlsSettings};
+pub use settings::{
+    ForwardedTrust, HeaderSettings, Limits, Settings, Timeouts, TlsSettings, is_framing,
+};
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -199,6 +199,24 @@ pub struct TlsSettings {
     pub reject_unknown_names: bool,
 }
 
+/// Whether a field holds for one connection or says where a message ends. Such a field puts the
+/// endpoint and the gateway out of step when it does not come from the message itself.
+pub fn is_framing(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "content-length"
+            | "expect"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
+
 fn header_as_str<S: serde::Serializer>(name: &HeaderName, s: S) -> Result<S::Ok, S::Error> {
     s.serialize_str(name.as_str())
 }

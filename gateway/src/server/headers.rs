@@ -10,12 +10,12 @@ use std::net::IpAddr;
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, Entry, HOST, HeaderMap, HeaderName, HeaderValue,
-    TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    TE, TRANSFER_ENCODING, UPGRADE,
 };
 
 use super::forwarded::{Forwarded, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO};
 use super::survey::{Survey, list};
-use crate::model::Settings;
+use crate::model::{Settings, is_framing};
 
 /// Removes the fields that `Connection` names, and `Connection` itself (RFC 9110, section 7.6.1).
 /// `Host` and the framing stay: they are written anew anyway.
@@ -121,10 +121,12 @@ pub(super) fn to_endpoint(headers: &mut HeaderMap, settings: &Settings, out: Out
         headers.insert(X_ORIGINAL_FORWARDED_HOST, original);
     }
     for (name, value) in &settings.headers.add_to_request {
+        // The controller refuses these; they must not pass even if a plan has one.
         if let (Ok(name), Ok(value)) = (
             HeaderName::from_bytes(name.as_bytes()),
             HeaderValue::from_str(value),
-        ) && !is_framing(&name)
+        ) && name != HOST
+            && !is_framing(&name)
         {
             headers.insert(name, value);
         }
@@ -184,23 +186,6 @@ fn frame(headers: &mut HeaderMap, out: &Outgoing<'_>) {
     if !out.http2_upstream {
         headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-}
-
-/// Fields that put the endpoint and us out of step when they do not come from the message itself.
-/// The controller refuses to add them; they must not pass even if a plan has one.
-fn is_framing(name: &HeaderName) -> bool {
-    [
-        CONNECTION,
-        CONTENT_LENGTH,
-        EXPECT,
-        HOST,
-        TE,
-        TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ]
-    .contains(name)
-        || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 
 /// RFC 9113, section 8.2.3.
