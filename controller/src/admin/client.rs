@@ -5,10 +5,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Uri, header};
+use http::{Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, ToSocketAddrs};
 use tokio::time::timeout;
 
 use crate::run::Failure;
@@ -75,7 +75,7 @@ impl Client {
             .enable_all()
             .build()
             .map_err(|error| Failure::System(error.to_string()))?
-            .block_on(async { timeout(patience, exchange(address, method, target, body)).await });
+            .block_on(async { timeout(patience, asked(address, method, target, body)).await });
         match answer {
             Ok(Ok(answer)) if answer.good => Ok(answer.body),
             Ok(Ok(answer)) => Err(Failure::System(answer.body.trim_end().to_owned())),
@@ -91,18 +91,12 @@ impl Client {
     }
 }
 
-async fn exchange(
+async fn asked(
     address: &str,
     method: Method,
     target: &str,
     body: Option<String>,
 ) -> Result<Answer, String> {
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|error| error.to_string())?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| error.to_string())?;
     let mut request = Request::builder()
         .method(method)
         .uri(target)
@@ -113,19 +107,33 @@ async fn exchange(
     let request = request
         .body(Full::new(Bytes::from(body.unwrap_or_default())))
         .map_err(|error| error.to_string())?;
+    let (status, body) = exchange(address, request, MAX_ANSWER).await?;
+    let good = status.is_success();
+    Ok(Answer { good, body })
+}
+
+/// One request on a connection of its own, whose answer may have so many bytes. Who asks bounds the
+/// time.
+pub(crate) async fn exchange(
+    address: impl ToSocketAddrs,
+    request: Request<Full<Bytes>>,
+    largest: usize,
+) -> Result<(StatusCode, String), String> {
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|error| error.to_string())?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
     let exchange = async {
         let response = sender
             .send_request(request)
             .await
             .map_err(|error| error.to_string())?;
-        let good = response.status().is_success();
-        let body = Limited::new(response.into_body(), MAX_ANSWER)
-            .collect()
-            .await
-            .map_err(|error| error.to_string())?
-            .to_bytes();
-        let body = String::from_utf8_lossy(&body).into_owned();
-        Ok(Answer { good, body })
+        let status = response.status();
+        let body = Limited::new(response.into_body(), largest).collect().await;
+        let body = body.map_err(|error| error.to_string())?.to_bytes();
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
     };
     let driven = async {
         // The exchange sees the end of the connection, too.

@@ -8,18 +8,17 @@ use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bytes::Bytes;
 use gatehouse_acme::dns::look::{Caa, addresses, caa};
 use gatehouse_acme::dns::resolvers_of;
 use gatehouse_acme::names::Name;
 use http::{Request, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::rt::TokioIo;
+use http_body_util::Full;
 use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::written;
+use crate::admin::client::exchange;
 use crate::config::people::{CheckHostArgs, OutputFormat};
 use crate::diagnostics::Printable;
 use crate::run::Failure;
@@ -211,41 +210,16 @@ async fn plain(name: &Name, place: SocketAddr) -> Look {
 }
 
 async fn ask(name: &Name, place: SocketAddr) -> Result<(u16, String), String> {
-    let text = |error: &dyn std::error::Error| error.to_string();
-    let stream = TcpStream::connect(place)
-        .await
-        .map_err(|error| text(&error))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| text(&error))?;
     let request = Request::get(format!("/.well-known/acme-challenge/{TOKEN}"))
         .header(header::HOST, name.to_string())
         .header(
             header::USER_AGENT,
             concat!("gatehouse/", env!("CARGO_PKG_VERSION")),
         )
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| text(&error))?;
-    let exchange = async {
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| text(&error))?;
-        let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), LARGEST).collect().await;
-        let body = body
-            .map(http_body_util::Collected::to_bytes)
-            .unwrap_or_default();
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
-    };
-    let driven = async {
-        connection.await.ok();
-        std::future::pending().await
-    };
-    tokio::select! {
-        answer = exchange => answer,
-        never = driven => never,
-    }
+        .body(Full::default())
+        .map_err(|error| error.to_string())?;
+    let (status, body) = exchange(place, request, LARGEST).await?;
+    Ok((status.as_u16(), body))
 }
 
 async fn secure(place: SocketAddr) -> Look {
@@ -277,4 +251,4 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MOST: usize = 8;
 
 /// Of an answer.
-const LARGEST: usize = 64 << 10;
+const LARGEST: usize = 1 << 20;
