@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::acme::keys::Keys;
 use crate::{raw, wait};
 
 /// Path of the binary, built on first use.
@@ -61,13 +62,20 @@ pub fn workspace() -> &'static Path {
         .expect("tests/ lies in the workspace")
 }
 
-/// Runs the binary to its end.
+/// Runs the binary to its end. Only `cert export` may write a private key.
 pub fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
-    Command::new(binary())
+    let mut command = Command::new(binary());
+    let output = command
         .args(arguments)
         .stdin(Stdio::null())
         .output()
-        .expect("gatehouse starts")
+        .expect("gatehouse starts");
+    if !command.get_args().any(|argument| argument == "export") {
+        for text in [&output.stdout, &output.stderr] {
+            Keys::default().assert_not_in(&format!("{command:?}"), &String::from_utf8_lossy(text));
+        }
+    }
+    output
 }
 
 /// Everything a child wrote to one of its streams so far, line by line.
@@ -126,6 +134,7 @@ pub struct Process {
     pub stdout: Lines,
     /// Standard error: the log, and the ready line.
     pub stderr: Lines,
+    vault: Option<PathBuf>,
 }
 
 impl Process {
@@ -165,6 +174,7 @@ impl Process {
             child,
             stdout,
             stderr,
+            vault: vault(command.get_args()),
         }
     }
 
@@ -222,6 +232,27 @@ pub fn signal(process: u32, name: &str) -> bool {
     status.expect("sh starts").success()
 }
 
+impl Process {
+    /// No process of any test may write a private key, of its vault or another, whatever it is about.
+    fn assert_silent(&self) {
+        let keys = self.vault.as_deref().filter(|vault| vault.is_dir());
+        let keys = keys.map(Keys::of).unwrap_or_default();
+        for (stream, lines) in [("output", &self.stdout), ("errors", &self.stderr)] {
+            keys.assert_not_in(&format!("{stream} of gatehouse"), &lines.all().join("\n"));
+        }
+    }
+}
+
+/// Where a process keeps its certificates.
+fn vault<'a>(arguments: impl Iterator<Item = &'a OsStr>) -> Option<PathBuf> {
+    let mut arguments = arguments.map(OsStr::to_string_lossy);
+    let at = arguments.find(|text| text.starts_with("--certs"))?;
+    match at.strip_prefix("--certs=") {
+        Some(path) => Some(PathBuf::from(path)),
+        None => arguments.next().map(|path| PathBuf::from(&*path)),
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         if self.ended().is_none() {
@@ -231,6 +262,9 @@ impl Drop for Process {
             }
         }
         self.child.wait().ok();
+        if !std::thread::panicking() {
+            self.assert_silent();
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
+use aho_corasick::AhoCorasick;
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
 use serde_json::Value;
@@ -47,22 +48,25 @@ impl Keys {
         self.keys.is_empty()
     }
 
-    /// The first key that this text gives away, and in which form.
+    /// The first key that this text gives away, and in which form. One that is not known is found
+    /// where its beginning is.
     pub fn found_in(&self, text: &str) -> Option<String> {
-        if text.contains("PRIVATE KEY-----") {
-            return Some("a block of PEM".to_owned());
+        let mut patterns: Vec<String> = BEGINNINGS.iter().map(ToString::to_string).collect();
+        let mut meanings = vec!["a private key".to_owned(); patterns.len()];
+        for (place, der) in &self.keys {
+            for (form, mut secret) in forms(der) {
+                secret.truncate(ENOUGH);
+                patterns.push(secret);
+                meanings.push(format!("the key of {place} as {form}"));
+            }
         }
+        let search = AhoCorasick::new(patterns).expect("patterns");
         let dense: String = text.split_whitespace().collect();
         let escaped = dense.replace("\\n", "");
         let small = dense.to_ascii_lowercase();
-        self.keys.iter().find_map(|(place, der)| {
-            forms(der).into_iter().find_map(|(form, secret)| {
-                let hit = match form {
-                    "hexadecimal" => small.contains(&secret),
-                    _ => dense.contains(&secret) || escaped.contains(&secret),
-                };
-                hit.then(|| format!("the key of {place} as {form}"))
-            })
+        [dense, escaped, small].iter().find_map(|text| {
+            let hit = search.find(text)?;
+            Some(meanings[hit.pattern().as_usize()].clone())
         })
     }
 
@@ -95,6 +99,20 @@ impl Keys {
         }
     }
 }
+
+/// How every private key begins, without white space: as PEM, and in PKCS#8 those of P-256, P-384 and RSA
+/// in base64, P-256 in hexadecimal and as a list of bytes.
+const BEGINNINGS: &[&str] = &[
+    "PRIVATEKEY-----",
+    "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0w",
+    "MIG2AgEAMBAGByqGSM49AgEGBSuBBAAiBIGeMIGb",
+    "IBADANBgkqhkiG9w0BAQEFAASC",
+    "308187020100301306072a8648ce3d",
+    "48,129,135,2,1,0,48,19,6,7,42,134,72,206,61",
+];
+
+/// How much of a form is looked for.
+const ENOUGH: usize = 48;
 
 /// What of a key would give it away.
 fn forms(der: &[u8]) -> Vec<(&'static str, String)> {
@@ -189,6 +207,13 @@ mod tests {
                 keys.found_in(&format!("before {text} after")).is_some(),
                 "{text}"
             );
+        }
+        for text in [
+            &pair.key,
+            &BASE64_STANDARD.encode(&der),
+            &format!("{der:?}"),
+        ] {
+            assert!(Keys::default().found_in(text).is_some(), "{text}");
         }
         assert_eq!(keys.found_in(&pair.certificate), None);
         assert_eq!(keys.found_in(""), None);
