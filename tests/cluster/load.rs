@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use gatehouse_tests::http2::Session;
 use gatehouse_tests::raw::{self, Client, Failure};
 use gatehouse_tests::websocket;
 use tokio::time::Instant;
@@ -22,6 +23,8 @@ enum Habit {
     Kept,
     /// GET on a connection of its own.
     Fresh,
+    /// GET on an HTTP/2 connection that is kept until the server says GOAWAY.
+    Http2,
     /// POST of 64 KiB that comes back, on a connection that is kept.
     Post,
     /// POST whose body takes six seconds.
@@ -34,6 +37,7 @@ enum Habit {
 const CLIENTS: &[(Habit, usize, Duration)] = &[
     (Habit::Kept, 12, Duration::from_millis(50)),
     (Habit::Fresh, 4, Duration::from_millis(50)),
+    (Habit::Http2, 4, Duration::from_millis(50)),
     (Habit::Post, 2, Duration::from_millis(100)),
     (Habit::Upload, 2, Duration::from_millis(500)),
     (Habit::Tunnel, 4, Duration::from_millis(500)),
@@ -83,6 +87,7 @@ impl Load {
                     address: addresses[(clients.len() + number) % addresses.len()],
                     name: format!("{habit:?}-{number}"),
                     connection: None,
+                    session: None,
                     begun,
                     ledger: Ledger::default(),
                 };
@@ -124,6 +129,7 @@ struct User {
     address: SocketAddr,
     name: String,
     connection: Option<Client>,
+    session: Option<Session>,
     begun: Instant,
     ledger: Ledger,
 }
@@ -133,10 +139,11 @@ impl User {
         self.ledger.sent += 1;
         let id = format!("/{}/{}", self.name, self.ledger.sent);
         let begun = Instant::now();
-        let kept = self.connection.is_some();
+        let kept = self.connection.is_some() || self.session.is_some();
         let outcome = match habit {
             Habit::Kept => self.get(&id, true),
             Habit::Fresh => self.get(&id, false),
+            Habit::Http2 => self.multiplexed(&id),
             Habit::Post => self.post(&id),
             Habit::Upload => self.upload(&id),
             Habit::Tunnel => self.tunnel(&id),
@@ -146,7 +153,7 @@ impl User {
             self.ledger.slowest = self.ledger.slowest.max(took);
         }
         if let Err(what) = outcome {
-            self.connection = None;
+            (self.connection, self.session) = (None, None);
             let which = if kept {
                 "kept connection"
             } else {
@@ -173,6 +180,23 @@ impl User {
         let close = if keep { "" } else { "Connection: close\r\n" };
         let request = format!("GET {id} HTTP/1.1\r\nHost: {HOST}\r\n{close}\r\n");
         self.ask(&request, id.as_bytes())
+    }
+
+    fn multiplexed(&mut self, id: &str) -> Result<(), String> {
+        let open = self.session.take().filter(Session::is_open);
+        let mut session = if let Some(session) = open {
+            session
+        } else {
+            let socket = raw::connect(self.address).map_err(|error| format!("connect: {error}"))?;
+            self.ledger.connections += 1;
+            Session::over(socket, None)
+        };
+        let answer = session.get(HOST, id).map_err(|error| error.to_string())?;
+        if answer.status != 200 || !String::from_utf8_lossy(&answer.body).contains(id) {
+            return Err(format!("{answer:?}"));
+        }
+        self.session = Some(session);
+        Ok(())
     }
 
     fn post(&mut self, id: &str) -> Result<(), String> {

@@ -92,6 +92,12 @@ impl Session {
         }
     }
 
+    /// Whether the server takes another request: it does until it has sent a GOAWAY or is gone.
+    pub fn is_open(&self) -> bool {
+        let sender = self.sender.clone();
+        self.runtime.block_on(sender.ready()).is_ok()
+    }
+
     /// A GET.
     pub fn get(&mut self, host: &str, path: &str) -> Result<Answer, h2::Error> {
         self.send("GET", host, path, &[], b"")
