@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::raw::Answer;
 
-pub use edge::{On, edge_unavailable, internal_error, paused, rate_limited};
+pub use edge::{Allowance, On, edge_unavailable, internal_error, paused, rate_limited};
 pub use kills::{Kills, Moment, Side};
 pub use orders::{
     NameCount, NoOverlap, ReplacedByOwner, ReplacedOnce, ReusedOrders, SilentFailure, SlowFinalize,

@@ -1,5 +1,10 @@
 //! Answers that come before any order is looked at: limits, faults, the edge in front.
 
+use std::sync::Arc;
+
+use gatehouse_acme::clock::Clock;
+use jiff::{SignedDuration, Timestamp};
+
 use super::{answer, problem, with};
 use crate::acme::fault::{Endpoint, Rule, Seen, Verdict};
 use crate::raw::Answer;
@@ -83,6 +88,48 @@ pub fn rate_limited(what: &str, seconds: u64, at: &str) -> Answer {
             ("Link", "<https://ca.example/limits>;rel=\"help\""),
         ],
     )
+}
+
+/// (g) A limit as an authority keeps it: after so many new orders the next ones are refused for a
+/// while, however fast they came.
+pub struct Allowance {
+    most: usize,
+    pause: SignedDuration,
+    clock: Arc<dyn Clock>,
+    used: usize,
+    until: Option<Timestamp>,
+}
+
+impl Allowance {
+    /// By the time of this clock.
+    pub fn new(most: usize, pause: SignedDuration, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            most,
+            pause,
+            clock,
+            used: 0,
+            until: None,
+        }
+    }
+}
+
+impl Rule for Allowance {
+    fn before(&mut self, seen: &Seen) -> Verdict {
+        if seen.endpoint != Endpoint::NewOrder {
+            return Verdict::Pass;
+        }
+        let now = self.clock.now();
+        if self.until.is_some_and(|until| until <= now) {
+            (self.used, self.until) = (0, None);
+        }
+        if self.used < self.most {
+            self.used += 1;
+            return Verdict::Pass;
+        }
+        let until = *self.until.get_or_insert(now + self.pause);
+        let seconds = u64::try_from(until.duration_since(now).as_secs() + 1).unwrap_or(1);
+        Verdict::Answer(rate_limited("new orders from this account", seconds, ""))
+    }
 }
 
 /// (h) The authority itself has a fault.
