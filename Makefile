@@ -5,7 +5,7 @@ SHELL := /usr/bin/env bash
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast check fmt lint deny doc bench bench-control e2e image
+.PHONY: help run test test-fast check fmt lint deny doc bench bench-control bench-orders e2e image
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -41,6 +41,9 @@ bench: ## against nginx of the distribution, see docs/performance.md
 
 bench-control: ## the control plane on a real API server: start, memory, how soon a change answers
 	@python3 benches/control.py
+
+bench-orders: ## what clients notice while a thousand certificates are ordered from Pebble
+	@python3 benches/orders.py
 
 image: ## an OCI image of the release binary, written to target/image without a container engine
 	$(CARGO) build --release --locked --package gatehouse
