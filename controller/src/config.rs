@@ -10,6 +10,7 @@ pub mod generate;
 pub mod people;
 mod reserved;
 mod restrictions;
+mod selector;
 mod settings;
 mod status;
 mod values;

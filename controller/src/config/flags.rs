@@ -12,7 +12,8 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use super::generate::GenerateCommand;
 use super::people::{AccountCommand, CertCommand};
-use super::values::{duration, label, listen_address, namespaced_name, selector};
+use super::selector::selector;
+use super::values::{duration, label, listen_address, namespaced_name};
 use super::{
     Base, CertificateArgs, ClassReading, ClassRules, Defaults, HostOwnership, SETTINGS, StatusArgs,
 };
@@ -472,6 +473,10 @@ mod tests {
                 ],
             ),
             (&["--access-log", "xml"], ["--access-log", "'xml'", "nginx"]),
+            (
+                &["--watch-ingress-selector", "a in ("],
+                ["--watch-ingress-selector", "'a in ('", "letter 7"],
+            ),
         ];
         for (flags, words) in cases {
             let mut arguments = vec!["gatehouse", "run", "--dir", "."];

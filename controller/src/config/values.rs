@@ -118,30 +118,27 @@ pub(super) fn paths(text: &str) -> Option<Vec<Arc<str>>> {
 /// `namespace/name`.
 pub(super) fn namespaced_name(text: &str) -> Result<(Arc<str>, Arc<str>), String> {
     match text.split_once('/') {
-        Some((namespace, name)) if is_name(namespace) && is_name(name) => {
+        Some((namespace, name)) if is_dns_label(namespace) && is_subdomain(name) => {
             Ok((namespace.into(), name.into()))
         }
-        _ => Err("write it as namespace/name, for example `web/shop`".into()),
+        _ => Err(
+            "write it as namespace/name, for example `web/shop`: each of lower-case letters, \
+             digits and `-`, the name with `.` as well, between letters or digits"
+                .into(),
+        ),
     }
 }
 
 /// A DNS label, as names of namespaces and most others are.
 pub(super) fn label(text: &str) -> Result<String, String> {
-    let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let ends = text.starts_with('-') || text.ends_with('-');
-    if text.is_empty() || text.len() > 63 || ends || !text.chars().all(known) {
-        return Err("use lower-case letters, digits and `-`, at most 63 of them".into());
+    if is_dns_label(text) {
+        return Ok(text.to_owned());
     }
-    Ok(text.to_owned())
-}
-
-/// A label selector; the server reads it in full.
-pub(super) fn selector(text: &str) -> Result<String, String> {
-    let known = |c: char| c.is_ascii_alphanumeric() || "-_./=!,() ".contains(c);
-    if text.trim().is_empty() || !text.chars().all(known) {
-        return Err("write it as kubectl takes it, for example `team=shop,tier!=test`".into());
-    }
-    Ok(text.trim().to_owned())
+    Err(
+        "use lower-case letters, digits and `-`, at most 63 of them, the first and the last a letter \
+         or digit"
+            .into(),
+    )
 }
 
 /// `HOST:PORT`, with an address or a name such as `localhost`; port 0 takes a free one.
@@ -165,12 +162,31 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-fn is_name(text: &str) -> bool {
-    !text.is_empty()
-        && text.len() <= 253
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.'))
+/// RFC 1123 label: the name of a namespace.
+fn is_dns_label(text: &str) -> bool {
+    is_label(text, |byte| {
+        byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-'
+    })
+}
+
+/// RFC 1123 subdomain: the name of most objects. Kubernetes bounds the whole, not its labels.
+pub(super) fn is_subdomain(text: &str) -> bool {
+    let part = |part: &str| {
+        let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        !part.is_empty()
+            && part.bytes().all(known)
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+    };
+    text.len() <= 253 && text.split('.').all(part)
+}
+
+/// 1 to 63 of these letters, no `-` at the ends.
+pub(super) fn is_label(text: &str, known: impl Fn(u8) -> bool) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(known)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
 }
 
 fn split_unit(text: &str) -> Option<(&str, &str)> {
