@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::{ArgAction, Args};
 
 use super::flags::ObjectName;
-use super::values::{label, namespaced_name};
+use super::values::{label, label_if_any, namespaced_name, subdomain_if_any};
 use crate::status::Address;
 
 /// What is written back into the cluster, and by whom. Only one replica writes, the leader.
@@ -24,12 +24,12 @@ pub struct StatusArgs {
     pub election_id: String,
 
     /// Name of the pod that this replica runs in; the manifest of the pod sets the variable.
-    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    #[arg(long, value_name = "NAME", env = "POD_NAME", value_parser = subdomain_if_any)]
     pub pod_name: Option<String>,
 
     /// Namespace of that pod, and of the Lease. The default is that of the service account, or of
     /// the kubeconfig.
-    #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE")]
+    #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE", value_parser = label_if_any)]
     pub pod_namespace: Option<String>,
 
     /// Write the addresses of the gateway into the status of its Ingresses. Turn it off while
@@ -130,6 +130,28 @@ mod tests {
         ] {
             assert!(message.contains(word), "{word} is missing in: {message}");
         }
+    }
+
+    #[test]
+    fn a_name_that_no_object_can_have_is_answered_with_its_flag_and_the_remedy() {
+        for (flag, bad, remedy) in [
+            ("--pod-namespace", "Bad_Namespace!", "lower-case letters"),
+            ("--pod-namespace", "a.b", "lower-case letters"),
+            ("--pod-name", "Pod", "lower-case letters"),
+            ("--pod-name", "a..b", "around each `.`"),
+            ("--pod-name", "-a", "lower-case letters"),
+            ("--election-id", "a-", "the first and the last"),
+            ("--publish-service", "-a/b", "namespace/name"),
+            ("--publish-service", "a.b/c", "namespace/name"),
+            ("--publish-service", "a/.c", "namespace/name"),
+        ] {
+            let message = parse(&[&format!("{flag}={bad}")]).unwrap_err().to_string();
+            for word in [flag, bad, remedy] {
+                assert!(message.contains(word), "{word} is missing in: {message}");
+            }
+        }
+        assert!(parse(&["--pod-name=web-0.v1", "--pod-namespace=shop"]).is_ok());
+        assert!(parse(&["--publish-service=shop/web.v1"]).is_ok());
     }
 
     #[test]

@@ -141,6 +141,26 @@ pub(super) fn label(text: &str) -> Result<String, String> {
     )
 }
 
+/// A DNS label, or nothing: a variable of the environment may be set and empty.
+pub(super) fn label_if_any(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Ok(String::new());
+    }
+    label(text)
+}
+
+/// A DNS name, as names of pods are, or nothing.
+pub(super) fn subdomain_if_any(text: &str) -> Result<String, String> {
+    if text.is_empty() || is_subdomain(text) {
+        return Ok(text.to_owned());
+    }
+    Err(
+        "use lower-case letters, digits, `-` and `.`, at most 253 of them, with a letter or digit \
+         first, last and around each `.`"
+            .into(),
+    )
+}
+
 /// `HOST:PORT`, with an address or a name such as `localhost`; port 0 takes a free one.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
     const REMEDY: &str =
