@@ -339,6 +339,8 @@ codes! {
     LastGoodServed,
     /// The API server refuses to list or watch a resource.
     KindForbidden,
+    /// The API server refuses the Lease, or what the leader reads and writes: the message says what.
+    RequestForbidden,
     /// The API server does not know a resource.
     KindNotServed,
     /// The API server does not accept the credentials.

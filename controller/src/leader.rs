@@ -28,6 +28,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::source::kubernetes::plain;
+use crate::source::kubernetes::refusal::{Act, Refusal, Refusals};
 
 /// Gives a client with the latest credentials.
 pub type Clients = Arc<dyn Fn() -> Client + Send + Sync>;
@@ -130,12 +131,14 @@ impl Leadership {
 pub fn stand(
     clients: Clients,
     candidate: Candidate,
+    refusals: Refusals,
     stop: oneshot::Receiver<()>,
 ) -> (Leadership, impl Future<Output = ()> + Send + 'static) {
     let (sender, term) = watch::channel(None);
     let mut election = Election {
         clients,
         candidate,
+        refusals,
         term: sender,
         seen: None,
         complained: false,
@@ -154,6 +157,7 @@ pub fn stand(
 struct Election {
     clients: Clients,
     candidate: Candidate,
+    refusals: Refusals,
     term: watch::Sender<Option<Term>>,
     seen: Option<Seen>,
     /// The API server has failed and that has been said.
@@ -180,7 +184,11 @@ impl Election {
     async fn run<T>(&mut self) -> T {
         loop {
             let asked = Instant::now();
-            let next = match self.campaign(asked).await {
+            let answer = self.campaign(asked).await;
+            if !matches!(answer, Answer::Nothing) {
+                self.recovered();
+            }
+            let next = match answer {
                 Answer::Ours(lease) => {
                     self.lead(*lease, asked).await;
                     Instant::now() + RETRY
@@ -289,7 +297,10 @@ impl Election {
                 spec.renew_time = Some(MicroTime(Timestamp::now()));
             }
             match self.ask(api.replace(&name, &params, &lease)).await {
-                Ok(renewed) => return Some((renewed, asked)),
+                Ok(renewed) => {
+                    self.recovered();
+                    return Some((renewed, asked));
+                }
                 // Somebody has written to it. That may have been ourselves, when the answer to a
                 // renewal was lost.
                 Err(Trouble::Conflict) => match self.ask(api.get_opt(&name)).await {
@@ -359,16 +370,20 @@ impl Election {
         holder == Some(&*self.candidate.identity)
     }
 
+    /// All that is needed now could be done. One request that is answered is not enough: the Lease may
+    /// be read where it may not be written.
+    fn recovered(&mut self) {
+        self.refusals.forget(Act::Election);
+        self.complained = false;
+    }
+
     /// One request with a bound; complains once per time of trouble.
     async fn ask<T>(
         &mut self,
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, Trouble> {
         let error = match timeout(ANSWER, request).await {
-            Ok(Ok(answer)) => {
-                self.complained = false;
-                return Ok(answer);
-            }
+            Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(kube::Error::Api(status))) if status.is_conflict() => {
                 return Err(Trouble::Conflict);
             }
@@ -378,7 +393,13 @@ impl Election {
             Ok(Err(kube::Error::Api(status))) if status.is_not_found() => {
                 return Err(Trouble::Gone);
             }
-            Ok(Err(error)) => plain(&error),
+            Ok(Err(error)) => {
+                if let Some(refusal) = Refusal::of(&error, &self.candidate.lease) {
+                    let namespace = &self.candidate.namespace;
+                    self.refusals.note(Act::Election, namespace, refusal);
+                }
+                plain(&error)
+            }
             Err(_elapsed) => format!("no answer in {ANSWER:?}"),
         };
         if !std::mem::replace(&mut self.complained, true) {

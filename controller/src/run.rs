@@ -232,10 +232,11 @@ impl Feed {
             Self::Cluster(cluster) => cluster,
         };
         let (own, namespaces) = (Arc::clone(access.namespace()), scope.namespaces.clone());
+        let refusals = contacts.refusals().clone();
         let source = kubernetes::watch(access.clone(), scope, contacts, reports.clone(), change);
         let clients: Clients = Arc::new(move || access.client());
         let replica = Replica::new(&args.status, args.selection.watch_namespace.is_empty());
-        let writers = status::start(&clients, &args.status, &replica, reports.clone());
+        let writers = status::start(&clients, &args.status, &replica, reports, &refusals);
         if let Some((orders, ends)) = orders {
             let place = Place {
                 clients,

@@ -1,5 +1,7 @@
 //! Elections at an API server made of a map, with a clock that the tests move.
 
+use std::cell::RefCell;
+use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard};
 
 use http::{Method, Request, Response, StatusCode};
@@ -10,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{advance, sleep};
 
 use super::*;
+use crate::source::kubernetes::contact::Contacts;
 
 /// How the server behaves to one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +20,8 @@ enum Line {
     Up,
     /// Answers 503 to everything.
     Down,
+    /// Answers 403 to everything that writes.
+    Denied,
     /// Answers nothing.
     Hung,
     /// Does what it is asked, and the answer is lost.
@@ -76,6 +81,7 @@ impl Server {
 struct Replica {
     leadership: Leadership,
     line: Arc<Mutex<Line>>,
+    contacts: Contacts,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
@@ -90,8 +96,15 @@ impl Replica {
                 let (head, body) = request.into_parts();
                 let sent = body.collect().await?.to_bytes();
                 let (status, value) = match line {
-                    Line::Up => server.answer(&head.method, &sent),
                     Line::Down => (StatusCode::SERVICE_UNAVAILABLE, json!({"code": 503})),
+                    Line::Denied if head.method != Method::GET => {
+                        let why =
+                            r#"leases is forbidden: User "a" cannot update resource "leases""#;
+                        let status = json!({"kind": "Status", "apiVersion": "v1",
+                            "status": "Failure", "reason": "Forbidden", "message": why, "code": 403});
+                        (StatusCode::FORBIDDEN, status)
+                    }
+                    Line::Up | Line::Denied => server.answer(&head.method, &sent),
                     Line::Hung => std::future::pending().await,
                     Line::Mute => {
                         server.answer(&head.method, &sent);
@@ -110,10 +123,14 @@ impl Replica {
         };
         let (stop, stopped) = oneshot::channel();
         let client = Client::new(service, "gatehouse");
-        let (leadership, election) = stand(Arc::new(move || client.clone()), candidate, stopped);
+        let contacts = Contacts::default();
+        let refusals = contacts.refusals().clone();
+        let clients: Clients = Arc::new(move || client.clone());
+        let (leadership, election) = stand(clients, candidate, refusals, stopped);
         Self {
             leadership,
             line,
+            contacts,
             stop: Some(stop),
             task: tokio::spawn(election),
         }
@@ -306,4 +323,67 @@ fn a_lease_that_was_made_anew_counts_on() {
         lease("2200-01-01T00:00:00Z", 0) < 1 << 53,
         "a number of JSON"
     );
+}
+
+thread_local! {
+    /// What this thread, and so its test, has logged.
+    static LINES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Writes to the lines of whichever thread logs.
+struct Lines;
+
+impl Lines {
+    /// For all threads: what is logged by one alone is lost when another was there first.
+    fn follow() {
+        tracing_subscriber::fmt()
+            .with_writer(|| Self)
+            .with_ansi(false)
+            .try_init()
+            .ok();
+    }
+
+    /// How often something was said.
+    fn count(words: &str) -> usize {
+        LINES.with_borrow(|lines| String::from_utf8_lossy(lines).matches(words).count())
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        LINES.with_borrow_mut(|lines| lines.write(text))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_may_not_be_written_is_told_until_it_may() {
+    Lines::follow();
+    let server = Arc::default();
+    let first = Replica::start(&server, "a");
+    sleep(SECOND).await;
+    first.set(Line::Denied);
+    sleep(600 * SECOND).await;
+    assert!(!first.leads());
+    let told = first.contacts.complaints();
+    assert_eq!(told.len(), 1);
+    for word in [
+        "RequestForbidden",
+        "leases.coordination.k8s.io",
+        "create, get or update",
+        "in namespace `gatehouse`",
+        "generate rbac",
+    ] {
+        let text = told[0].to_string();
+        assert!(text.contains(word), "{word} is missing in: {text}");
+    }
+    assert_eq!(Lines::count("cannot be read or written"), 1);
+    first.set(Line::Up);
+    sleep(20 * SECOND).await;
+    assert!(first.leads());
+    assert_eq!(first.contacts.complaints(), []);
+    first.kill();
 }

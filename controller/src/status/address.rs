@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use crate::config::flags::ObjectName;
 use crate::leader::{Clients, Leadership};
 use crate::source::kubernetes::plain;
+use crate::source::kubernetes::refusal::{Act, Refusal, Refusals};
 
 /// One address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -100,45 +101,70 @@ pub(super) enum Origin {
 }
 
 /// Keeps the addresses up to date while this replica leads.
-pub(super) async fn follow(
-    clients: Clients,
-    origin: Origin,
-    mut leadership: Leadership,
-    addresses: watch::Sender<Addresses>,
-) {
-    let mut complained = false;
-    loop {
-        let Some(epoch) = leadership.epoch() else {
-            addresses.send_replace(None);
-            leadership.changed(None).await;
-            continue;
+pub(super) struct Follow {
+    pub(super) clients: Clients,
+    pub(super) origin: Origin,
+    pub(super) leadership: Leadership,
+    pub(super) refusals: Refusals,
+}
+
+impl Follow {
+    /// Until it is aborted.
+    pub(super) async fn run(self, addresses: watch::Sender<Addresses>) {
+        let Self {
+            clients,
+            origin,
+            mut leadership,
+            refusals,
+        } = self;
+        let act = match origin {
+            Origin::Service(_) => Act::Service,
+            _ => Act::Nodes,
         };
-        match timeout(ANSWER, read(&clients(), &origin)).await {
-            Ok(Ok(found)) => {
-                complained = false;
-                let found: Arc<[Address]> = found.into();
-                addresses.send_if_modified(|known| {
-                    let news = known.as_deref() != Some(&*found);
-                    if news {
-                        *known = Some(Arc::clone(&found));
+        let mut complained = false;
+        loop {
+            let Some(epoch) = leadership.epoch() else {
+                addresses.send_replace(None);
+                refusals.forget(act);
+                leadership.changed(None).await;
+                continue;
+            };
+            match timeout(ANSWER, read(&clients(), &origin)).await {
+                Ok(Ok(found)) => {
+                    complained = false;
+                    refusals.forget(act);
+                    let found: Arc<[Address]> = found.into();
+                    addresses.send_if_modified(|known| {
+                        let news = known.as_deref() != Some(&*found);
+                        if news {
+                            *known = Some(Arc::clone(&found));
+                        }
+                        news
+                    });
+                }
+                // What was known stays: an API server that is away takes no address off an Ingress.
+                failed => {
+                    let why = match failed {
+                        Ok(Err(error)) => {
+                            if let Some(refusal) = Refusal::of(&error, &origin) {
+                                refusals.note(act, &"".into(), refusal);
+                            }
+                            plain(&error)
+                        }
+                        Ok(Ok(_)) | Err(_) => format!("no answer in {ANSWER:?}"),
+                    };
+                    if !std::mem::replace(&mut complained, true) {
+                        tracing::warn!(
+                            why,
+                            "the addresses of the gateway cannot be read: {origin}"
+                        );
                     }
-                    news
-                });
-            }
-            // What was known stays: an API server that is away takes no address off an Ingress.
-            failed => {
-                let why = match failed {
-                    Ok(Err(error)) => plain(&error),
-                    Ok(Ok(_)) | Err(_) => format!("no answer in {ANSWER:?}"),
-                };
-                if !std::mem::replace(&mut complained, true) {
-                    tracing::warn!(why, "the addresses of the gateway cannot be read: {origin}");
                 }
             }
-        }
-        tokio::select! {
-            () = sleep(AGAIN) => {}
-            _ = leadership.changed(Some(epoch)) => {}
+            tokio::select! {
+                () = sleep(AGAIN) => {}
+                _ = leadership.changed(Some(epoch)) => {}
+            }
         }
     }
 }

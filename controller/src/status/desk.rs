@@ -26,6 +26,7 @@ use crate::engine::Report;
 use crate::leader::Leadership;
 use crate::pace::Pace;
 use crate::source::kubernetes::plain;
+use crate::source::kubernetes::refusal::{Act, Refusal, Refusals};
 
 /// One kind of thing to write.
 pub(super) trait Duty: Send {
@@ -71,6 +72,9 @@ pub(super) enum Rest {
 pub(super) struct Desk {
     /// In a sentence: what cannot be written when it cannot.
     pub(super) what: &'static str,
+    /// The same where it is told that the API server refuses it.
+    pub(super) act: Act,
+    pub(super) refusals: Refusals,
     pub(super) reports: watch::Receiver<Arc<Report>>,
     pub(super) addresses: watch::Receiver<Addresses>,
     pub(super) leadership: Leadership,
@@ -93,7 +97,10 @@ impl Desk {
                 },
                 _ = self.leadership.changed(Some(epoch)) => continue,
             }
-            if self.term(epoch, duty()).await.is_none() {
+            let ended = self.term(epoch, duty()).await;
+            // Whoever leads now finds out by itself.
+            self.refusals.forget(self.act);
+            if ended.is_none() {
                 return;
             }
         }
@@ -125,8 +132,9 @@ impl Desk {
                     let Ok((key, result)) = ended else {
                         continue;
                     };
-                    // One object that is refused for ever, among others that are not, is no news
-                    // each time.
+                    self.note(&key, result.as_ref());
+                    // One object that fails for ever, among others that do not, is no news each
+                    // time.
                     if let Some(why) = settle(&mut duty, &mut queue, key, result)
                         && complained.is_none_or(|at| at.elapsed() >= SILENCE)
                     {
@@ -144,6 +152,25 @@ impl Desk {
         let addresses = self.addresses.borrow_and_update().clone();
         for key in duty.survey(&report, &addresses) {
             queue.add(key);
+        }
+    }
+
+    /// Writes down whether the API server refuses it.
+    fn note<K: InTurn + fmt::Debug, W>(&self, key: &K, result: Option<&kube::Result<W>>) {
+        match result {
+            // Rights are looked at before objects.
+            Some(Err(kube::Error::Api(status)))
+                if status.is_not_found() || status.is_conflict() =>
+            {
+                self.refusals.passed(self.act, &key.namespace());
+            }
+            Some(Err(error)) => {
+                if let Some(refusal) = Refusal::of(error, key) {
+                    self.refusals.note(self.act, &key.namespace(), refusal);
+                }
+            }
+            Some(Ok(_)) => self.refusals.passed(self.act, &key.namespace()),
+            None => {}
         }
     }
 
@@ -168,7 +195,10 @@ impl Desk {
                 return queue.due();
             };
             match duty.request(&key, now) {
-                Step::Nothing => queue.done(key, now, Duration::ZERO),
+                Step::Nothing => {
+                    self.refusals.gone(self.act, &key.namespace(), &key);
+                    queue.done(key, now, Duration::ZERO);
+                }
                 Step::Later(at) => queue.postpone(key, at),
                 Step::Send(request) => {
                     self.pace.spend(now);

@@ -30,6 +30,7 @@ use crate::engine::Report;
 use crate::leader::{self, Candidate, Clients, Leadership};
 use crate::pace::Pace;
 use crate::source::kubernetes::plain;
+use crate::source::kubernetes::refusal::{Act, Refusals};
 
 /// Everything that runs for the leader.
 pub struct Writers {
@@ -49,9 +50,10 @@ pub fn start(
     clients: &Clients,
     args: &StatusArgs,
     replica: &Replica,
-    reports: watch::Receiver<Arc<Report>>,
+    reports: &watch::Receiver<Arc<Report>>,
+    refusals: &Refusals,
 ) -> Writers {
-    let (leadership, election) = stand(clients, args, replica);
+    let (leadership, election) = stand(clients, args, replica, refusals);
     let origin = origin(args, replica);
     if args.update_status && origin == Origin::Nowhere {
         tracing::warn!(
@@ -61,8 +63,10 @@ pub fn start(
         );
     }
     let (sender, addresses) = watch::channel(None);
-    let desk = |what, pace| Desk {
+    let desk = |what, act, pace| Desk {
         what,
+        act,
+        refusals: refusals.clone(),
         reports: reports.clone(),
         addresses: addresses.clone(),
         leadership: leadership.clone(),
@@ -71,11 +75,17 @@ pub fn start(
     let mut tasks = JoinSet::new();
     let writes_status = args.update_status && origin != Origin::Nowhere;
     if writes_status {
-        let follow = address::follow(Arc::clone(clients), origin, leadership.clone(), sender);
-        tasks.spawn(follow);
+        let follow = address::Follow {
+            clients: Arc::clone(clients),
+            origin,
+            leadership: leadership.clone(),
+            refusals: refusals.clone(),
+        };
+        tasks.spawn(follow.run(sender));
         let balancer = Arc::clone(clients);
         let desk = desk(
             "the status of Ingresses",
+            Act::Status,
             Pace::new(STATUS_INTERVAL, STATUS_BURST),
         );
         tasks.spawn(desk.serve(move || Balancer::new(Arc::clone(&balancer))));
@@ -84,14 +94,18 @@ pub fn start(
         tasks.spawn(async move { sender.closed().await });
     }
     let (events, identity) = (Arc::clone(clients), Arc::clone(&replica.identity));
-    let desk = desk("Events", Pace::new(EVENT_INTERVAL, EVENT_BURST));
+    let desk = desk(
+        "Events",
+        Act::Events,
+        Pace::new(EVENT_INTERVAL, EVENT_BURST),
+    );
     tasks.spawn(
         desk.serve(move || Events::new(Arc::clone(&events), Arc::clone(&identity), writes_status)),
     );
     Writers {
         clients: Arc::clone(clients),
         leadership,
-        reports,
+        reports: reports.clone(),
         addresses,
         clears: writes_status && args.update_status_on_shutdown,
         pod: replica.pod.clone(),
@@ -170,7 +184,12 @@ impl Writers {
 
 type Election = Option<(oneshot::Sender<()>, JoinHandle<()>)>;
 
-fn stand(clients: &Clients, args: &StatusArgs, replica: &Replica) -> (Leadership, Election) {
+fn stand(
+    clients: &Clients,
+    args: &StatusArgs,
+    replica: &Replica,
+    refusals: &Refusals,
+) -> (Leadership, Election) {
     if !args.leader_election {
         return (Leadership::unquestioned(), None);
     }
@@ -182,7 +201,8 @@ fn stand(clients: &Clients, args: &StatusArgs, replica: &Replica) -> (Leadership
         lease: args.election_id.as_str().into(),
     };
     let (stop, stopped) = oneshot::channel();
-    let (leadership, election) = leader::stand(Arc::clone(clients), candidate, stopped);
+    let (leadership, election) =
+        leader::stand(Arc::clone(clients), candidate, refusals.clone(), stopped);
     (leadership, Some((stop, tokio::spawn(election))))
 }
 

@@ -1,14 +1,16 @@
 //! What the tests of the duties share, and the loop around them.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
 use http::{Request, Response, StatusCode};
 use k8s_openapi::api::networking::v1::Ingress;
 use kube::Client;
 use kube::client::Body;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::diagnostics::Diagnostic;
+use crate::source::kubernetes::contact::Contacts;
 use crate::source::{Kind, ObjectKey};
 
 /// Clients of a server that is never asked.
@@ -42,7 +44,8 @@ struct Counting {
     refused: AtomicUsize,
     under_way: AtomicUsize,
     most: AtomicUsize,
-    refuses: AtomicBool,
+    /// The status it answers with; 0 means that it takes everything.
+    refuses: AtomicU16,
 }
 
 impl Counting {
@@ -55,13 +58,13 @@ impl Counting {
                 server.most.fetch_max(now, Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 server.under_way.fetch_sub(1, Ordering::Relaxed);
-                let (counter, status) = if server.refuses.load(Ordering::Relaxed) {
-                    (&server.refused, StatusCode::SERVICE_UNAVAILABLE)
-                } else {
-                    (&server.written, StatusCode::OK)
+                let code = server.refuses.load(Ordering::Relaxed);
+                let (counter, status, body) = match StatusCode::from_u16(code) {
+                    Ok(status) => (&server.refused, status, refusal(code)),
+                    Err(_) => (&server.written, StatusCode::OK, json!({"metadata": {}})),
                 };
                 counter.fetch_add(1, Ordering::Relaxed);
-                let body = Body::from(br#"{"metadata": {}}"#.to_vec());
+                let body = Body::from(body.to_string().into_bytes());
                 let response = Response::builder().status(status).body(body).unwrap();
                 Ok::<_, kube::Error>(response)
             }
@@ -73,6 +76,12 @@ impl Counting {
     fn written(&self) -> usize {
         self.written.load(Ordering::Relaxed)
     }
+}
+
+fn refusal(code: u16) -> Value {
+    let why = r#"ingresses is forbidden: User "a" cannot patch resource "ingresses/status""#;
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+        "reason": if code == 403 { "Forbidden" } else { "" }, "message": why})
 }
 
 fn many(count: usize) -> Arc<Report> {
@@ -103,6 +112,8 @@ fn desk(
     let (reports, addresses) = (watch::channel(report), watch::channel(told()));
     let desk = Desk {
         what: "the status",
+        act: Act::Status,
+        refusals: Refusals::default(),
         reports: reports.1,
         addresses: addresses.1,
         leadership,
@@ -135,7 +146,7 @@ async fn ten_thousand_are_written_once_each_a_few_at_a_time() {
 #[tokio::test(start_paused = true)]
 async fn a_server_that_refuses_is_asked_ever_less_and_everything_is_written_in_the_end() {
     let server = Arc::<Counting>::default();
-    server.refuses.store(true, Ordering::Relaxed);
+    server.refuses.store(503, Ordering::Relaxed);
     let clients = server.clients();
     let (desk, _reports, _addresses) = desk(many(10), Leadership::unquestioned());
     tokio::spawn(desk.serve(move || Balancer::new(Arc::clone(&clients))));
@@ -145,7 +156,7 @@ async fn a_server_that_refuses_is_asked_ever_less_and_everything_is_written_in_t
         (10 * 10..=10 * 17).contains(&refused),
         "{refused} in ten minutes"
     );
-    server.refuses.store(false, Ordering::Relaxed);
+    server.refuses.store(0, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(61)).await;
     assert_eq!(server.written(), 10);
 }
@@ -168,4 +179,54 @@ async fn nothing_is_sent_after_the_end_of_leading() {
         written,
         "what was under way is cut off, too"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_right_that_is_missing_is_told_until_it_is_there_or_another_replica_leads() {
+    let contacts = Contacts::default();
+    let told = || contacts.complaints();
+    let server = Arc::<Counting>::default();
+    server.refuses.store(403, Ordering::Relaxed);
+    let clients = server.clients();
+    let (leadership, end) = Leadership::ending();
+    let (mut desk, _reports, _addresses) = desk(many(10), leadership);
+    desk.refusals = contacts.refusals().clone();
+    tokio::spawn(desk.serve(move || Balancer::new(Arc::clone(&clients))));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let first = told();
+    assert_eq!(first.len(), 1, "one line for all of them");
+    for word in [
+        "RequestForbidden",
+        "refuses to patch it in namespace `shop`",
+        "ingresses.networking.k8s.io/status",
+        "generate rbac",
+    ] {
+        let text = first[0].to_string();
+        assert!(text.contains(word), "{word} is missing in: {text}");
+    }
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(told(), first, "it stands, in the same words");
+    server.refuses.store(503, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(
+        told(),
+        first,
+        "a server in trouble says nothing about rights"
+    );
+    server.refuses.store(0, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(told(), []);
+
+    let (mut desk, _reports, _addresses) = self::desk(many(1), Leadership::unquestioned());
+    server.refuses.store(403, Ordering::Relaxed);
+    let (leadership, end_again) = Leadership::ending();
+    (desk.leadership, desk.refusals) = (leadership, contacts.refusals().clone());
+    let clients = server.clients();
+    tokio::spawn(desk.serve(move || Balancer::new(Arc::clone(&clients))));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(told().len(), 1);
+    end();
+    end_again();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(told(), [], "whoever leads now finds out");
 }

@@ -214,3 +214,46 @@ fn what_is_written_needs_the_printed_rights_and_no_others() {
         }
     });
 }
+
+#[test]
+fn what_may_not_be_written_is_told_until_the_right_is_there() {
+    cluster::shared(|server| {
+        let space = Space::new(server, "denied");
+        space.apply(&manifests::ingress(
+            "x",
+            "denied.test",
+            &[("/", "Prefix", "missing")],
+        ));
+        let told = "--publish-status-address=203.0.113.7";
+        let (unelected, own) = ("--leader-election=false", "--pod-namespace=denied-own");
+        let without = ["--update-status=false", unelected];
+        let kubeconfig = account(server, "denied-own", &without);
+        let writer = start(&kubeconfig, &space, &[told, unelected, own]);
+        let status = "ingresses.networking.k8s.io/status";
+        writer.wait_diagnostic(&[
+            "RequestForbidden",
+            status,
+            "refuses to patch it in namespace `denied`",
+            "generate rbac",
+        ]);
+        let shown = format!("gatehouse_api_refused{{resource=\"{status}\"}} 1\n");
+        assert!(writer.admin_get("/metrics").1.contains(&shown));
+        let candidate = start(&kubeconfig, &space, &[told, own]);
+        candidate.wait_diagnostic(&[
+            "RequestForbidden",
+            "leases.coordination.k8s.io",
+            "in namespace `denied-own`",
+            "generate rbac",
+        ]);
+
+        account(server, "denied-own", &[told]);
+        for gateway in [&writer, &candidate] {
+            wait::within(2 * wait::PATIENCE, || {
+                let told = gateway.diagnostics();
+                (!told.contains("RequestForbidden")).then_some(())
+            })
+            .unwrap_or_else(|| panic!("{}", gateway.diagnostics()));
+        }
+        assert!(!writer.admin_get("/metrics").1.contains(&shown));
+    });
+}

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::super::{Kind, ObjectKey};
+use super::refusal::{REFUSED, Refusals};
 use super::target::Target;
 use crate::diagnostics::{Code, Diagnostic, Severity};
 
@@ -26,6 +27,7 @@ pub struct Contacts(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     watches: Mutex<BTreeMap<Target, State>>,
+    refusals: Refusals,
     /// One waiter: the source.
     changed: Notify,
     /// Every watch that waits for the server to come back.
@@ -111,6 +113,11 @@ impl Contacts {
         }
     }
 
+    /// What the server refuses beside watches.
+    pub fn refusals(&self) -> &Refusals {
+        &self.0.refusals
+    }
+
     /// A watch has ended for good.
     pub(super) fn close(&self, target: &Target) {
         self.watches().remove(target);
@@ -129,7 +136,7 @@ impl Contacts {
     }
 
     /// Everything to complain about, sorted. Silence is complained about after a while.
-    pub(super) fn complaints(&self) -> Vec<Diagnostic> {
+    pub(crate) fn complaints(&self) -> Vec<Diagnostic> {
         let watches = self.watches();
         let mut list: Vec<Diagnostic> = Vec::new();
         for (target, state) in watches.iter() {
@@ -145,6 +152,7 @@ impl Contacts {
         list.extend(unread.map(cannot_be_read));
         let crowded = watches.iter().filter(|(_, state)| state.unread_beyond);
         list.extend(crowded.map(|(target, _)| more_cannot_be_read(target)));
+        list.extend(self.0.refusals.complaints());
         list.sort();
         list.dedup();
         list
@@ -387,12 +395,12 @@ impl Collector for Contacts {
             let gauge = ConstGauge::new(i64::try_from(kind.failing).unwrap_or(i64::MAX));
             gauge.encode(family.encode_family(&[("kind", kind.kind)])?)?;
         }
-        Ok(())
+        self.0.refusals.encode(&mut encoder)
     }
 }
 
 /// What is shown by the metrics.
-pub const METRICS: [&Labelled; 2] = [&LAST_CONTACT, &TROUBLE];
+pub const METRICS: [&Labelled; 3] = [&LAST_CONTACT, &TROUBLE, &REFUSED];
 
 const LAST_CONTACT: Labelled = Labelled {
     name: "gatehouse_source_last_contact_seconds",
@@ -441,9 +449,10 @@ mod tests {
         let metrics = Metrics::new();
         metrics.register(Box::new(contacts));
         let text = metrics.render().unwrap();
-        for metric in METRICS {
+        for metric in [LAST_CONTACT, TROUBLE] {
             assert!(text.contains(&format!("{}{{kind=\"Secret\"}}", metric.name)));
         }
         assert!(text.contains("gatehouse_source_trouble{kind=\"Secret\"} 20\n"));
+        assert!(text.contains("gatehouse_api_refused{resource=\"events\"} 0\n"));
     }
 }

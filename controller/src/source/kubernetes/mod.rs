@@ -20,6 +20,7 @@ mod holdings;
 mod progress;
 mod prune;
 mod reflect;
+pub mod refusal;
 pub mod resource;
 mod target;
 mod wanted;
