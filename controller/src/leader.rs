@@ -374,7 +374,12 @@ impl Election {
     /// be read where it may not be written.
     fn recovered(&mut self) {
         self.refusals.forget(Act::Election);
-        self.complained = false;
+        if std::mem::take(&mut self.complained) {
+            let Candidate {
+                namespace, lease, ..
+            } = &self.candidate;
+            tracing::info!("the lease {namespace}/{lease} is in reach again");
+        }
     }
 
     /// One request with a bound; complains once per time of trouble.

@@ -360,6 +360,31 @@ impl Write for Lines {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_follower_says_once_that_the_lease_is_out_of_reach_and_once_that_it_is_back() {
+    Lines::follow();
+    let said = Lines::count;
+    let server = Arc::default();
+    let leader = Replica::start(&server, "a");
+    sleep(SECOND).await;
+    let follower = Replica::start(&server, "b");
+    sleep(10 * SECOND).await;
+    assert_eq!(said("in reach again"), 0, "nothing was wrong");
+    for times in 1..=2 {
+        follower.set(Line::Down);
+        sleep(60 * SECOND).await;
+        assert_eq!(said("cannot be read or written"), times);
+        assert_eq!(said("in reach again"), times - 1);
+        follower.set(Line::Up);
+        sleep(60 * SECOND).await;
+        assert_eq!(said("cannot be read or written"), times);
+        assert_eq!(said("in reach again"), times);
+    }
+    assert!(leader.leads());
+    leader.kill();
+    follower.kill();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_may_not_be_written_is_told_until_it_may() {
     Lines::follow();
     let server = Arc::default();

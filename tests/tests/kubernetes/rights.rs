@@ -238,7 +238,7 @@ fn what_may_not_be_written_is_told_until_the_right_is_there() {
         ]);
         let shown = format!("gatehouse_api_refused{{resource=\"{status}\"}} 1\n");
         assert!(writer.admin_get("/metrics").1.contains(&shown));
-        let candidate = start(&kubeconfig, &space, &[told, own]);
+        let mut candidate = start(&kubeconfig, &space, &[told, own]);
         candidate.wait_diagnostic(&[
             "RequestForbidden",
             "leases.coordination.k8s.io",
@@ -254,6 +254,7 @@ fn what_may_not_be_written_is_told_until_the_right_is_there() {
             })
             .unwrap_or_else(|| panic!("{}", gateway.diagnostics()));
         }
+        candidate.process.line("is in reach again");
         assert!(!writer.admin_get("/metrics").1.contains(&shown));
     });
 }
