@@ -55,12 +55,8 @@ pub fn start(
 ) -> Writers {
     let (leadership, election) = stand(clients, args, replica, refusals);
     let origin = origin(args, replica);
-    if args.update_status && origin == Origin::Nowhere {
-        tracing::warn!(
-            "the addresses of the gateway are not known, so no Ingress gets a status: name them with \
-             --publish-service or --publish-status-address (those of the nodes are taken with \
-             POD_NAME and POD_NAMESPACE, and without --watch-namespace)"
-        );
+    if let Some(doubt) = doubt(args, replica, &origin) {
+        tracing::warn!("{doubt}");
     }
     let (sender, addresses) = watch::channel(None);
     let desk = |what, act, pace| Desk {
@@ -204,6 +200,27 @@ fn stand(
     let (leadership, election) =
         leader::stand(Arc::clone(clients), candidate, refusals.clone(), stopped);
     (leadership, Some((stop, tokio::spawn(election))))
+}
+
+/// What will not be done although it is asked for: known at the start, so said there.
+fn doubt(args: &StatusArgs, replica: &Replica, origin: &Origin) -> Option<&'static str> {
+    match (args.update_status, args.update_status_on_shutdown) {
+        (true, _) if *origin == Origin::Nowhere => Some(
+            "the addresses of the gateway are not known, so no Ingress gets a status: name them with \
+             --publish-service or --publish-status-address (those of the nodes are taken with \
+             POD_NAME and POD_NAMESPACE, and without --watch-namespace)",
+        ),
+        (true, true) if replica.pod.is_none() => Some(
+            "--update-status-on-shutdown takes no address out, because nobody can know whether this \
+             is the last replica: name its pod with --pod-name and --pod-namespace (or POD_NAME and \
+             POD_NAMESPACE), or leave the flag out",
+        ),
+        (false, true) => Some(
+            "--update-status-on-shutdown has no effect with --update-status=false: leave one of them \
+             out",
+        ),
+        _ => None,
+    }
 }
 
 fn origin(args: &StatusArgs, replica: &Replica) -> Origin {

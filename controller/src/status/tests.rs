@@ -230,3 +230,33 @@ async fn a_right_that_is_missing_is_told_until_it_is_there_or_another_replica_le
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(told(), [], "whoever leads now finds out");
 }
+
+#[derive(Debug, clap::Parser)]
+struct Flags {
+    #[command(flatten)]
+    status: StatusArgs,
+}
+
+#[test]
+fn what_will_not_be_done_at_the_end_is_said_at_the_start() {
+    let said = |flags: &str| {
+        let words = std::iter::once("run").chain(flags.split_whitespace());
+        let args = <Flags as clap::Parser>::parse_from(words).status;
+        let replica = Replica::new(&args, true);
+        doubt(&args, &replica, &origin(&args, &replica))
+    };
+    let at_the_end = "--update-status-on-shutdown --publish-status-address=203.0.113.7";
+    let pod = "--pod-name=web-0 --pod-namespace=own";
+    for unknown in ["--pod-name=", "--pod-name=web-0 --pod-namespace="] {
+        let text = said(&format!("{at_the_end} {unknown}")).unwrap();
+        for word in ["--update-status-on-shutdown", "--pod-name", "POD_NAMESPACE"] {
+            assert!(text.contains(word), "{word} is missing in: {text}");
+        }
+    }
+    assert_eq!(said(&format!("{at_the_end} {pod}")), None);
+    let without = said(&format!("{at_the_end} {pod} --update-status=false")).unwrap();
+    assert!(without.contains("has no effect"), "{without}");
+    assert_eq!(said("--publish-status-address=203.0.113.7"), None);
+    let nowhere = said("--pod-name= --pod-namespace=").unwrap();
+    assert!(nowhere.contains("--publish-service"), "{nowhere}");
+}
