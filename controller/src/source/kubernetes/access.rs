@@ -3,17 +3,17 @@
 //! Invariants: every request has a deadline, none is repeated behind the back of its caller;
 //! credentials are read again when the server refuses them, so nobody restarts for a new token.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::HeaderValue;
 use http::header::USER_AGENT;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::time::Instant;
 
 use super::failure::plain;
+use super::kubeconfig::Choice;
 
 /// Where the configuration comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,9 +94,16 @@ impl Access {
 }
 
 async fn connect(origin: &Origin) -> Result<Client, NoAccess> {
-    let mut config = match origin {
-        Origin::Cluster => Config::incluster_env().map_err(|_| NoAccess(OUTSIDE.to_owned()))?,
-        Origin::File(path, context) => from_file(path, context.clone()).await?,
+    let (mut config, choice) = match origin {
+        Origin::Cluster => {
+            let config = Config::incluster_env().map_err(|_| NoAccess(OUTSIDE.to_owned()))?;
+            (config, None)
+        }
+        Origin::File(path, context) => {
+            let read = Choice::read(path, context.clone()).await;
+            let (config, choice) = read.map_err(NoAccess)?;
+            (config, Some(choice))
+        }
     };
     // Said here, because the client would say it with the URL, and a password may be in it.
     if config.proxy_url.is_some() {
@@ -107,46 +114,14 @@ async fn connect(origin: &Origin) -> Result<Client, NoAccess> {
     config.default_retry = false;
     config.headers.push((USER_AGENT, AGENT));
     Client::try_from(config).map_err(|error| {
-        NoAccess(format!(
-            "no client for the Kubernetes API: {}; correct the certificates and keys that the \
-                 kubeconfig names, or the service account of the pod",
-            plain(&error)
-        ))
-    })
-}
-
-async fn from_file(path: &Path, context: Option<String>) -> Result<Config, NoAccess> {
-    let place = path.display();
-    let file = Kubeconfig::read_from(path).map_err(|error| {
-        let error = error.to_string();
-        // The lines behind the first show the file around the mistake: passwords, tokens, keys.
-        let error = error.lines().next().unwrap_or_default();
-        NoAccess(format!(
-            "invalid value '{place}' for '--kubeconfig <FILE>': {error}; name a file that kubectl can use"
-        ))
-    })?;
-    let contexts: Vec<String> = file.contexts.iter().map(|c| c.name.clone()).collect();
-    if let Some(name) = &context
-        && !contexts.contains(name)
-    {
-        return Err(NoAccess(format!(
-            "invalid value '{name}' for '--context <NAME>': {place} has the contexts {}",
-            contexts.join(", ")
-        )));
-    }
-    let options = KubeConfigOptions {
-        context,
-        ..KubeConfigOptions::default()
-    };
-    Config::from_custom_kubeconfig(file, &options)
-        .await
-        .map_err(|error| {
-            NoAccess(format!(
-                "{place} (--kubeconfig) cannot be used: {error}; correct it, or choose another of its \
-                 contexts with --context ({})",
-                contexts.join(", ")
-            ))
+        NoAccess(match choice {
+            Some(choice) => choice.no_client(&error),
+            None => format!(
+                "no client for the Kubernetes API: {}; see to the service account of the pod",
+                plain(&error)
+            ),
         })
+    })
 }
 
 const OUTSIDE: &str = "nothing says where the objects are: this process does not run in a pod with \

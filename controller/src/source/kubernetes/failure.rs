@@ -128,7 +128,7 @@ fn chain(error: &dyn Error) -> String {
 }
 
 /// One line of bounded length.
-fn brief(text: &str) -> String {
+pub(super) fn brief(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default().trim();
     match line.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),

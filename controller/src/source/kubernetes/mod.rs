@@ -17,6 +17,7 @@ pub mod contact;
 mod failure;
 mod form;
 mod holdings;
+mod kubeconfig;
 mod progress;
 mod prune;
 mod reflect;
