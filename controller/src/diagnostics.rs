@@ -21,6 +21,17 @@ pub enum Severity {
     Info,
 }
 
+impl Severity {
+    /// As text.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Info => "info",
+        }
+    }
+}
+
 /// One finding. Ordered by object, field and code, so lists compare and print the same way.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Diagnostic {
@@ -42,13 +53,9 @@ pub struct Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let severity = match self.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-            Severity::Info => "info",
-        };
+        let (severity, code) = (self.severity.as_str(), self.code.as_str());
         let object = Printable(&self.object);
-        write!(f, "{severity}[{}] {object}", self.code.as_str())?;
+        write!(f, "{severity}[{code}] {object}")?;
         if !self.field.is_empty() {
             write!(f, " {}", Printable(&self.field))?;
         }

@@ -13,6 +13,7 @@ pub mod diagnostics;
 pub mod echo;
 pub mod engine;
 pub mod expiry;
+pub mod findings;
 pub mod leader;
 mod pace;
 pub mod rbac;

@@ -15,9 +15,9 @@ use crate::certificates::metrics as certificates;
 use crate::config::generate::DocsArgs;
 use crate::config::{RESTRICTIONS, SETTINGS};
 use crate::diagnostics::Code;
-use crate::leader;
 use crate::run::Failure;
 use crate::source::kubernetes::contact;
+use crate::{findings, leader};
 
 /// Writes every page into the directory, which is made when it is missing.
 pub fn write(args: &DocsArgs) -> Result<ExitCode, Failure> {
@@ -146,7 +146,7 @@ fn metrics() -> String {
         "`/metrics` of the admin port (`--admin-listen`), in the Prometheus text format. Values of \
          labels come from the configuration or from a closed list, never from a request; a route \
          has series once it had a request. Those of certificates that are ordered are there with \
-         `--acme` only, the last three in a cluster only.",
+         `--acme` only, the last four in a cluster only.",
     );
     table(&mut page, &["name", "kind", "labels", "meaning"]);
     let plain = Plain::TABLE
@@ -154,6 +154,7 @@ fn metrics() -> String {
         .map(|&(name, kind, help)| (name, kind, &[][..], help));
     let labelled = Labelled::TABLE
         .iter()
+        .chain(&findings::METRICS)
         .chain(&certificates::METRICS)
         .chain(&contact::METRICS)
         .chain(&leader::METRICS)

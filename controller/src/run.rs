@@ -27,6 +27,7 @@ use crate::certificates::{Ends, Front, Orders, Place};
 use crate::config::flags::{AccessLogFormat, RunArgs};
 use crate::config::{ClassReading, Replica};
 use crate::engine::{self, Engine, Report};
+use crate::findings::Findings;
 use crate::leader::Clients;
 use crate::signals::Signals;
 use crate::simulate::ListenerView;
@@ -101,6 +102,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let readiness = Readiness::default();
     readiness.hold(NOT_SERVED);
     let health = Readiness::default();
+    metrics.register(Box::new(Findings(reports.clone())));
     let front = Front::new(&metrics);
     let state = admin::State {
         published: snapshots,
