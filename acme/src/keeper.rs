@@ -6,6 +6,7 @@
 //! - Nothing happens before it is known what is wanted: an empty start removes nothing.
 //! - Dropping the [`Keeper`] ends all work at once, as a crash would.
 
+mod again;
 mod ask;
 mod command;
 mod slots;
@@ -25,16 +26,17 @@ use crate::clock::{Clock, SystemClock};
 use crate::dns::Solvers;
 use crate::dns::persist::{Persist, Unread};
 use crate::driver::{Alone, Barrier, Driver, Flow, Memo, Projector, Wishes};
-use crate::events::{Event, What};
+use crate::events::Event;
 use crate::issuers::Issuers;
 use crate::journal::{Journal, Silent};
-use crate::plan::{Finding, Request, Target, Wanted, plan};
+use crate::plan::{Finding, Request, Target, plan};
 use crate::record::Record;
 use crate::secrets::Secrets;
 use crate::served::{Certificates, Reports, Served, renew};
 use crate::standing::Standing;
-use crate::vault::{Key, Listing, Vault, VaultError};
+use crate::vault::{Key, Listing, Vault};
 
+use again::End;
 use ask::Ask;
 use slots::{Slot, Slots};
 
@@ -229,7 +231,7 @@ struct Work {
     board: watch::Sender<Arc<Board>>,
     flows: usize,
     slots: Slots,
-    running: JoinSet<(Flow, Result<(), VaultError>)>,
+    running: JoinSet<(Flow, End)>,
     /// The epoch whose records are in `slots`.
     epoch: Option<u64>,
     /// Whether it is known what is wanted.
@@ -260,7 +262,7 @@ impl Work {
                     self.slots.reconsider();
                 }
                 Some(done) = self.running.join_next() => match done {
-                    Ok((flow, end)) => self.put_back(flow, end).await,
+                    Ok((flow, end)) => self.put_back(flow, end),
                     Err(error) => {
                         tracing::error!(%error, "a certificate's flow ended abnormally");
                         self.slots.revive_lost();
@@ -405,12 +407,12 @@ impl Work {
         }
         let now = clock.now();
         while self.running.len() < self.flows {
-            let Some(mut flow) = self.slots.take_due(now) else {
+            let Some((mut flow, stale)) = self.slots.take_due(now) else {
                 break;
             };
             let driver = Arc::clone(&self.driver);
             self.running.spawn(async move {
-                let end = driver.run(&mut flow).await;
+                let end = driver.work(&mut flow, stale).await;
                 (flow, end)
             });
         }
@@ -421,66 +423,28 @@ impl Work {
         next.map_or(idle, |at| clock.instant(at).min(idle))
     }
 
-    async fn put_back(&mut self, mut flow: Flow, end: Result<(), VaultError>) {
+    fn put_back(&mut self, mut flow: Flow, end: End) {
         if Some(flow.epoch) != self.epoch {
             return;
         }
         let target = flow.target().clone();
-        if let Err(error) = end {
-            tracing::warn!(namespace = target.namespace, name = target.secret, %error, "record not stored");
-            let event = Event {
-                target: target.clone(),
-                what: What::Warning(error.to_string()),
-            };
-            drop(self.driver.events.send(event));
-            // What is stored decides, not what was about to be.
-            let stored = self
-                .driver
-                .vault
-                .read(&Key::Certificate(target.clone()))
-                .await;
-            let not_before = crate::schedule::later(self.driver.clock.now(), AGAIN_STORED);
-            match stored {
-                Ok(Some(stored)) => match Record::from_entries(&stored.entries) {
-                    Ok(record) => {
-                        flow.record = record;
-                        flow.version = Some(stored.version);
-                    }
-                    Err(_) => return self.slots.leave_alone(target),
-                },
-                Ok(None) => match flow.wanted.clone() {
-                    Some(wanted) => self.put_again(&mut flow, &wanted).await,
-                    None => return self.slots.remove(&target),
-                },
-                Err(_) => return self.slots.lose(target, flow, not_before),
-            }
-            flow.memo.rest_until = Some(not_before);
-        }
         flow.wanted = self.wishes.borrow().get(&target).cloned();
-        let removed = flow.version.is_none() && flow.wanted.is_none();
-        if removed {
-            self.slots.remove(&target);
-        } else {
-            self.driver.served.show(&flow.record, flow.wanted.as_ref());
-            self.slots.insert(flow);
+        match end {
+            End::Rests if flow.version.is_none() && flow.wanted.is_none() => {
+                self.slots.remove(&target);
+            }
+            End::Rests => {
+                self.driver.served.show(&flow.record, flow.wanted.as_ref());
+                self.slots.insert(flow);
+            }
+            End::Unread => self.slots.lose(flow),
+            End::Strange => self.slots.leave_alone(target),
+            End::Gone => {
+                self.slots.remove(&target);
+                // It may be wanted by now.
+                self.adopt();
+            }
         }
-    }
-
-    /// The record is gone although its certificate is wanted: somebody removed it. A certificate that
-    /// is still in memory is stored again, so that it is not ordered anew.
-    async fn put_again(&self, flow: &mut Flow, wanted: &Wanted) {
-        flow.version = None;
-        if flow.record.current.is_none() {
-            flow.record = Record::new(wanted, flow.epoch);
-            return;
-        }
-        flow.record.drop_revision();
-        let Ok(entries) = flow.record.to_entries() else {
-            return;
-        };
-        let key = Key::Certificate(flow.target().clone());
-        let written = self.driver.vault.write(&key, None, &entries).await;
-        flow.version = written.ok();
     }
 
     fn now(&self) -> Timestamp {
@@ -504,6 +468,3 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// After the vault could not be read.
 const AGAIN: Duration = Duration::from_secs(1);
-
-/// After a record could not be stored.
-const AGAIN_STORED: SignedDuration = SignedDuration::from_secs(2);

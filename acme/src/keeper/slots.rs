@@ -57,8 +57,8 @@ impl Slots {
     }
 
     /// The record could not be read after a failed write: again later.
-    pub(super) fn lose(&mut self, target: Target, mut flow: Flow, not_before: Timestamp) {
-        flow.memo.rest_until = Some(not_before);
+    pub(super) fn lose(&mut self, flow: Flow) {
+        let target = flow.target().clone();
         let slot = Slot::Idle {
             flow: Box::new(flow),
             stale: true,
@@ -121,14 +121,14 @@ impl Slots {
         }
     }
 
-    /// Takes the most urgent certificate that is due.
-    pub(super) fn take_due(&mut self, now: Timestamp) -> Option<Flow> {
+    /// Takes the most urgent certificate that is due, and says whether it has to be read again.
+    pub(super) fn take_due(&mut self, now: Timestamp) -> Option<(Flow, bool)> {
         let mut best: Option<((u8, SignedDuration), &Target)> = None;
         for (target, slot) in &self.by_target {
-            let Slot::Idle { flow, .. } = slot else {
+            let Slot::Idle { flow, stale } = slot else {
                 continue;
             };
-            if when(flow, now).is_none_or(|at| at > now) {
+            if when(flow, *stale, now).is_none_or(|at| at > now) {
                 continue;
             }
             let urgency = urgency(&flow.record, now);
@@ -138,7 +138,7 @@ impl Slots {
         }
         let target = best?.1.clone();
         match self.by_target.insert(target, Slot::Busy)? {
-            Slot::Idle { flow, .. } => Some(*flow),
+            Slot::Idle { flow, stale } => Some((*flow, stale)),
             Slot::Busy | Slot::LeftAlone => None,
         }
     }
@@ -146,15 +146,20 @@ impl Slots {
     /// When the next one is due.
     pub(super) fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
         let idle = self.by_target.values().filter_map(|slot| match slot {
-            Slot::Idle { flow, .. } => when(flow, now),
+            Slot::Idle { flow, stale } => when(flow, *stale, now),
             Slot::Busy | Slot::LeftAlone => None,
         });
         idle.min()
     }
 }
 
-fn when(flow: &Flow, now: Timestamp) -> Option<Timestamp> {
-    let due = due(&flow.record, flow.wanted.as_ref(), now)?;
+fn when(flow: &Flow, stale: bool, now: Timestamp) -> Option<Timestamp> {
+    // What is stored may be due, whatever is here.
+    let due = if stale {
+        now
+    } else {
+        due(&flow.record, flow.wanted.as_ref(), now)?
+    };
     Some(flow.memo.rest_until.map_or(due, |rest| rest.max(due)))
 }
 

@@ -7,6 +7,7 @@ mod accounts;
 mod alpn;
 mod answering;
 mod asking;
+mod beside;
 mod bridges;
 mod clock;
 mod crashes;

@@ -10,7 +10,7 @@ use gatehouse_acme::ca::{self, Connect};
 use gatehouse_acme::clock::{Clock, SystemClock};
 use gatehouse_acme::dns::Solvers;
 use gatehouse_acme::dns::persist::{Persist, Unread};
-use gatehouse_acme::driver::Wishes;
+use gatehouse_acme::driver::{Alone, Projector, Wishes};
 use gatehouse_acme::events::{Event, Report, What};
 use gatehouse_acme::issuers::Issuers;
 use gatehouse_acme::journal::{Journal, Silent};
@@ -40,6 +40,7 @@ pub(crate) struct Stand {
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) solvers: Arc<Solvers>,
     pub(crate) persist: Arc<dyn Persist>,
+    pub(crate) projector: Arc<dyn Projector>,
 }
 
 /// What the server on the validation port answers from: every keeper that was started.
@@ -107,6 +108,7 @@ impl Stand {
             journal: Arc::new(Silent),
             solvers: Arc::new(|_, _| Err("no DNS in this test".to_owned())),
             persist: Arc::new(Unread),
+            projector: Arc::new(Alone),
         }
     }
 
@@ -163,6 +165,7 @@ impl Stand {
         config.persist = Arc::clone(&self.persist);
         config.clock = Arc::clone(&self.clock);
         config.journal = Arc::clone(&self.journal);
+        config.projector = Arc::clone(&self.projector);
         let keeper = Keeper::start(config);
         self.answers.0.lock().expect("voices").push(Voice {
             board: keeper.board.clone(),
