@@ -8,6 +8,7 @@
 //!   configuration changes; the wait is stored.
 
 mod rotate;
+pub(crate) mod sheets;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use crate::board::{Pen, Thumbprint};
 use crate::ca::{Account, AccountKey, Ca, Connect, Endpoint, ExternalAccount, Registration};
@@ -82,6 +83,8 @@ pub(crate) struct Accounts {
     pub(crate) pen: Arc<Pen>,
     /// Registrations follow each other, so that none is made twice.
     pub(crate) known: Mutex<Known>,
+    /// What people are shown.
+    pub(crate) sheets: watch::Sender<sheets::Sheets>,
 }
 
 /// What was read and connected so far.
@@ -120,6 +123,9 @@ pub struct AccountReport {
     pub refused: Option<String>,
     /// Until when it is not asked again.
     pub until: Option<Timestamp>,
+    /// Why what is kept of it cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<String>,
 }
 
 /// `account.json`.
@@ -305,6 +311,7 @@ impl Accounts {
             entry
         };
         self.introduce(issuer, &entry.key).await?;
+        self.show(issuer.name, &entry);
         known.entries.insert(issuer.name.to_owned(), entry.clone());
         Ok(entry)
     }
@@ -332,6 +339,7 @@ impl Accounts {
             .vault
             .write(&key, Some(&entry.version), &entries)
             .await?;
+        self.show(issuer.name, &entry);
         known.entries.insert(issuer.name.to_owned(), entry);
         Ok(())
     }

@@ -19,6 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::accounts::sheets::Sheets;
 use crate::accounts::{Accounts, Known};
 use crate::board::{Board, Pen};
 use crate::ca::Connect;
@@ -114,6 +115,8 @@ pub struct Keeper {
     events: broadcast::Sender<Event>,
     asks: mpsc::Sender<Ask>,
     epoch: watch::Receiver<Option<u64>>,
+    issuers: watch::Receiver<Arc<Issuers>>,
+    sheets: watch::Receiver<Sheets>,
     shown: watch::Receiver<bool>,
     task: JoinHandle<()>,
 }
@@ -138,7 +141,10 @@ impl Keeper {
             clock: Arc::clone(&config.clock),
             pen: Arc::clone(&pen),
             known: tokio::sync::Mutex::new(Known::default()),
+            sheets: watch::Sender::new(None),
         };
+        let sheets = accounts.sheets.subscribe();
+        let issuers = config.issuers.clone();
         let epoch = config.vault.epoch();
         let driver = Arc::new(Driver {
             issuers: config.issuers.clone(),
@@ -184,6 +190,8 @@ impl Keeper {
             events,
             asks: ask,
             epoch,
+            issuers,
+            sheets,
             shown,
         }
     }
@@ -203,6 +211,8 @@ impl Keeper {
         Asker {
             asks: self.asks.clone(),
             epoch: self.epoch.clone(),
+            issuers: self.issuers.clone(),
+            sheets: self.sheets.clone(),
             reports: self.reports.clone(),
             findings: self.findings.clone(),
             certificates: self.certificates.clone(),
@@ -260,6 +270,7 @@ impl Work {
                 Ok(()) = self.issuers.changed() => {
                     self.replan();
                     self.slots.reconsider();
+                    self.look_at_accounts(self.epoch.is_some()).await;
                 }
                 Some(done) = self.running.join_next() => match done {
                     Ok((flow, end)) => self.put_back(flow, end),
@@ -340,10 +351,19 @@ impl Work {
             self.driver.served.show(record, wanted);
         }
         self.shown.send_replace(true);
+        self.look_at_accounts(false).await;
         if let Ok(Some(stored)) = self.driver.vault.read(&Key::Board).await
             && let Some(board) = crate::board::read(&stored.entries)
         {
             renew(&self.board, board);
+        }
+    }
+
+    /// What others wrote about accounts.
+    async fn look_at_accounts(&self, leads: bool) {
+        let issuers = self.issuers.borrow().clone();
+        if let Err(error) = self.driver.accounts.look(&issuers, leads).await {
+            tracing::warn!(%error, "the accounts were not read");
         }
     }
 
@@ -386,6 +406,7 @@ impl Work {
         self.epoch = Some(epoch);
         self.adopt();
         self.shown.send_replace(true);
+        self.look_at_accounts(false).await;
         let slots = &self.slots;
         let publishes = |target: &Target| slots.publishes(target);
         let known = |issuer: &str| issuers.issuers.contains_key(issuer);

@@ -1,4 +1,4 @@
-//! Another key for an account, and what accounts look like to people.
+//! Another key for an account.
 //!
 //! Invariants:
 //! - The next key is stored before the authority is told of it, and the old one is kept until the
@@ -8,13 +8,9 @@
 //! - One key per issuer: what is registered at other directories of the issuer is forgotten, and
 //!   registered again with the new key when it is needed.
 
-use std::collections::BTreeMap;
-
-use super::{AccountReport, Accounts, Entry, Known, Named, NoAccount, read};
+use super::{Accounts, Entry, Known, Named, NoAccount};
 use crate::ca::{Account, AccountKey, Ca, Registration};
 use crate::failure::{Class, Failure};
-use crate::issuers::Issuers;
-use crate::vault::{Key, VaultError};
 
 impl Accounts {
     /// Gives the account of an issuer another key; answers with the URL of the account.
@@ -74,34 +70,6 @@ impl Accounts {
         self.introduce(issuer, &entry.key).await?;
         self.store(known, issuer, entry).await?;
         Ok(self.stored(known, issuer).await?)
-    }
-
-    /// How the accounts of all issuers stand. Reads only: nobody is registered.
-    pub(crate) async fn reports(&self, issuers: &Issuers) -> Result<Vec<AccountReport>, String> {
-        let mut stored = BTreeMap::new();
-        for name in issuers.issuers.keys() {
-            let found = self.vault.read(&Key::Account(name.clone())).await;
-            if let Some(found) = found.map_err(|error| error.to_string())? {
-                let entry = read(&found).map_err(VaultError::Unavailable);
-                stored.insert(name, entry.map_err(|error| error.to_string())?);
-            }
-        }
-        let report = |(name, spec): (&String, &crate::issuers::IssuerSpec)| {
-            let entry = stored.get(name);
-            let sheet = entry.map(|entry| &entry.sheet);
-            let trouble = sheet.and_then(|sheet| sheet.troubles.get(&spec.directory));
-            AccountReport {
-                issuer: name.clone(),
-                directory: spec.directory.clone(),
-                url: sheet.and_then(|sheet| sheet.accounts.get(&spec.directory).cloned()),
-                thumbprint: entry.map(|entry| entry.key.thumbprint().to_owned()),
-                contact: spec.contact.clone(),
-                rotating: entry.is_some_and(|entry| entry.next.is_some()),
-                refused: trouble.map(|trouble| trouble.detail.clone()),
-                until: trouble.map(|trouble| trouble.until),
-            }
-        };
-        Ok(issuers.issuers.iter().map(report).collect())
     }
 }
 

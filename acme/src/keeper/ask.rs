@@ -1,12 +1,14 @@
 //! How people ask a keeper: what there is to ask, and where.
 //!
-//! Invariant: whoever asks gets an answer, also when the keeper has ended.
+//! Invariants: whoever asks gets an answer, also when the keeper has ended; who only looks asks nobody.
 
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::accounts::AccountReport;
+use crate::accounts::sheets::{self, Sheets};
+use crate::issuers::Issuers;
 use crate::plan::{Finding, Target};
 use crate::secrets::Secret;
 use crate::served::{Certificates, Reports};
@@ -39,8 +41,6 @@ pub enum Command {
 pub(crate) enum Ask {
     /// A command for one certificate.
     Certificate(Target, Command, Reply<String>),
-    /// How the accounts stand.
-    Accounts(Reply<Vec<AccountReport>>),
     /// Another key for the account of an issuer.
     Rotate(String, Reply<String>),
 }
@@ -53,6 +53,8 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, String>>;
 pub struct Asker {
     pub(super) asks: mpsc::Sender<Ask>,
     pub(super) epoch: watch::Receiver<Option<u64>>,
+    pub(super) issuers: watch::Receiver<Arc<Issuers>>,
+    pub(super) sheets: watch::Receiver<Sheets>,
     /// How each certificate stands.
     pub reports: watch::Receiver<Arc<Reports>>,
     /// What users can mend.
@@ -74,8 +76,10 @@ impl Asker {
     }
 
     /// How the accounts of all issuers stand.
-    pub async fn accounts(&self) -> Result<Vec<AccountReport>, String> {
-        self.ask(Ask::Accounts).await
+    pub fn accounts(&self) -> Result<Vec<AccountReport>, String> {
+        let issuers = self.issuers.borrow().clone();
+        let known = self.sheets.borrow().clone();
+        sheets::reports(&issuers, &known)
     }
 
     /// Gives the account of an issuer another key; the answer is a sentence.
@@ -97,7 +101,6 @@ impl std::fmt::Debug for Ask {
             Self::Certificate(target, command, _) => {
                 write!(formatter, "Certificate({target}, {command:?})")
             }
-            Self::Accounts(_) => formatter.write_str("Accounts"),
             Self::Rotate(issuer, _) => write!(formatter, "Rotate({issuer})"),
         }
     }

@@ -24,10 +24,6 @@ impl Work {
             Ask::Certificate(target, command, reply) => {
                 drop(reply.send(self.act(&target, &command).await));
             }
-            Ask::Accounts(reply) => {
-                let issuers = self.issuers.borrow().clone();
-                drop(reply.send(self.driver.accounts.reports(&issuers).await));
-            }
             Ask::Rotate(issuer, reply) => drop(reply.send(self.rotate(&issuer).await)),
         }
     }

@@ -23,8 +23,14 @@ use super::api::Page;
 use super::host;
 use crate::certificates::counter::{CLOSED, Counter};
 
-/// A page about certificates; `None` if the path is none.
+/// A page about certificates or accounts; `None` if the path is none.
 pub(super) fn page(counter: &Counter, path: &str) -> Option<Page> {
+    if path == "/api/accounts" {
+        return Some(match counter.accounts() {
+            Ok(accounts) => Page::json(&accounts),
+            Err(why) => Page::text(StatusCode::NOT_FOUND, why + "\n"),
+        });
+    }
     let rest = path.strip_prefix("/api/certificates")?;
     let missing = |text: String| Page::text(StatusCode::NOT_FOUND, text);
     if !counter.is_open() {
@@ -47,15 +53,6 @@ pub(super) fn page(counter: &Counter, path: &str) -> Option<Page> {
         },
         _ => return None,
     })
-}
-
-/// The page of accounts.
-pub(super) async fn accounts(counter: &Counter) -> Page {
-    match timeout(ANSWER, counter.accounts()).await {
-        Ok(Ok(accounts)) => Page::json(&accounts),
-        Ok(Err(why)) => Page::text(StatusCode::NOT_FOUND, why + "\n"),
-        Err(_) => late(),
-    }
 }
 
 /// What is to be done.

@@ -170,8 +170,6 @@ async fn respond(
         api::Page::text(StatusCode::FORBIDDEN, text)
     } else if let Some(errand) = errand.flatten() {
         certificates::run(&state.certificates, errand, request, caller.here).await
-    } else if method == Method::GET && uri.path() == "/api/accounts" {
-        certificates::accounts(&state.certificates).await
     } else {
         api::page(state, method, uri.path(), uri.query())
     };

@@ -214,7 +214,10 @@ pub(super) fn accounts(accounts: &[AccountReport]) -> String {
         )];
         lines.push(match &account.url {
             Some(url) => format!("  The account is {url}."),
-            None => "  No account is registered yet: the first order does.".to_owned(),
+            None => match &account.unreadable {
+                Some(why) => format!("  What is kept of its account cannot be read: {why}."),
+                None => "  No account is registered yet: the first order does.".to_owned(),
+            },
         });
         if let Some(thumbprint) = &account.thumbprint {
             lines.push(format!("  Its key has the thumbprint {thumbprint}."));

@@ -49,8 +49,8 @@ impl Counter {
     }
 
     /// All accounts; the error is a sentence.
-    pub async fn accounts(&self) -> Result<Vec<AccountReport>, String> {
-        self.asker()?.accounts().await
+    pub fn accounts(&self) -> Result<Vec<AccountReport>, String> {
+        self.asker()?.accounts()
     }
 
     /// Does what a person asks for; both answers are sentences.

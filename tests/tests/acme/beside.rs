@@ -19,11 +19,12 @@ use tokio::sync::watch;
 use crate::customer::with;
 use crate::stand::{Stand, request, valid, want};
 
-/// A vault that is away for the next few uses of records.
+/// A vault that is away for the next few uses of records, and counts how often accounts are read.
 #[derive(Clone)]
 struct Shaky {
     inner: MemoryVault,
     away: Arc<AtomicUsize>,
+    looked: Arc<AtomicUsize>,
 }
 
 impl Shaky {
@@ -31,6 +32,7 @@ impl Shaky {
         Self {
             inner: MemoryVault::new(),
             away: Arc::default(),
+            looked: Arc::default(),
         }
     }
 
@@ -51,6 +53,9 @@ impl Vault for Shaky {
     }
 
     fn read<'a>(&'a self, key: &'a Key) -> Answer<'a, Result<Option<Stored>, VaultError>> {
+        if let Key::Account(_) = key {
+            self.looked.fetch_add(1, Ordering::SeqCst);
+        }
         match self.reach(key) {
             Ok(()) => self.inner.read(key),
             Err(error) => Box::pin(std::future::ready(Err(error))),
@@ -127,6 +132,29 @@ fn a_record_that_was_not_stored_is_read_again_before_any_step_is_made_of_it() {
             assert_eq!(vault.away.load(Ordering::SeqCst), 0, "both were met");
             assert_eq!(*notes.stored.borrow(), [Some(Phase::Planned)]);
             assert_eq!(pebble.issued().len(), 1);
+        });
+    });
+}
+
+#[test]
+fn looking_at_accounts_reads_no_vault() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        with(async || {
+            let vault = Shaky::new();
+            let stand = Stand::new(&pebble, &pebble.directory(), "");
+            let keeper = stand.keeper_on(Arc::new(vault.clone()));
+            want(&keeper, vec![request("tls", &["a.example.test"])]);
+            valid(&keeper, "tls").await;
+            let asker = keeper.asker();
+            let looked = vault.looked.load(Ordering::SeqCst);
+            for away in [false, true] {
+                vault.inner.set_away(away);
+                let accounts = asker.accounts().expect("accounts");
+                assert!(accounts[0].url.is_some(), "{accounts:?}");
+                assert!(accounts[0].thumbprint.is_some(), "{accounts:?}");
+            }
+            assert_eq!(vault.looked.load(Ordering::SeqCst), looked);
         });
     });
 }

@@ -171,7 +171,7 @@ fn no_value_of_the_keeper_prints_a_key() {
                 format!("{:#?}", *keeper.certificates.borrow()),
                 format!("{:#?}", *keeper.reports.borrow()),
                 format!("{:#?}", *keeper.board.borrow()),
-                format!("{:#?}", asker.accounts().await),
+                format!("{:#?}", asker.accounts()),
                 format!("{import:#?}"),
                 format!("{:#?}", asker.command(target("none"), Command::Retry).await),
             ];

@@ -38,10 +38,10 @@ fn an_account_gets_another_key_and_orders_go_on() {
             assert!(none.expect_err("no issuer").contains("other"));
             want(&keeper, vec![request("one", &["one.example.test"])]);
             valid(&keeper, "one").await;
-            let before = asker.accounts().await.expect("accounts").remove(0);
+            let before = asker.accounts().expect("accounts").remove(0);
             let rotate = async || asker.rotate("main".to_owned()).await;
             let said = insist(rotate).await.expect("another key");
-            let after = asker.accounts().await.expect("accounts").remove(0);
+            let after = asker.accounts().expect("accounts").remove(0);
             assert_eq!(before.url, after.url);
             assert!(
                 said.contains(after.url.as_deref().expect("an account")),
@@ -95,19 +95,19 @@ fn a_change_of_the_key_whose_answer_is_lost_is_ended_by_the_next_order() {
             want(&keeper, vec![request("one", &["one.example.test"])]);
             valid(&keeper, "one").await;
             let asker = keeper.asker();
-            let before = asker.accounts().await.expect("accounts").remove(0);
+            let before = asker.accounts().expect("accounts").remove(0);
             // The authority does what it is asked, and nobody hears of it.
             proxy.rule(Unheard);
             let rotate = async || asker.rotate("main".to_owned()).await;
             let failed = insist(rotate).await.expect_err("no answer");
             assert!(failed.contains("503"), "{failed}");
-            let between = asker.accounts().await.expect("accounts").remove(0);
+            let between = asker.accounts().expect("accounts").remove(0);
             assert!(between.rotating);
             assert_eq!(between.thumbprint, before.thumbprint);
             proxy.heal();
             let said = insist(rotate).await;
             said.expect("ended, and another one");
-            let after = asker.accounts().await.expect("accounts").remove(0);
+            let after = asker.accounts().expect("accounts").remove(0);
             assert!(!after.rotating);
             assert_eq!(after.url, before.url);
             assert_ne!(after.thumbprint, before.thumbprint);
