@@ -11,13 +11,13 @@ mod rotate;
 pub(crate) mod sheets;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
 use crate::board::{Pen, Thumbprint};
 use crate::ca::{Account, AccountKey, Ca, Connect, Endpoint, ExternalAccount, Registration};
@@ -81,16 +81,20 @@ pub(crate) struct Accounts {
     pub(crate) connect: Arc<Connect>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) pen: Arc<Pen>,
-    /// Registrations follow each other, so that none is made twice.
-    pub(crate) known: Mutex<Known>,
+    /// What was read so far, by issuer. What is done with one account follows each other, so that none
+    /// is registered twice; another issuer's waits for none of it.
+    pub(crate) known: std::sync::Mutex<BTreeMap<String, Arc<Mutex<Known>>>>,
     /// What people are shown.
     pub(crate) sheets: watch::Sender<sheets::Sheets>,
 }
 
-/// What was read and connected so far.
+/// The account of an issuer, for whoever has this and nobody else.
+pub(crate) type Turn = OwnedMutexGuard<Known>;
+
+/// What was read of an account and connected for it so far.
 #[derive(Default)]
 pub(crate) struct Known {
-    entries: BTreeMap<String, Entry>,
+    entry: Option<Entry>,
     authorities: BTreeMap<(String, Option<String>), Arc<dyn Ca>>,
 }
 
@@ -154,7 +158,27 @@ struct Trouble {
 impl Accounts {
     /// Forgets what was read: another one may have written.
     pub(crate) async fn forget(&self) {
-        self.known.lock().await.entries.clear();
+        let all: Vec<_> = self.places().values().cloned().collect();
+        for known in all {
+            known.lock().await.entry = None;
+        }
+    }
+
+    /// An account for oneself, if nobody else has it.
+    pub(crate) fn reserve(&self, issuer: &str) -> Option<Turn> {
+        self.place(issuer).try_lock_owned().ok()
+    }
+
+    async fn turn(&self, issuer: Named<'_>) -> Turn {
+        self.place(issuer.name).lock_owned().await
+    }
+
+    fn place(&self, issuer: &str) -> Arc<Mutex<Known>> {
+        Arc::clone(self.places().entry(issuer.to_owned()).or_default())
+    }
+
+    fn places(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Mutex<Known>>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn authority_of(
@@ -186,15 +210,23 @@ impl Accounts {
         &self,
         issuer: Named<'_>,
     ) -> Result<(Arc<dyn Ca>, Account), NoAccount> {
-        let mut known = self.known.lock().await;
+        let mut known = self.turn(issuer).await;
+        self.registered(&mut known, issuer).await
+    }
+
+    async fn registered(
+        &self,
+        known: &mut Known,
+        issuer: Named<'_>,
+    ) -> Result<(Arc<dyn Ca>, Account), NoAccount> {
         let authority = self
-            .authority_of(&mut known, issuer)
+            .authority_of(known, issuer)
             .await
             .map_err(NoAccount::Failed)?;
-        let mut entry = self.stored(&mut known, issuer).await?;
+        let mut entry = self.stored(known, issuer).await?;
         if entry.next.is_some() && !issuer.test {
             entry = self
-                .settle(&mut known, issuer, authority.as_ref(), entry)
+                .settle(known, issuer, authority.as_ref(), entry)
                 .await?;
         }
         let directory = issuer.directory().to_owned();
@@ -230,7 +262,7 @@ impl Accounts {
                 );
                 entry.sheet.troubles.remove(&directory);
                 entry.sheet.accounts.insert(directory, account.url.clone());
-                self.store(&mut known, issuer, entry).await?;
+                self.store(known, issuer, entry).await?;
                 Ok((authority, account))
             }
             Err(refusal) => {
@@ -242,7 +274,7 @@ impl Accounts {
                         hash,
                     };
                     entry.sheet.troubles.insert(directory, trouble);
-                    self.store(&mut known, issuer, entry).await?;
+                    self.store(known, issuer, entry).await?;
                 }
                 Err(NoAccount::Failed(failure))
             }
@@ -252,7 +284,7 @@ impl Accounts {
     /// The authority does not know the account any more: register the same key again, once an hour
     /// at most. Says whether that may help.
     pub(crate) async fn reset(&self, issuer: Named<'_>) -> Result<bool, VaultError> {
-        let mut known = self.known.lock().await;
+        let mut known = self.turn(issuer).await;
         let mut entry = self.stored(&mut known, issuer).await?;
         let (directory, now) = (issuer.directory().to_owned(), self.clock.now());
         if !entry.sheet.accounts.contains_key(&directory) {
@@ -276,7 +308,7 @@ impl Accounts {
 
     /// An authority refuses the account: nobody orders with it until the wait is over.
     pub(crate) async fn refuse(&self, issuer: Named<'_>, detail: &str) -> Result<(), VaultError> {
-        let mut known = self.known.lock().await;
+        let mut known = self.turn(issuer).await;
         let mut entry = self.stored(&mut known, issuer).await?;
         let external = self.external(issuer).await.ok().flatten();
         let trouble = Trouble {
@@ -291,7 +323,7 @@ impl Accounts {
     }
 
     async fn stored(&self, known: &mut Known, issuer: Named<'_>) -> Result<Entry, VaultError> {
-        if let Some(entry) = known.entries.get(issuer.name) {
+        if let Some(entry) = &known.entry {
             return Ok(entry.clone());
         }
         let key = Key::Account(issuer.name.to_owned());
@@ -312,7 +344,7 @@ impl Accounts {
         };
         self.introduce(issuer, &entry.key).await?;
         self.show(issuer.name, &entry);
-        known.entries.insert(issuer.name.to_owned(), entry.clone());
+        known.entry = Some(entry.clone());
         Ok(entry)
     }
 
@@ -333,14 +365,14 @@ impl Accounts {
     ) -> Result<(), VaultError> {
         let key = Key::Account(issuer.name.to_owned());
         // Whatever happens below, what is known is no longer what is stored.
-        known.entries.remove(issuer.name);
+        known.entry = None;
         let entries = entry.entries().map_err(VaultError::Unavailable)?;
         entry.version = self
             .vault
             .write(&key, Some(&entry.version), &entries)
             .await?;
         self.show(issuer.name, &entry);
-        known.entries.insert(issuer.name.to_owned(), entry);
+        known.entry = Some(entry);
         Ok(())
     }
 

@@ -15,12 +15,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::accounts::Accounts;
 use crate::accounts::sheets::Sheets;
-use crate::accounts::{Accounts, Known};
 use crate::board::{Board, Pen};
 use crate::ca::Connect;
 use crate::clock::{Clock, SystemClock};
@@ -38,7 +38,8 @@ use crate::standing::Standing;
 use crate::vault::{Key, Listing, Vault};
 
 use again::End;
-use ask::Ask;
+use ask::{Ask, Reply};
+use command::Done;
 use slots::{Slot, Slots};
 
 pub use ask::{Asker, Command};
@@ -140,7 +141,7 @@ impl Keeper {
             connect: config.connect,
             clock: Arc::clone(&config.clock),
             pen: Arc::clone(&pen),
-            known: tokio::sync::Mutex::new(Known::default()),
+            known: Mutex::default(),
             sheets: watch::Sender::new(None),
         };
         let sheets = accounts.sheets.subscribe();
@@ -175,6 +176,7 @@ impl Keeper {
             flows: config.flows.max(1),
             slots: Slots::default(),
             running: JoinSet::new(),
+            errands: JoinSet::new(),
             epoch: None,
             known: false,
             shown: show,
@@ -242,6 +244,8 @@ struct Work {
     flows: usize,
     slots: Slots,
     running: JoinSet<(Flow, End)>,
+    /// Commands that are under way.
+    errands: JoinSet<Done>,
     /// The epoch whose records are in `slots`.
     epoch: Option<u64>,
     /// Whether it is known what is wanted.
@@ -279,7 +283,14 @@ impl Work {
                         self.slots.revive_lost();
                     }
                 },
-                Some(ask) = asks.recv() => self.answer(ask).await,
+                Some(done) = self.errands.join_next() => match done {
+                    Ok(done) => self.conclude(done),
+                    Err(error) => {
+                        tracing::error!(%error, "a command ended abnormally");
+                        self.slots.revive_lost();
+                    }
+                },
+                Some(ask) = asks.recv() => self.answer(ask),
                 () = tokio::time::sleep_until(timer) => {}
             }
         }
@@ -370,6 +381,7 @@ impl Work {
     /// Takes the lead, or loses it. What was going on here ends either way.
     async fn lead(&mut self, epoch: Option<u64>) {
         self.running.shutdown().await;
+        self.errands.shutdown().await;
         self.slots = Slots::default();
         self.driver.pen.forget().await;
         self.driver.accounts.forget().await;
@@ -466,10 +478,6 @@ impl Work {
                 self.adopt();
             }
         }
-    }
-
-    fn now(&self) -> Timestamp {
-        self.driver.clock.now()
     }
 }
 

@@ -8,16 +8,19 @@
 //! - One key per issuer: what is registered at other directories of the issuer is forgotten, and
 //!   registered again with the new key when it is needed.
 
-use super::{Accounts, Entry, Known, Named, NoAccount};
+use super::{Accounts, Entry, Known, Named, NoAccount, Turn};
 use crate::ca::{Account, AccountKey, Ca, Registration};
 use crate::failure::{Class, Failure};
 
 impl Accounts {
     /// Gives the account of an issuer another key; answers with the URL of the account.
-    pub(crate) async fn rotate(&self, issuer: Named<'_>) -> Result<String, NoAccount> {
+    pub(crate) async fn rotate(
+        &self,
+        issuer: Named<'_>,
+        mut known: Turn,
+    ) -> Result<String, NoAccount> {
         // Also ends a change that was begun before.
-        let (authority, account) = self.account(issuer).await?;
-        let mut known = self.known.lock().await;
+        let (authority, account) = self.registered(&mut known, issuer).await?;
         let mut entry = self.stored(&mut known, issuer).await?;
         let next = AccountKey::generate();
         let next = next.map_err(|why| NoAccount::Failed(Failure::local(Class::Local, why)))?;

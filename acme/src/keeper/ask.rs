@@ -40,13 +40,13 @@ pub enum Command {
 /// One question or command, and where its answer goes.
 pub(crate) enum Ask {
     /// A command for one certificate.
-    Certificate(Target, Command, Reply<String>),
+    Certificate(Target, Command, Reply),
     /// Another key for the account of an issuer.
-    Rotate(String, Reply<String>),
+    Rotate(String, Reply),
 }
 
 /// Where an answer goes; the error is a sentence.
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, String>>;
+pub(crate) type Reply = oneshot::Sender<Result<String, String>>;
 
 /// Where people ask a running keeper, from any thread. It outlives the keeper, and then says so.
 #[derive(Debug, Clone)]
@@ -87,11 +87,13 @@ impl Asker {
         self.ask(|reply| Ask::Rotate(issuer, reply)).await
     }
 
-    async fn ask<T>(&self, ask: impl FnOnce(Reply<T>) -> Ask) -> Result<T, String> {
+    async fn ask(&self, ask: impl FnOnce(Reply) -> Ask) -> Result<String, String> {
         let (reply, answer) = oneshot::channel();
-        let gone = || "the certificate keeper has ended".to_owned();
-        self.asks.send(ask(reply)).await.map_err(|_| gone())?;
-        answer.await.unwrap_or_else(|_| Err(gone()))
+        let sent = self.asks.send(ask(reply)).await;
+        sent.map_err(|_| "the certificate keeper has ended".to_owned())?;
+        let broken = "it is not known whether this was done: the certificate keeper has ended, or this \
+                      replica leads no longer; look at the certificate";
+        answer.await.unwrap_or_else(|_| Err(broken.to_owned()))
     }
 }
 

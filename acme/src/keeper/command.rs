@@ -3,173 +3,251 @@
 //! Invariants:
 //! - An answer is a sentence; a refusal says what to do instead.
 //! - Only who leads acts; a wish is stored before it is confirmed.
+//! - What waits for a vault or an authority is done beside the loop, with the certificate taken out of
+//!   its slot; the answer is given when it is back.
 
-use super::{Ask, Command, Work};
-use crate::accounts::{Named, NoAccount};
-use crate::driver::{Flow, Memo};
+use std::sync::Arc;
+
+use jiff::SignedDuration;
+
+use super::again::End;
+use super::{Ask, Command, Reply, Work};
+use crate::accounts::{Named, NoAccount, Turn};
+use crate::driver::{Driver, Flow, Memo};
 use crate::import::imported;
 use crate::leaf;
 use crate::pace::PER_SET;
 use crate::plan::Target;
-use crate::record::{Asked, Phase, set_of};
+use crate::record::{Asked, Phase, Record, State, set_of};
 use crate::schedule::between;
 use crate::secrets::Secret;
-use crate::vault::Key;
-use jiff::SignedDuration;
+use crate::vault::{Key, VaultError};
+
+/// A command that has ended.
+pub(super) struct Done {
+    /// The certificate that it was about, to be put back.
+    pub(super) flow: Option<(Flow, End)>,
+    /// Who asked.
+    pub(super) reply: Reply,
+    /// What they are told.
+    pub(super) answer: Result<String, String>,
+}
+
+/// Why a command was not obeyed.
+enum Refused {
+    /// A sentence.
+    Said(String),
+    /// The record could not be stored.
+    NotStored(VaultError),
+}
+
+impl From<String> for Refused {
+    fn from(why: String) -> Self {
+        Self::Said(why)
+    }
+}
+
+impl From<VaultError> for Refused {
+    fn from(error: VaultError) -> Self {
+        Self::NotStored(error)
+    }
+}
 
 impl Work {
-    pub(super) async fn answer(&mut self, ask: Ask) {
+    pub(super) fn answer(&mut self, ask: Ask) {
+        let (begun, reply) = match ask {
+            Ask::Certificate(target, command, reply) => match self.take(&target, &command) {
+                Ok(flow) => return self.obey(flow, command, reply),
+                Err(why) => (why, reply),
+            },
+            Ask::Rotate(issuer, reply) => match self.reserve(&issuer) {
+                Ok(turn) => return self.rotate(issuer, turn, reply),
+                Err(why) => (why, reply),
+            },
+        };
         // Who asked may be gone.
-        match ask {
-            Ask::Certificate(target, command, reply) => {
-                drop(reply.send(self.act(&target, &command).await));
-            }
-            Ask::Rotate(issuer, reply) => drop(reply.send(self.rotate(&issuer).await)),
-        }
+        drop(reply.send(Err(begun)));
     }
 
-    /// Another key for an account. Nothing may be under way: the answers of challenges hang on it.
-    async fn rotate(&mut self, issuer: &str) -> Result<String, String> {
+    /// A command has ended.
+    pub(super) fn conclude(&mut self, done: Done) {
+        if let Some((flow, end)) = done.flow {
+            self.put_back(flow, end);
+        }
+        drop(done.reply.send(done.answer));
+    }
+
+    fn leads(&self) -> Result<u64, String> {
+        let why = || "this replica does not lead: ask the one that does".to_owned();
+        let epoch = self.epoch.ok_or_else(why)?;
+        if self.errands.len() >= MOST {
+            return Err(format!("{MOST} commands are under way: again in a moment"));
+        }
+        Ok(epoch)
+    }
+
+    /// Takes the certificate that a command is about out of its slot.
+    fn take(&mut self, target: &Target, command: &Command) -> Result<Flow, String> {
+        let epoch = self.leads()?;
+        let wanted = self.wishes.borrow().get(target).cloned();
+        if let Some(mut flow) = self.slots.take(target)? {
+            flow.wanted = wanted;
+            return Ok(flow);
+        }
+        if !matches!(command, Command::Import { .. }) {
+            return Err(format!("there is no certificate {target}"));
+        }
+        self.slots.occupy(target);
+        Ok(Flow {
+            record: Record::empty(State::new(target, epoch)),
+            version: None,
+            wanted,
+            epoch,
+            memo: Memo::default(),
+        })
+    }
+
+    fn obey(&mut self, mut flow: Flow, command: Command, reply: Reply) {
+        let driver = Arc::clone(&self.driver);
+        self.errands.spawn(async move {
+            let (answer, end) = match driver.obey(&mut flow, command).await {
+                Ok(said) => (Ok(said), End::Rests),
+                Err(Refused::Said(why)) => (Err(why), End::Rests),
+                Err(Refused::NotStored(error)) => {
+                    let end = driver.not_stored(&mut flow, &error).await;
+                    (Err(error.to_string()), end)
+                }
+            };
+            Done {
+                flow: Some((flow, end)),
+                reply,
+                answer,
+            }
+        });
+    }
+
+    /// The account of an issuer for oneself. Nothing may be under way: the answers of challenges hang
+    /// on its key. What begins from now on waits for the new one.
+    fn reserve(&self, issuer: &str) -> Result<Turn, String> {
         self.leads()?;
         let issuers = self.issuers.borrow().clone();
-        let named = Named::find(&issuers, issuer)?;
-        if !self.running.is_empty() || self.slots.has_answers() {
-            return Err(format!(
+        Named::find(&issuers, issuer)?;
+        let idle = self.running.is_empty() && self.errands.is_empty() && !self.slots.has_answers();
+        let turn = self.driver.accounts.reserve(issuer).filter(|_| idle);
+        turn.ok_or_else(|| {
+            format!(
                 "certificates are being ordered, and their challenges are answered with the key of \
                  the account: rotate the key of {issuer} again in a minute"
-            ));
-        }
-        match self.driver.accounts.rotate(named).await {
-            Ok(url) => Ok(format!(
-                "the account {url} of issuer {issuer} has another key; the old one is worth nothing"
-            )),
-            Err(NoAccount::Failed(failure)) => Err(format!(
-                "the key of issuer {issuer} was not changed: {}",
-                failure.detail
-            )),
-            Err(NoAccount::Vault(error)) => Err(error.to_string()),
-        }
+            )
+        })
     }
 
-    fn leads(&self) -> Result<(), String> {
-        match self.epoch {
-            Some(_) => Ok(()),
-            None => Err("this replica does not lead: ask the one that does".to_owned()),
-        }
+    /// Another key for an account.
+    fn rotate(&mut self, issuer: String, turn: Turn, reply: Reply) {
+        let driver = Arc::clone(&self.driver);
+        let issuers = self.issuers.borrow().clone();
+        self.errands.spawn(async move {
+            let rotated = match Named::find(&issuers, &issuer) {
+                Ok(named) => driver.accounts.rotate(named, turn).await,
+                Err(why) => Err(NoAccount::Vault(VaultError::Unavailable(why))),
+            };
+            let answer = match rotated {
+                Ok(url) => Ok(format!(
+                    "the account {url} of issuer {issuer} has another key; the old one is worth nothing"
+                )),
+                Err(NoAccount::Failed(failure)) => Err(format!(
+                    "the key of issuer {issuer} was not changed: {}",
+                    failure.detail
+                )),
+                Err(NoAccount::Vault(error)) => Err(error.to_string()),
+            };
+            Done {
+                flow: None,
+                reply,
+                answer,
+            }
+        });
     }
+}
 
-    async fn act(&mut self, target: &Target, command: &Command) -> Result<String, String> {
-        self.leads()?;
-        if self.slots.is_busy(target) {
-            return Err(format!("{target} is being worked on: see its report"));
-        }
-        if let Command::Import { chain, key } = command {
-            return self.import(target, chain, key).await;
-        }
-        if let Command::Revoke { reason } = command {
-            return self.revoke(target, *reason).await;
-        }
-        let now = self.now();
-        let Some(flow) = self.slots.idle_mut(target) else {
-            return Err(format!("there is no certificate {target}"));
-        };
-        let (asked, said) = match command {
-            Command::Retry => (Asked::Retry, format!("{target} is tried now")),
+impl Driver {
+    async fn obey(&self, flow: &mut Flow, command: Command) -> Result<String, Refused> {
+        match command {
+            Command::Retry => {
+                self.ask_for(flow, Asked::Retry).await?;
+                Ok(format!("{} is tried now", flow.target()))
+            }
             Command::Renew { force } => {
-                let week = SignedDuration::from_hours(7 * 24);
-                let issued = flow.record.state.issued.iter();
-                let recent = issued.filter(|at| between(**at, now) < week).count();
-                if recent + 1 >= PER_SET && !*force {
-                    return Err(format!(
+                let recent = self.issued_this_week(flow);
+                if recent + 1 >= PER_SET && !force {
+                    let why = format!(
                         "{recent} certificates for these names this week: one more may be the last \
                          until next week; repeat with --force if it has to be"
-                    ));
+                    );
+                    return Err(why.into());
                 }
                 if recent >= PER_SET {
-                    return Err(format!(
+                    let why = format!(
                         "{recent} certificates for these names this week: the authority refuses more"
-                    ));
+                    );
+                    return Err(why.into());
                 }
-                (Asked::Renew, format!("{target} is renewed now"))
+                self.ask_for(flow, Asked::Renew).await?;
+                Ok(format!("{} is renewed now", flow.target()))
             }
-            // Answered above.
-            Command::Import { .. } | Command::Revoke { .. } => {
-                return Err("nothing to do".to_owned());
-            }
-        };
-        let driver = std::sync::Arc::clone(&self.driver);
-        let Some(flow) = self.slots.idle_mut(target) else {
-            return Err(format!("there is no certificate {target}"));
-        };
+            Command::Revoke { reason } => self.revoke(flow, reason).await,
+            Command::Import { chain, key } => self.import(flow, &chain, &key).await,
+        }
+    }
+
+    fn issued_this_week(&self, flow: &Flow) -> usize {
+        let now = self.clock.now();
+        let week = SignedDuration::from_hours(7 * 24);
+        let issued = flow.record.state.issued.iter();
+        issued.filter(|at| between(**at, now) < week).count()
+    }
+
+    async fn ask_for(&self, flow: &mut Flow, asked: Asked) -> Result<(), Refused> {
         flow.record.state.asked = Some(asked);
         flow.memo.rest_until = None;
-        store(&driver, flow).await?;
-        Ok(said)
+        self.store(flow).await
     }
 
     /// Takes a certificate over that somebody else ordered.
-    async fn import(
-        &mut self,
-        target: &Target,
-        chain: &str,
-        key: &Secret,
-    ) -> Result<String, String> {
-        let (Some(epoch), now) = (self.epoch, self.now()) else {
-            return Err("this replica does not lead: ask the one that does".to_owned());
-        };
-        let mut fresh = imported(target, chain, key, (now, epoch))?;
-        let not_after = fresh
-            .state
-            .current
-            .as_ref()
-            .map(|current| current.life.not_after);
-        let driver = std::sync::Arc::clone(&self.driver);
-        let wishes = self.wishes.borrow().clone();
-        let wish = wishes.get(target);
-        if let (Some(wish), Some(current)) = (wish, &fresh.state.current)
+    async fn import(&self, flow: &mut Flow, chain: &str, key: &Secret) -> Result<String, Refused> {
+        let target = flow.target().clone();
+        let mut fresh = imported(&target, chain, key, (self.clock.now(), flow.epoch))?;
+        let current = fresh.state.current.as_ref();
+        let not_after = current.map(|current| current.life.not_after);
+        if let (Some(wish), Some(current)) = (&flow.wanted, current)
             && !current.covers(&wish.names)
         {
-            return Err(format!(
+            let why = format!(
                 "the certificate is for {}, and {target} is wanted for {}: import one that has all \
                  of these names",
                 set_of(&current.names),
                 set_of(&wish.names)
-            ));
+            );
+            return Err(why.into());
         }
-        if let Some(flow) = self.slots.idle_mut(target) {
-            if flow.record.state.phase.is_past_return() {
-                return Err(format!("a certificate for {target} is just being issued"));
-            }
-            fresh
-                .state
-                .namespace_uid
-                .clone_from(&flow.record.state.namespace_uid);
-            fresh.take_place_of(&flow.record);
-            if flow.wanted.is_some() {
-                fresh.state.phase = Phase::Delivering;
-            }
-            let before = std::mem::replace(&mut flow.record, fresh);
-            flow.memo.rest_until = None;
-            if let Err(why) = store(&driver, flow).await {
-                flow.record = before;
-                return Err(why);
-            }
-            driver.served.show(&flow.record, flow.wanted.as_ref());
-        } else {
-            let mut flow = Flow {
-                record: fresh,
-                version: None,
-                wanted: wish.cloned(),
-                epoch,
-                memo: Memo::default(),
-            };
-            store(&driver, &mut flow).await?;
-            driver.served.show(&flow.record, flow.wanted.as_ref());
-            self.slots.insert(flow);
+        if flow.record.state.phase.is_past_return() {
+            return Err(format!("a certificate for {target} is just being issued").into());
+        }
+        let uid = &flow.record.state.namespace_uid;
+        fresh.state.namespace_uid.clone_from(uid);
+        fresh.take_place_of(&flow.record);
+        if flow.wanted.is_some() {
+            fresh.state.phase = Phase::Delivering;
+        }
+        let before = std::mem::replace(&mut flow.record, fresh);
+        flow.memo.rest_until = None;
+        if let Err(why) = self.store(flow).await {
+            flow.record = before;
+            return Err(why);
         }
         let until =
             not_after.map_or_else(String::new, |end| format!(", which is good until {end}"));
-        Ok(match wish {
+        Ok(match &flow.wanted {
             Some(wish) => format!(
                 "{target} has the imported certificate{until}; issuer {} renews it in time",
                 wish.issuer
@@ -181,24 +259,23 @@ impl Work {
         })
     }
 
-    async fn revoke(&mut self, target: &Target, reason: u8) -> Result<String, String> {
-        let driver = std::sync::Arc::clone(&self.driver);
+    async fn revoke(&self, flow: &mut Flow, reason: u8) -> Result<String, Refused> {
+        let target = flow.target().clone();
         let issuers = self.issuers.borrow().clone();
-        let none = || format!("{target} has no certificate to revoke");
-        let flow = self.slots.idle_mut(target).ok_or_else(none)?;
-        let state = flow.record.state.current.as_mut().ok_or_else(none)?;
+        let none = || Refused::Said(format!("{target} has no certificate to revoke"));
+        let state = flow.record.state.current.as_ref().ok_or_else(none)?;
         let material = flow.record.current.as_ref().ok_or_else(none)?;
         let named = Named::find(&issuers, &state.issuer)?;
         let der = leaf::leaf_der(&material.chain).ok_or_else(none)?;
         let serial = leaf::serial_of(&material.chain).unwrap_or_default();
-        let (authority, account) = match driver.accounts.account(named).await {
+        let (authority, account) = match self.accounts.account(named).await {
             Ok(found) => found,
-            Err(NoAccount::Failed(failure)) => return Err(failure.detail),
-            Err(NoAccount::Vault(error)) => return Err(error.to_string()),
+            Err(NoAccount::Failed(failure)) => return Err(failure.detail.into()),
+            Err(NoAccount::Vault(error)) => return Err(error.to_string().into()),
         };
         // Stored first: whatever happens now, it is replaced.
-        state.revoked = true;
-        if let Err(why) = store(&driver, flow).await {
+        mark(flow, true);
+        if let Err(why) = self.store(flow).await {
             mark(flow, false);
             return Err(why);
         }
@@ -207,12 +284,20 @@ impl Work {
             Err(refusal) if refusal.is("alreadyRevoked") => {}
             Err(refusal) => {
                 mark(flow, false);
-                store(&driver, flow).await?;
-                return Err(refusal.sentence());
+                self.store(flow).await?;
+                return Err(refusal.sentence().into());
             }
         }
         flow.memo.rest_until = None;
         Ok(format!("{serial} is revoked; {target} is replaced now"))
+    }
+
+    async fn store(&self, flow: &mut Flow) -> Result<(), Refused> {
+        let entries = flow.record.to_entries()?;
+        let key = Key::Certificate(flow.target().clone());
+        let expected = flow.version.as_ref();
+        flow.version = Some(self.vault.write(&key, expected, &entries).await?);
+        Ok(())
     }
 }
 
@@ -223,13 +308,5 @@ fn mark(flow: &mut Flow, revoked: bool) {
     }
 }
 
-async fn store(driver: &crate::driver::Driver, flow: &mut Flow) -> Result<(), String> {
-    let entries = flow.record.to_entries()?;
-    let key = Key::Certificate(flow.target().clone());
-    let version = driver
-        .vault
-        .write(&key, flow.version.as_ref(), &entries)
-        .await;
-    flow.version = Some(version.map_err(|error| error.to_string())?);
-    Ok(())
-}
+/// Commands at once.
+const MOST: usize = 8;

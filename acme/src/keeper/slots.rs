@@ -76,15 +76,26 @@ impl Slots {
         self.by_target.iter_mut()
     }
 
-    pub(super) fn idle_mut(&mut self, target: &Target) -> Option<&mut Flow> {
-        match self.by_target.get_mut(target)? {
-            Slot::Idle { flow, stale: false } => Some(flow),
-            _ => None,
+    /// Takes a certificate that nobody works on; `None` if there is none. The error is a sentence.
+    pub(super) fn take(&mut self, target: &Target) -> Result<Option<Flow>, String> {
+        match self.by_target.get_mut(target) {
+            None => Ok(None),
+            Some(Slot::LeftAlone) => Err(format!(
+                "the record of {target} is one that this program does not understand: see the log"
+            )),
+            Some(slot) => match std::mem::replace(slot, Slot::Busy) {
+                Slot::Idle { flow, stale: false } => Ok(Some(*flow)),
+                other => {
+                    *slot = other;
+                    Err(format!("{target} is being worked on: see its report"))
+                }
+            },
         }
     }
 
-    pub(super) fn is_busy(&self, target: &Target) -> bool {
-        matches!(self.by_target.get(target), Some(Slot::Busy))
+    /// A certificate that is not here yet is worked on.
+    pub(super) fn occupy(&mut self, target: &Target) {
+        self.by_target.insert(target.clone(), Slot::Busy);
     }
 
     /// Whether a certificate may have something on the board.

@@ -6,18 +6,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gatehouse_acme::Answer;
 use gatehouse_acme::ca::Step;
+use gatehouse_acme::issuers::Issuers;
 use gatehouse_acme::journal::{Journal, Point};
+use gatehouse_acme::keeper::{Command, Keeper};
 use gatehouse_acme::plan::Target;
 use gatehouse_acme::record::{Phase, Record};
 use gatehouse_acme::secrets::Entries;
 use gatehouse_acme::vault::memory::MemoryVault;
 use gatehouse_acme::vault::{Key, Listing, Stored, Vault, VaultError, Version};
+use gatehouse_tests::acme::fault::{Endpoint, Fault, Rule, Seen, Verdict};
 use gatehouse_tests::acme::{Pebble, Setup};
 use gatehouse_tests::kubernetes::cluster::alone;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::customer::with;
-use crate::stand::{Stand, request, valid, want};
+use crate::stand::{PATIENCE, Stand, request, target, valid, want};
 
 /// A vault that is away for the next few uses of records, and counts how often accounts are read.
 #[derive(Clone)]
@@ -155,6 +159,115 @@ fn looking_at_accounts_reads_no_vault() {
                 assert!(accounts[0].thumbprint.is_some(), "{accounts:?}");
             }
             assert_eq!(vault.looked.load(Ordering::SeqCst), looked);
+        });
+    });
+}
+
+/// An authority that does not answer this.
+struct Silent(Endpoint);
+
+impl Rule for Silent {
+    fn before(&mut self, seen: &Seen) -> Verdict {
+        if seen.endpoint == self.0 {
+            return Verdict::Silence;
+        }
+        Verdict::Pass
+    }
+}
+
+/// Waits until an authority was asked for this.
+async fn asked(proxy: &Fault, endpoint: Endpoint) {
+    let asking = async {
+        while proxy.count(endpoint) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let asked = tokio::time::timeout(PATIENCE, asking).await;
+    asked.expect("the authority is asked");
+}
+
+/// Begins a command; what is being looked after for another reason is asked again.
+fn begin(keeper: &Keeper, command: Command) -> JoinHandle<Result<String, String>> {
+    let asker = keeper.asker();
+    tokio::spawn(async move {
+        loop {
+            match asker.command(target("tls"), command.clone()).await {
+                Err(busy) if busy.contains("worked on") => tokio::task::yield_now().await,
+                answer => return answer,
+            }
+        }
+    })
+}
+
+fn revoking(keeper: &Keeper, reason: u8) -> JoinHandle<Result<String, String>> {
+    begin(keeper, Command::Revoke { reason })
+}
+
+#[test]
+fn other_certificates_do_not_wait_for_a_revocation() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        let proxy = Fault::before(&pebble);
+        with(async || {
+            let stand = Stand::new(&pebble, &proxy.directory(), "");
+            let keeper = stand.keeper();
+            let wish = || request("tls", &["a.example.test"]);
+            want(&keeper, vec![wish()]);
+            valid(&keeper, "tls").await;
+            proxy.rule(Silent(Endpoint::Revoke));
+            let revoking = revoking(&keeper, 4);
+            asked(&proxy, Endpoint::Revoke).await;
+            want(&keeper, vec![wish(), request("other", &["b.example.test"])]);
+            valid(&keeper, "other").await;
+            assert!(!revoking.is_finished(), "the authority has not answered");
+            let busy = keeper.command(target("tls"), Command::Retry).await;
+            assert!(busy.expect_err("busy").contains("worked on"));
+        });
+    });
+}
+
+#[test]
+fn certificates_of_another_issuer_do_not_wait_for_another_key() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        let proxy = Fault::before(&pebble);
+        with(async || {
+            let stand = Stand::new(&pebble, &proxy.directory(), "");
+            let text = |name: &str, directory: &str| {
+                format!(
+                    "    {name}:\n      directory: {directory}\n      acceptTerms: true\n      \
+                     caBundle: roots\n"
+                )
+            };
+            let both = format!(
+                "acme:\n  issuers:\n{}{}  default: main\n  unlisted: allow\n",
+                text("main", &proxy.directory()),
+                text("second", &pebble.directory())
+            );
+            let both = Issuers::parse(&both).expect("issuers");
+            stand.issuers.send_replace(Arc::new(both));
+            let keeper = stand.keeper();
+            let wish = || request("tls", &["a.example.test"]);
+            want(&keeper, vec![wish()]);
+            valid(&keeper, "tls").await;
+            proxy.rule(Silent(Endpoint::KeyChange));
+            let asker = keeper.asker();
+            let rotating = tokio::spawn(async move {
+                loop {
+                    match asker.rotate("main".to_owned()).await {
+                        Err(busy) if busy.contains("in a minute") => {
+                            tokio::task::yield_now().await;
+                        }
+                        answer => return answer,
+                    }
+                }
+            });
+            asked(&proxy, Endpoint::KeyChange).await;
+            let mut other = request("other", &["b.example.test"]);
+            other.issuer = Some("second".to_owned());
+            want(&keeper, vec![wish(), other]);
+            valid(&keeper, "other").await;
+            assert!(!rotating.is_finished(), "the authority has not answered");
         });
     });
 }
