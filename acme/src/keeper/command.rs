@@ -19,7 +19,7 @@ use crate::leaf;
 use crate::pace::PER_SET;
 use crate::plan::Target;
 use crate::record::{Asked, Phase, Record, State, set_of};
-use crate::schedule::between;
+use crate::schedule::{between, later};
 use crate::secrets::Secret;
 use crate::vault::{Key, VaultError};
 
@@ -202,9 +202,8 @@ impl Driver {
 
     fn issued_this_week(&self, flow: &Flow) -> usize {
         let now = self.clock.now();
-        let week = SignedDuration::from_hours(7 * 24);
         let issued = flow.record.state.issued.iter();
-        issued.filter(|at| between(**at, now) < week).count()
+        issued.filter(|at| between(**at, now) < WEEK).count()
     }
 
     async fn ask_for(&self, flow: &mut Flow, asked: Asked) -> Result<(), Refused> {
@@ -268,6 +267,16 @@ impl Driver {
         let named = Named::find(&issuers, &state.issuer)?;
         let der = leaf::leaf_der(&material.chain).ok_or_else(none)?;
         let serial = leaf::serial_of(&material.chain).unwrap_or_default();
+        let late = self.replaceable(flow).err();
+        if let Some(why) = &late
+            && reason != KEY_COMPROMISE
+        {
+            return Err(format!(
+                "{why}, so {target} would be served revoked until then: revoke it later; a key that \
+                 others know is revoked at once with --reason keyCompromise"
+            )
+            .into());
+        }
         let (authority, account) = match self.accounts.account(named).await {
             Ok(found) => found,
             Err(NoAccount::Failed(failure)) => return Err(failure.detail.into()),
@@ -289,7 +298,37 @@ impl Driver {
             }
         }
         flow.memo.rest_until = None;
-        Ok(format!("{serial} is revoked; {target} is replaced now"))
+        Ok(match late {
+            _ if flow.wanted.is_none() => {
+                format!("{serial} is revoked; nothing asks for {target}, so it is not replaced")
+            }
+            Some(why) => format!(
+                "{serial} is revoked; {target} is replaced later, and served revoked until then: {why}"
+            ),
+            None => format!("{serial} is revoked; {target} is replaced now"),
+        })
+    }
+
+    /// Whether another certificate would come now; the error says what forbids it, and until when.
+    fn replaceable(&self, flow: &Flow) -> Result<(), String> {
+        let Some(wanted) = &flow.wanted else {
+            return Ok(());
+        };
+        let now = self.clock.now();
+        let recent = self.issued_this_week(flow);
+        if recent >= PER_SET {
+            let first = flow.record.state.issued.iter().rev().nth(PER_SET - 1);
+            let end = first.map_or(now, |first| later(*first, WEEK));
+            return Err(format!(
+                "{recent} certificates for these names this week: the authority refuses more before \
+                 {end:.0}"
+            ));
+        }
+        let mut standing = self.standing();
+        match standing.limited_until(&wanted.issuer, &wanted.names, now) {
+            Some(end) => Err(format!("a limit of the authority holds until {end:.0}")),
+            None => Ok(()),
+        }
     }
 
     async fn store(&self, flow: &mut Flow) -> Result<(), Refused> {
@@ -307,6 +346,11 @@ fn mark(flow: &mut Flow, revoked: bool) {
         current.revoked = revoked;
     }
 }
+
+/// The reason for which a certificate is revoked at any price (RFC 5280, section 5.3.1).
+const KEY_COMPROMISE: u8 = 1;
+
+const WEEK: SignedDuration = SignedDuration::from_hours(7 * 24);
 
 /// Commands at once.
 const MOST: usize = 8;

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::customer::with;
-use crate::stand::{PATIENCE, Stand, request, target, valid, want};
+use crate::stand::{PATIENCE, Stand, request, target, until, valid, want};
 
 /// A vault that is away for the next few uses of records, and counts how often accounts are read.
 #[derive(Clone)]
@@ -268,6 +268,38 @@ fn certificates_of_another_issuer_do_not_wait_for_another_key() {
             want(&keeper, vec![wish(), other]);
             valid(&keeper, "other").await;
             assert!(!rotating.is_finished(), "the authority has not answered");
+        });
+    });
+}
+
+#[test]
+fn what_cannot_be_replaced_this_week_is_revoked_only_if_its_key_is_known_to_others() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        with(async || {
+            let stand = Stand::new(&pebble, &pebble.directory(), "");
+            let keeper = stand.keeper();
+            want(&keeper, vec![request("tls", &["a.example.test"])]);
+            let mut serial = valid(&keeper, "tls").await;
+            for _ in 1..5 {
+                let renew = Command::Renew { force: true };
+                let renewed = begin(&keeper, renew).await.expect("an answer");
+                renewed.expect("renewed");
+                let report = until(&keeper, "tls", |report| {
+                    report.phase == Phase::Valid && report.serial.as_deref() != Some(&serial)
+                });
+                serial = report.await.serial.clone().expect("a serial");
+            }
+            assert_eq!(pebble.issued().len(), 5);
+            let refused = revoking(&keeper, 4).await.expect("an answer");
+            let refused = refused.expect_err("no other one would come");
+            assert!(refused.contains("5 certificates"), "{refused}");
+            assert!(refused.contains("keyCompromise"), "{refused}");
+            assert_eq!(pebble.status_of(&serial)["Status"], "Valid");
+            let said = revoking(&keeper, 1).await.expect("an answer");
+            let said = said.expect("revoked");
+            assert!(said.contains(&serial) && said.contains("week"), "{said}");
+            assert_eq!(pebble.status_of(&serial)["Status"], "Revoked");
         });
     });
 }
