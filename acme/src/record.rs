@@ -487,6 +487,11 @@ impl Phase {
         matches!(self, Self::Finalizing | Self::Issued | Self::Delivering)
     }
 
+    /// Whether the authority was asked for a certificate that is not here yet.
+    pub fn is_awaited(self) -> bool {
+        matches!(self, Self::Finalizing | Self::Issued)
+    }
+
     /// Whether something is going on.
     pub fn is_busy(self) -> bool {
         !matches!(self, Self::Empty | Self::Valid | Self::Tombstone)

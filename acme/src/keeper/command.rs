@@ -229,13 +229,16 @@ impl Driver {
             );
             return Err(why.into());
         }
-        if flow.record.state.phase.is_past_return() {
+        // What is only not delivered yet may be the mistake that this one mends.
+        let before = flow.record.state.phase;
+        if before.is_awaited() {
             return Err(format!("a certificate for {target} is just being issued").into());
         }
         let uid = &flow.record.state.namespace_uid;
         fresh.state.namespace_uid.clone_from(uid);
         fresh.take_place_of(&flow.record);
-        if flow.wanted.is_some() {
+        // Also takes what is left of an order from the board.
+        if flow.wanted.is_some() || before.is_busy() {
             fresh.state.phase = Phase::Delivering;
         }
         let before = std::mem::replace(&mut flow.record, fresh);

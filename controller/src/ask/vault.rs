@@ -11,7 +11,7 @@ use std::path::Path;
 use gatehouse_acme::events::Report;
 use gatehouse_acme::import::imported;
 use gatehouse_acme::plan::Target;
-use gatehouse_acme::record::{Material, Record};
+use gatehouse_acme::record::{Material, Phase, Record};
 use gatehouse_acme::secrets::Secret;
 use gatehouse_acme::vault::directory::{DirectoryVault, look};
 use gatehouse_acme::vault::{Key, Vault as _};
@@ -78,7 +78,7 @@ async fn store(path: &Path, target: &Target, mut fresh: Record) -> Result<(), Fa
         .map_err(|error| failed(error.to_string()))?;
     if let Some(found) = &found {
         let before = Record::from_entries(&found.entries).map_err(failed)?;
-        if before.state.phase.is_past_return() {
+        if before.state.phase.is_awaited() {
             return Err(failed(
                 "its order is being finished; start the gateway first".into(),
             ));
@@ -88,6 +88,10 @@ async fn store(path: &Path, target: &Target, mut fresh: Record) -> Result<(), Fa
             .namespace_uid
             .clone_from(&before.state.namespace_uid);
         fresh.take_place_of(&before);
+        // Takes what is left of an order from the board.
+        if before.state.phase.is_busy() {
+            fresh.state.phase = Phase::Delivering;
+        }
     }
     fresh.state.epoch = epoch;
     let entries = fresh.to_entries().map_err(failed)?;

@@ -6,22 +6,25 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gatehouse_acme::Answer;
 use gatehouse_acme::ca::Step;
+use gatehouse_acme::driver::Projector;
+use gatehouse_acme::failure::Class;
 use gatehouse_acme::issuers::Issuers;
 use gatehouse_acme::journal::{Journal, Point};
 use gatehouse_acme::keeper::{Command, Keeper};
 use gatehouse_acme::plan::Target;
-use gatehouse_acme::record::{Phase, Record};
-use gatehouse_acme::secrets::Entries;
+use gatehouse_acme::record::{Material, Phase, Record};
+use gatehouse_acme::secrets::{Entries, Secret};
 use gatehouse_acme::vault::memory::MemoryVault;
 use gatehouse_acme::vault::{Key, Listing, Stored, Vault, VaultError, Version};
 use gatehouse_tests::acme::fault::{Endpoint, Fault, Rule, Seen, Verdict};
 use gatehouse_tests::acme::{Pebble, Setup};
 use gatehouse_tests::kubernetes::cluster::alone;
+use gatehouse_tests::tls::Pair;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::customer::with;
-use crate::stand::{PATIENCE, Stand, request, target, until, valid, want};
+use crate::stand::{PATIENCE, Stand, request, served, target, until, valid, want};
 
 /// A vault that is away for the next few uses of records, and counts how often accounts are read.
 #[derive(Clone)]
@@ -300,6 +303,60 @@ fn what_cannot_be_replaced_this_week_is_revoked_only_if_its_key_is_known_to_othe
             let said = said.expect("revoked");
             assert!(said.contains(&serial) && said.contains("week"), "{said}");
             assert_eq!(pebble.status_of(&serial)["Status"], "Revoked");
+        });
+    });
+}
+
+/// Takes no certificate but this one.
+struct Picky(String);
+
+impl Projector for Picky {
+    fn preflight<'a>(&'a self, _: &'a Target) -> Answer<'a, Result<(), String>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn project<'a>(
+        &'a self,
+        _: &'a Target,
+        material: &'a Material,
+    ) -> Answer<'a, Result<(), String>> {
+        let good = material.chain.trim() == self.0.trim();
+        let answer = good.then_some(()).ok_or_else(|| "refused".to_owned());
+        Box::pin(std::future::ready(answer))
+    }
+}
+
+#[test]
+fn an_import_that_its_secret_does_not_take_is_put_right_by_another_one() {
+    alone(|| {
+        let pebble = Pebble::start();
+        let [first, wrong, right] = [(); 3].map(|()| Pair::new(&["shop.example.test"]));
+        with(async || {
+            let mut stand = Stand::new(&pebble, &pebble.directory(), "");
+            stand.projector = Arc::new(Picky(right.certificate.clone()));
+            let keeper = stand.keeper();
+            let import = |pair: &Pair| {
+                let import = Command::Import {
+                    chain: pair.certificate.clone(),
+                    key: Secret::new(pair.key.as_str()),
+                };
+                let begun = begin(&keeper, import);
+                async { begun.await.expect("an answer") }
+            };
+            import(&first).await.expect("imported");
+            want(&keeper, vec![request("tls", &["shop.example.test"])]);
+            until(&keeper, "tls", |report| report.issuer == "main").await;
+            import(&wrong).await.expect("imported");
+            let report = until(&keeper, "tls", |report| report.waiting.is_some()).await;
+            assert_eq!(report.waiting, Some(Class::Storage));
+            import(&right).await.expect("put right");
+            let settled = until(&keeper, "tls", |report| {
+                report.phase == Phase::Valid && report.waiting.is_none()
+            });
+            settled.await;
+            let kept = served(&keeper, "tls").expect("a certificate");
+            assert_eq!(kept.material.chain.trim(), right.certificate.trim());
+            assert!(pebble.issued().is_empty(), "nothing was ordered");
         });
     });
 }
