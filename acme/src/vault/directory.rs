@@ -85,6 +85,12 @@ impl DirectoryVault {
     }
 }
 
+/// Whether there is a vault, or a directory that somebody made for one and that is still empty.
+pub fn is_meant(root: &Path) -> bool {
+    let empty = || fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_none());
+    root.join("certs").is_dir() || empty()
+}
+
 /// All certificates of a directory, for who only looks: nothing is created, locked or mended.
 pub fn look(root: &Path) -> io::Result<Listing> {
     let folder = Folder {

@@ -1,7 +1,7 @@
 //! A vault in a directory, without the process that works in it.
 //!
-//! Invariants: who only looks locks nothing; who writes has the lock, or writes nothing; a private key
-//! goes into a new file that only its owner may read.
+//! Invariants: who only looks locks nothing; who writes has the lock, or writes nothing; no directory is
+//! made; a private key goes into a new file that only its owner may read.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -13,7 +13,7 @@ use gatehouse_acme::import::imported;
 use gatehouse_acme::plan::Target;
 use gatehouse_acme::record::{Material, Phase, Record};
 use gatehouse_acme::secrets::Secret;
-use gatehouse_acme::vault::directory::{DirectoryVault, look};
+use gatehouse_acme::vault::directory::{DirectoryVault, is_meant, look};
 use gatehouse_acme::vault::{Key, Vault as _};
 use k8s_openapi::jiff::Timestamp;
 
@@ -64,6 +64,14 @@ pub(super) fn import(
 
 async fn store(path: &Path, target: &Target, mut fresh: Record) -> Result<(), Failure> {
     let failed = |why: String| Failure::System(format!("{target} is not imported: {why}"));
+    // Opening makes what is missing: at a path that is mistyped nobody would ever look for it.
+    if !is_meant(path) {
+        let place = path.display();
+        return Err(unusable(
+            path,
+            &format!("there is no vault; if the gateway has not run yet, make it: `mkdir {place}`"),
+        ));
+    }
     let vault = DirectoryVault::open(path).map_err(|error| unusable(path, &error.to_string()))?;
     let Some(epoch) = *vault.epoch().borrow() else {
         return Err(Failure::System(format!(

@@ -28,7 +28,7 @@ pub enum CertCommand {
     /// Take a certificate over that somebody else ordered: it is served, and renewed in time.
     ///
     /// CHAIN is what certbot calls fullchain.pem, KEY what it calls privkey.pem. With --certs, no
-    /// process may work in the directory.
+    /// process may work in the directory; before the first start, make it.
     Import(ImportArgs),
     /// Write a certificate with its chain; with --key also its private key, from a directory only.
     Export(ExportArgs),

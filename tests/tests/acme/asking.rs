@@ -217,6 +217,15 @@ fn what_is_imported_before_the_first_start_is_served_without_an_order() {
             &key,
         ];
         let offline = [&import[..], &["--certs", &vault]].concat();
+        // A path that nobody made is a mistake rather than a wish.
+        let (good, text) = run(&offline);
+        assert!(!good && text.contains("there is no vault"), "{text}");
+        assert!(text.contains("mkdir"), "{text}");
+        assert!(!home.vault().exists(), "nothing was made");
+        let manifests = home.scratch.file("").display().to_string();
+        let (good, text) = run(&[&import[..], &["--certs", &manifests]].concat());
+        assert!(!good && text.contains("there is no vault"), "{text}");
+        std::fs::create_dir(home.vault()).expect("a directory");
         let (good, text) = run(&offline);
         assert!(good, "{text}");
         home.want(HOST);
