@@ -8,6 +8,7 @@
 pub mod acme;
 pub mod backend;
 mod daemon;
+pub mod documents;
 pub mod frames;
 pub mod gateway;
 pub mod http2;
