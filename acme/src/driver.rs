@@ -14,6 +14,7 @@
 mod challenge;
 mod due;
 mod fail;
+mod handover;
 mod issue;
 mod order;
 mod valid;
@@ -46,6 +47,12 @@ pub(crate) use due::due;
 
 /// Where finished certificates go: Secrets of users, or nowhere in particular.
 pub trait Projector: Send + Sync {
+    /// What lies in the target and is handed over by its owner; asked before anything is ordered. The
+    /// error says what is in the way.
+    fn handed_over<'a>(&'a self, _: &'a Target) -> Answer<'a, Result<Option<Material>, String>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
     /// Whether the target could be written; asked before anything is ordered.
     fn preflight<'a>(&'a self, target: &'a Target) -> Answer<'a, Result<(), String>>;
 
@@ -391,6 +398,9 @@ impl Driver {
             }
             What::Ordered { issuer, .. } => {
                 tracing::info!(namespace, name, issuer, "certificate ordered");
+            }
+            What::TakenOver { serial, .. } => {
+                tracing::info!(namespace, name, serial, "certificate taken over");
             }
             What::Finalizing => tracing::debug!(namespace, name, "certificate asked for"),
         }

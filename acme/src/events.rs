@@ -10,7 +10,7 @@ use crate::failure::{Class, Scope};
 use crate::leaf;
 use crate::names::Name;
 use crate::plan::Target;
-use crate::record::{Material, Need, Phase, Record};
+use crate::record::{Current, Material, Need, Phase, Record};
 use crate::schedule::{Reason, Window};
 
 /// One thing that happened.
@@ -40,6 +40,13 @@ pub enum What {
         serial: String,
         /// Why it was ordered.
         need: Need,
+        /// End of its life.
+        not_after: Timestamp,
+    },
+    /// A certificate that somebody else ordered was taken over.
+    TakenOver {
+        /// Its serial number.
+        serial: String,
         /// End of its life.
         not_after: Timestamp,
     },
@@ -81,6 +88,10 @@ pub struct Report {
     pub issued_at: Option<Timestamp>,
     /// Serial number of the current one.
     pub serial: Option<String>,
+    /// Whether somebody else ordered the current one.
+    pub taken_over: bool,
+    /// Why one that was handed over was not taken.
+    pub refused: Option<String>,
     /// When it will be renewed.
     pub renew_at: Option<Timestamp>,
     /// Why then.
@@ -150,6 +161,8 @@ impl Report {
             issued_at: current.map(|current| current.issued_at),
             not_after: current.map(|current| current.life.not_after),
             serial: record.current.as_ref().and_then(serial),
+            taken_over: current.is_some_and(Current::is_taken_over),
+            refused: state.refused.clone(),
             renew_at: current.map(|current| current.renew_at),
             renew_reason: current.map(|current| current.renew_reason),
             window: current.and_then(|current| current.ari.window),

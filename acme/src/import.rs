@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 
 use crate::leaf;
 use crate::names::Name;
-use crate::plan::Target;
-use crate::record::{Ari, Current, IMPORTED, Material, Phase, Record, State};
+use crate::plan::{Target, Wanted};
+use crate::record::{Ari, Current, IMPORTED, Material, Phase, Record, State, set_of};
 use crate::schedule::Reason;
 use crate::secrets::Secret;
 
@@ -59,6 +59,44 @@ pub fn imported(
         }),
         ..Record::empty(state)
     })
+}
+
+/// The same of what lies where the certificate is wanted, in place of an order. Beside what an import
+/// asks of it, it has to be good for the wish and for a while, and a certificate that a client trusts
+/// can be: a placeholder would stand in the way of a real one for weeks.
+pub(crate) fn handed_over(
+    wanted: &Wanted,
+    material: &Material,
+    (now, epoch): (Timestamp, u64),
+) -> Result<Record, String> {
+    let mut record = imported(&wanted.target, &material.chain, &material.key, (now, epoch))?;
+    if let Some(current) = &record.state.current {
+        fits(current, wanted)?;
+        if current.renew_at <= now {
+            return Err(format!(
+                "it is good until {}, so its renewal was due at {}",
+                current.life.not_after, current.renew_at
+            ));
+        }
+    }
+    if let Some(signer) = leaf::placeholder(&material.chain) {
+        return Err(format!("it is signed by {signer}, which no client trusts"));
+    }
+    record.state.namespace_uid.clone_from(&wanted.namespace_uid);
+    Ok(record)
+}
+
+/// Whether an imported certificate is good for what is wanted in its place.
+pub(crate) fn fits(current: &Current, wanted: &Wanted) -> Result<(), String> {
+    if current.covers(&wanted.names) {
+        return Ok(());
+    }
+    Err(format!(
+        "the certificate is for {}, and {} is wanted for {}: import one that has all of these names",
+        set_of(&current.names),
+        wanted.target,
+        set_of(&wanted.names)
+    ))
 }
 
 /// Chain and key for a host out of Traefik's `acme.json`: of several the one that is good longest. The
@@ -159,6 +197,59 @@ mod tests {
         assert!(refused.contains("PRIVATE KEY"), "{refused}");
         let refused = imported(&target(), "x", &key, (now, 3)).expect_err("no chain");
         assert!(refused.contains("chain"), "{refused}");
+    }
+
+    /// Good for the first quarter of 2026.
+    fn signed_by(signer: &str) -> Material {
+        let mut above = rcgen::CertificateParams::default();
+        let name = &mut above.distinguished_name;
+        name.push(rcgen::DnType::CommonName, signer);
+        let issuer = rcgen::Issuer::new(above, rcgen::KeyPair::generate().expect("a key"));
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let names = ["a.example.org".to_owned()];
+        let mut params = rcgen::CertificateParams::new(names).expect("parameters");
+        params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2026, 4, 1);
+        let certificate = params.signed_by(&key, &issuer).expect("a certificate");
+        Material {
+            chain: certificate.pem(),
+            key: Secret::new(key.serialize_pem()),
+        }
+    }
+
+    #[test]
+    fn what_is_handed_over_is_taken_if_it_spares_an_order_and_somebody_trusts_it() {
+        let mut wanted = Wanted {
+            target: target(),
+            namespace_uid: "uid".into(),
+            names: vec![Name::parse("a.example.org").expect("a name")],
+            issuer: "main".into(),
+            profile: None,
+            key: KeyKind::P384,
+            challenges: Vec::new(),
+        };
+        let taken = |wanted: &Wanted, material: &Material, day: &str| {
+            let now = format!("2026-{day}T00:00:00Z").parse().expect("a time");
+            handed_over(wanted, material, (now, 3)).map(|record| record.state.namespace_uid)
+        };
+        let good = signed_by("R10");
+        let uid = taken(&wanted, &good, "01-20");
+        assert_eq!(uid.as_deref(), Ok("uid"));
+        let temporary = signed_by("cert-manager.local");
+        let (chain, key) = pair("a.example.org");
+        let own = Material { chain, key };
+        for (material, day, why) in [
+            (&good, "04-02", "valid from"),
+            (&good, "03-10", "renewal was due"),
+            (&temporary, "01-20", "temporary"),
+            (&own, "01-20", "signed by itself"),
+        ] {
+            let refused = taken(&wanted, material, day).expect_err(why);
+            assert!(refused.contains(why), "{why}: {refused}");
+        }
+        wanted.names = vec![Name::parse("b.example.org").expect("a name")];
+        let refused = taken(&wanted, &good, "01-20").expect_err("another name");
+        assert!(refused.contains("b.example.org"), "{refused}");
     }
 
     #[test]

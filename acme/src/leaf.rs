@@ -182,6 +182,18 @@ pub fn root_of(chain: &str) -> Option<String> {
     Some(name.as_str().ok()?.to_owned())
 }
 
+/// Who signed a certificate that only holds the place of one: itself, or nobody in particular.
+pub(crate) fn placeholder(chain: &str) -> Option<String> {
+    let der = leaf_der(chain)?;
+    let (_, leaf) = X509Certificate::from_der(&der).ok()?;
+    if leaf.subject() == leaf.issuer() {
+        return Some("itself".to_owned());
+    }
+    let mut names = leaf.issuer().iter_common_name();
+    let name = names.find_map(|name| name.as_str().ok())?;
+    (name == TEMPORARY).then(|| format!("{name}, cert-manager's signer of temporary certificates"))
+}
+
 /// Serial number of the first certificate, hexadecimal.
 pub fn serial_of(chain: &str) -> Option<String> {
     let ders = ders(chain).ok()?;
@@ -301,6 +313,10 @@ pub(crate) fn fingerprint(bytes: &[u8]) -> String {
 const TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
 
 const LONGEST_CHAIN: usize = 10;
+
+/// What cert-manager signs with until the authority has issued, if it is asked for that by the annotation
+/// `cert-manager.io/issue-temporary-certificate`.
+const TEMPORARY: &str = "cert-manager.local";
 
 #[cfg(test)]
 mod tests;

@@ -92,6 +92,9 @@ pub struct State {
     /// What a person asked for and when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Asked>,
+    /// Why a certificate that was handed over was not taken, so that one is ordered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 /// What is being ordered.
@@ -350,6 +353,7 @@ impl State {
             ordered: Vec::new(),
             until: None,
             asked: None,
+            refused: None,
         }
     }
 }
@@ -472,6 +476,11 @@ impl Current {
     /// Whether somebody else ordered it, and it was not taken over for a wish yet.
     pub fn is_imported(&self) -> bool {
         self.spec_hash == IMPORTED
+    }
+
+    /// Whether somebody else ordered it: no account of ours did.
+    pub fn is_taken_over(&self) -> bool {
+        self.account.is_empty()
     }
 
     /// Whether it is good for all of these names.

@@ -291,7 +291,8 @@ codes! {
     /// until it can; what is there keeps serving.
     StorageNotWritable,
     /// Somebody changes the Secret of an ordered certificate again and again: it is left alone for ten
-    /// minutes at a time, and served from what is kept.
+    /// minutes at a time, and served from what is kept. When it is cert-manager, at once and until it has
+    /// stopped.
     SecretContested,
     /// No certificate is issued before a person changes something: the message says what.
     CertificateBlocked,
@@ -299,6 +300,11 @@ codes! {
     CertificateLimited,
     /// A certificate was issued and is served; told for a while after.
     CertificateIssued,
+    /// A certificate that was handed over (`gatehouse.dev/adopt`) was taken over without an order; told for a
+    /// while after.
+    CertificateTakenOver,
+    /// A certificate that was handed over cannot be used: the message says why. One is ordered instead.
+    CertificateNotTakenOver,
     /// An annotation about certificates has a value that means nothing; the issuer's setting holds.
     CertificateSettingInvalid,
     /// The file of issuers is broken; the last good one holds.

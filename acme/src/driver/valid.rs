@@ -42,7 +42,10 @@ impl Driver {
         self.adopt(flow, &wanted).await?;
         let now = self.clock.now();
         if let Some(need) = need(flow, &wanted, now) {
-            return self.begin(flow, &wanted, need).await;
+            return match self.take_from_target(flow, &wanted, need).await? {
+                Some(turn) => Ok(turn),
+                None => self.begin(flow, &wanted, need).await,
+            };
         }
         flow.record.state.asked = None;
         let due = |current: &Current| current.ari.next_check.is_some_and(|check| check <= now);
@@ -402,7 +405,7 @@ fn unusual(old: Option<Window>, new: Option<Window>, page: Option<&str>) -> Opti
 }
 
 /// No part outside may hold a flow.
-async fn within<T>(call: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+pub(super) async fn within<T>(call: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     let limit = std::time::Duration::from_secs(60);
     let answer = tokio::time::timeout(limit, call).await;
     answer.unwrap_or_else(|_| Err("no answer within 60 s".to_owned()))

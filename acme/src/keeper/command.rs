@@ -14,11 +14,11 @@ use super::again::End;
 use super::{Ask, Command, Reply, Work};
 use crate::accounts::{Named, NoAccount, Turn};
 use crate::driver::{Driver, Flow, Memo};
-use crate::import::imported;
+use crate::import::{fits, imported};
 use crate::leaf;
 use crate::pace::PER_SET;
 use crate::plan::Target;
-use crate::record::{Asked, Phase, Record, State, set_of};
+use crate::record::{Asked, Phase, Record, State};
 use crate::schedule::{between, later};
 use crate::secrets::Secret;
 use crate::vault::{Key, VaultError};
@@ -218,16 +218,8 @@ impl Driver {
         let mut fresh = imported(&target, chain, key, (self.clock.now(), flow.epoch))?;
         let current = fresh.state.current.as_ref();
         let not_after = current.map(|current| current.life.not_after);
-        if let (Some(wish), Some(current)) = (&flow.wanted, current)
-            && !current.covers(&wish.names)
-        {
-            let why = format!(
-                "the certificate is for {}, and {target} is wanted for {}: import one that has all \
-                 of these names",
-                set_of(&current.names),
-                set_of(&wish.names)
-            );
-            return Err(why.into());
+        if let (Some(wish), Some(current)) = (&flow.wanted, current) {
+            fits(current, wish)?;
         }
         // What is only not delivered yet may be the mistake that this one mends.
         let before = flow.record.state.phase;

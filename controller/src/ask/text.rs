@@ -85,6 +85,9 @@ pub(super) fn sentences(view: &View, now: Timestamp) -> String {
         }
         _ => {}
     }
+    if view.taken_over {
+        say("It was taken over: somebody else ordered it.".to_owned());
+    }
     if let Some(order) = &view.order {
         say(ordering(order, view.phase, now));
     }

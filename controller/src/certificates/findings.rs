@@ -26,7 +26,11 @@ pub(super) fn diagnostics(
     let planned = findings.iter().map(planned);
     let certificates = reports.values().flat_map(|report| {
         let asker = askers.get(&report.target).copied();
-        [standing(report, asker), issued(report, asker, now)]
+        [
+            standing(report, asker),
+            issued(report, asker, now),
+            refused(report, asker, now),
+        ]
     });
     let mut list: Vec<_> = planned.chain(certificates.flatten()).collect();
     list.sort_unstable();
@@ -102,16 +106,43 @@ fn issued(report: &Report, asker: Option<&str>, now: Timestamp) -> Option<Diagno
     let end = report.not_after?;
     let names: Vec<String> = report.names.iter().map(ToString::to_string).collect();
     // Without the time of its renewal, which the authority may still change: one text, one Event.
+    let (code, whose) = if report.taken_over {
+        let whose = format!("was taken over for issuer {} and", report.issuer);
+        (Code::CertificateTakenOver, whose)
+    } else {
+        let whose = format!("of issuer {}", report.issuer);
+        (Code::CertificateIssued, whose)
+    };
     let message = format!(
-        "certificate for Secret `{}`: {} of issuer {} is served for {} until {}",
+        "certificate for Secret `{}`: {} {whose} is served for {} until {}",
         report.target.secret,
         report.serial.as_deref().unwrap_or_default(),
-        report.issuer,
         names.join(", "),
         shown(end)
     );
-    let code = Code::CertificateIssued;
     Some(about(&report.target, asker, Severity::Info, code, message))
+}
+
+/// A certificate that was handed over and is not taken, until a while after another one came.
+fn refused(report: &Report, asker: Option<&str>, now: Timestamp) -> Option<Diagnostic> {
+    let why = report.refused.as_deref()?;
+    let busy = report.order.is_some() || report.waiting.is_some();
+    if !busy && fades(report).is_none_or(|end| end <= now) {
+        return None;
+    }
+    let message = format!(
+        "certificate for Secret `{}`: the one in it was handed over and cannot be used: {why}; another \
+         one is ordered instead; a good one is taken with `gatehouse cert import {}`",
+        report.target.secret, report.target
+    );
+    let code = Code::CertificateNotTakenOver;
+    Some(about(
+        &report.target,
+        asker,
+        Severity::Warning,
+        code,
+        message,
+    ))
 }
 
 /// Until when it is told that a certificate came.
@@ -158,6 +189,8 @@ mod tests {
             not_after: time("2026-04-01T00:00:00Z"),
             issued_at: time("2026-01-01T01:00:00Z"),
             serial: Some("0a".into()),
+            taken_over: false,
+            refused: None,
             renew_at: time("2026-03-01T00:00:00.5Z"),
             renew_reason: None,
             window: None,

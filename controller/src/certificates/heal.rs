@@ -162,6 +162,15 @@ impl Healer {
                 patient.not_before = Some(Instant::now() + SETTLE);
                 false
             }
+            Err(Trouble::Contested(why)) => {
+                patient.not_before = Some(Instant::now() + CONTESTED);
+                patient.finding = Some(Wound {
+                    target: target.clone(),
+                    code: Code::SecretContested,
+                    message: format!("certificate in Secret `{}`: {why}", target.secret),
+                });
+                false
+            }
             Err(trouble) => {
                 let away = matches!(trouble, Trouble::Away(_));
                 let pause = PAUSES.get(patient.failures).unwrap_or(&LONGEST);
@@ -220,6 +229,8 @@ const WINDOW: Duration = Duration::from_secs(600);
 
 /// Until a write has come back as news.
 const SETTLE: Duration = Duration::from_secs(1);
+/// Until it is looked at again whether somebody else still has it.
+const CONTESTED: Duration = Duration::from_secs(10);
 /// After the first failures; then this.
 const PAUSES: [Duration; 3] = [
     Duration::from_secs(2),

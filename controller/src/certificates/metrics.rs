@@ -107,7 +107,7 @@ impl Tally {
                 What::Finalizing => "finalized",
                 What::Issued { .. } => "issued",
                 What::Failed { .. } => "failed",
-                What::Warning(_) => continue,
+                What::TakenOver { .. } | What::Warning(_) => continue,
             };
             let issuer = reports.borrow().get(&event.target).map(|report| {
                 let under = report.order.as_ref().map(|under| &under.issuer);

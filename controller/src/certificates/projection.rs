@@ -6,6 +6,7 @@
 //!   over by an annotation.
 //! - Whether it may be written is tried with the API server's own dry run before anything is ordered.
 //! - Chain and key go in one request, and only onto the version that was judged.
+//! - What cert-manager has written over ours is not written over.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -53,6 +54,9 @@ pub(super) enum Written {
 pub(super) enum Trouble {
     /// The Secret, or the right to it: a sentence for its owner.
     Refused(String),
+    /// Somebody else goes on writing the Secret, who would answer with a write of his own: a sentence for
+    /// its owner.
+    Contested(String),
     /// The API server does not answer, or somebody was faster: again soon.
     Away(String),
 }
@@ -60,7 +64,7 @@ pub(super) enum Trouble {
 impl Trouble {
     pub(super) fn words(self) -> String {
         match self {
-            Self::Refused(why) | Self::Away(why) => why,
+            Self::Refused(why) | Self::Contested(why) | Self::Away(why) => why,
         }
     }
 }
@@ -91,6 +95,11 @@ impl Projection {
         if there == Some(Mark::due(material)) {
             return Ok(Written::Before);
         }
+        if let Some(found) = &found
+            && let Some(why) = taken_back(target, found)
+        {
+            return Err(Trouble::Contested(why));
+        }
         if self.leadership.epoch().is_none() {
             return Err(Trouble::Away("this replica leads no longer".to_owned()));
         }
@@ -100,6 +109,25 @@ impl Projection {
         let applied = self.apply(target, &applied, found.is_some(), false).await;
         applied.map_err(|trouble| Trouble::Refused(trouble.words()))?;
         Ok(Written::Now)
+    }
+
+    /// What the owner of the target hands over, if it is there and not ours yet.
+    async fn offered(&self, target: &Target) -> Result<Option<Material>, Trouble> {
+        let Some(secret) = self.find(target).await? else {
+            return Ok(None);
+        };
+        judge(target, Some(&secret)).map_err(Trouble::Refused)?;
+        if is_ours(target, &secret) || is_empty(&secret) {
+            return Ok(None);
+        }
+        let entry = |name: &str| {
+            let value = secret.data.as_ref().and_then(|data| data.get(name));
+            value.map(|value| value.0.as_slice()).unwrap_or_default()
+        };
+        Ok(Some(Material {
+            chain: String::from_utf8_lossy(entry("tls.crt")).into_owned(),
+            key: Value::new(entry("tls.key")),
+        }))
     }
 
     async fn try_out(&self, target: &Target) -> Result<(), Trouble> {
@@ -188,6 +216,13 @@ impl Projection {
 }
 
 impl Projector for Projection {
+    fn handed_over<'a>(
+        &'a self,
+        target: &'a Target,
+    ) -> Answer<'a, Result<Option<Material>, String>> {
+        Box::pin(async move { self.offered(target).await.map_err(Trouble::words) })
+    }
+
     fn preflight<'a>(&'a self, target: &'a Target) -> Answer<'a, Result<(), String>> {
         Box::pin(async move { self.try_out(target).await.map_err(Trouble::words) })
     }
@@ -198,8 +233,11 @@ impl Projector for Projection {
         material: &'a Material,
     ) -> Answer<'a, Result<(), String>> {
         Box::pin(async move {
-            let written = self.write(target, material).await;
-            written.map(drop).map_err(Trouble::words)
+            match self.write(target, material).await {
+                // Whoever mends tells of it; the certificate is served from what is kept, and renewed.
+                Ok(_) | Err(Trouble::Contested(_)) => Ok(()),
+                Err(trouble) => Err(trouble.words()),
+            }
         })
     }
 }
@@ -222,22 +260,54 @@ fn judge(target: &Target, secret: Option<&Secret>) -> Result<(), String> {
     }
     let annotations = secret.metadata.annotations.as_ref();
     let annotation = |name: &str| annotations.and_then(|all| all.get(name));
-    let empty = secret
-        .data
-        .iter()
-        .flatten()
-        .all(|(name, value)| !ENTRIES.contains(&name.as_str()) || value.0.is_empty());
     let handed_over = annotation(ADOPT).is_some_and(|value| value == "true");
-    if is_ours(target, secret) || empty || handed_over {
+    if is_ours(target, secret) || is_empty(secret) || handed_over {
         return Ok(());
     }
-    let whose = match annotation("cert-manager.io/certificate-name") {
+    let whose = match annotation(CERTIFICATE) {
         Some(name) => format!("it belongs to cert-manager's Certificate {name}"),
         None => "it holds a certificate that Gatehouse did not write".to_owned(),
     };
     Err(format!(
         "{whose}, which is served and left as it is: annotate the Secret with {ADOPT}=\"true\" to \
          hand it over, or name another Secret in spec.tls"
+    ))
+}
+
+/// Whether there is neither certificate nor key in it.
+fn is_empty(secret: &Secret) -> bool {
+    let mut data = secret.data.iter().flatten();
+    data.all(|(name, value)| !ENTRIES.contains(&name.as_str()) || value.0.is_empty())
+}
+
+/// Whether cert-manager has written another certificate into a Secret that is ours; the answer says so
+/// to its owner. To write over it would make cert-manager order the next one, again and again.
+fn taken_back(target: &Target, secret: &Secret) -> Option<String> {
+    let entries = secret
+        .metadata
+        .managed_fields
+        .as_deref()
+        .unwrap_or_default();
+    let writers = entries.iter().filter_map(|entry| {
+        let fields = &entry.fields_v1.as_ref()?.0;
+        fields.pointer("/f:data/f:tls.crt")?;
+        entry.manager.as_deref()
+    });
+    let writers: Vec<&str> = writers.collect();
+    let other = writers
+        .iter()
+        .find(|writer| writer.starts_with("cert-manager"))?;
+    // Who takes a field over with the same value leaves it to the other one as well.
+    if !is_ours(target, secret) || writers.contains(&MANAGER) {
+        return None;
+    }
+    let annotations = secret.metadata.annotations.as_ref();
+    let name = annotations.and_then(|all| all.get(CERTIFICATE));
+    let name = name.map_or_else(String::new, |name| format!(" {name}"));
+    Some(format!(
+        "cert-manager still writes it (as {other}), so it is left as it is; what is kept goes on \
+         serving, and is renewed; take cert-manager's annotation off the Ingress, delete the \
+         Certificate{name}, and then the Secret, which is written anew at once"
     ))
 }
 
@@ -270,6 +340,8 @@ async fn answer<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, 
 const MANAGER: &str = "gatehouse-certificates";
 /// By this, the owner of a Secret hands it over.
 const ADOPT: &str = "gatehouse.dev/adopt";
+/// By this, cert-manager names the object that it writes a Secret for.
+const CERTIFICATE: &str = "cert-manager.io/certificate-name";
 const ENTRIES: [&str; 2] = ["tls.crt", "tls.key"];
 /// A request of the leader may not outlive the time after which another may lead.
 const ANSWER: Duration = Duration::from_secs(4);
@@ -278,15 +350,50 @@ const ANSWER: Duration = Duration::from_secs(4);
 mod tests {
     use super::*;
 
-    fn judged(yaml: &str) -> Result<(), String> {
+    fn found(yaml: &str) -> (Target, Secret) {
         let target = Target {
             namespace: "shop".into(),
             secret: "tls".into(),
         };
         let record = name_of(&Key::Certificate(target.clone()));
         let yaml = yaml.replace("RECORD", &format!("gatehouse.dev/record: {record}"));
-        let secret: Secret = serde_saphyr::from_str(&yaml).unwrap();
+        (target, serde_saphyr::from_str(&yaml).unwrap())
+    }
+
+    fn judged(yaml: &str) -> Result<(), String> {
+        let (target, secret) = found(yaml);
         judge(&target, Some(&secret))
+    }
+
+    #[test]
+    fn what_is_ours_is_left_to_cert_manager_only_where_it_alone_has_written() {
+        let ours = "labels: {app.kubernetes.io/managed-by: gatehouse}, annotations: {RECORD}";
+        let theirs = "annotations: {cert-manager.io/certificate-name: web}";
+        let field = |manager: &str, field: &str| {
+            format!(
+                "{{manager: {manager}, operation: Apply, fieldsV1: {{'f:data': {{'f:{field}': {{}}}}}}}}"
+            )
+        };
+        let cert_manager = "cert-manager-certificates-issuing";
+        for (owner, fields, taken) in [
+            (ours, vec![field(cert_manager, "tls.crt")], true),
+            (
+                ours,
+                vec![field(cert_manager, "tls.crt"), field(MANAGER, "tls.crt")],
+                false,
+            ),
+            (ours, vec![field(cert_manager, "ca.crt")], false),
+            (ours, vec![field("kubectl-patch", "tls.crt")], false),
+            (ours, vec![], false),
+            (theirs, vec![field(cert_manager, "tls.crt")], false),
+        ] {
+            let fields = fields.join(", ");
+            let (target, secret) = found(&format!(
+                "{{metadata: {{name: tls, {owner}, managedFields: [{fields}]}}}}"
+            ));
+            let why = taken_back(&target, &secret);
+            assert_eq!(why.is_some(), taken, "{owner} {fields}");
+        }
     }
 
     #[test]

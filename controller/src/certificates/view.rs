@@ -41,6 +41,9 @@ pub struct View {
     pub not_after: Option<Timestamp>,
     /// When it was stored.
     pub issued_at: Option<Timestamp>,
+    /// Whether somebody else ordered it.
+    #[serde(default)]
+    pub taken_over: bool,
     /// When it is renewed.
     pub renew_at: Option<Timestamp>,
     /// Why then.
@@ -144,6 +147,7 @@ impl View {
             not_before: report.not_before,
             not_after: report.not_after,
             issued_at: report.issued_at,
+            taken_over: report.taken_over,
             renew_at: report.renew_at,
             renew_reason: report.renew_reason,
             window: report.window,
@@ -168,6 +172,7 @@ impl View {
             not_before: None,
             not_after: None,
             issued_at: None,
+            taken_over: false,
             renew_at: None,
             renew_reason: None,
             window: None,

@@ -2,8 +2,10 @@
 //! to. Cases are numbered as in the test plan of the certificate manager.
 
 mod asking;
+mod cert_manager;
 mod issuing;
 mod leaders;
+mod moving;
 mod rights;
 mod targets;
 
