@@ -19,5 +19,6 @@ mod pki;
 pub mod preload;
 pub mod raw;
 pub mod tls;
+pub mod trial;
 pub mod wait;
 pub mod websocket;

@@ -14,6 +14,7 @@ mod crashes;
 mod customer;
 mod damage;
 mod dns;
+mod documented;
 mod home;
 mod issuing;
 mod keys;

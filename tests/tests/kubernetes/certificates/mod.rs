@@ -3,6 +3,7 @@
 
 mod asking;
 mod cert_manager;
+mod documented;
 mod issuing;
 mod leaders;
 mod moving;
