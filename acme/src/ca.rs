@@ -286,6 +286,18 @@ pub enum ChallengeKind {
     DnsPersist01,
 }
 
+impl ChallengeKind {
+    /// The type as it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http01 => "http-01",
+            Self::TlsAlpn01 => "tls-alpn-01",
+            Self::Dns01 => "dns-01",
+            Self::DnsPersist01 => "dns-persist-01",
+        }
+    }
+}
+
 /// A downloaded certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {

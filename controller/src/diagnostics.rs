@@ -289,11 +289,11 @@ codes! {
     CertificateNotIssued,
     /// The Secret that a certificate goes to cannot be written. Without a certificate nothing is ordered
     /// until it can; what is there keeps serving.
-    StorageNotWritable,
+    CertificateSecretNotWritable,
     /// Somebody changes the Secret of an ordered certificate again and again: it is left alone for ten
     /// minutes at a time, and served from what is kept. When it is cert-manager, at once and until it has
     /// stopped.
-    SecretContested,
+    CertificateSecretContested,
     /// No certificate is issued before a person changes something: the message says what.
     CertificateBlocked,
     /// A rate limit of the authority holds: the message says until when.
@@ -308,21 +308,21 @@ codes! {
     /// An annotation about certificates has a value that means nothing; the issuer's setting holds.
     CertificateSettingInvalid,
     /// The file of issuers is broken; the last good one holds.
-    IssuersInvalid,
+    CertificateIssuersInvalid,
     /// Nothing is ordered, because a wildcard certificate of the namespace covers all hosts.
     CertificateCovered,
     /// A host that no certificate can carry; the others are ordered.
     CertificateHostInvalid,
     /// Two objects want different certificates in one Secret; the oldest decides.
-    ConflictingTls,
+    CertificateConflict,
     /// The operator's `allow` does not name host and namespace, or another namespace was first.
-    NotAllowed,
+    CertificateNotAllowed,
     /// There is no such issuer, or none is named and there is no default.
-    IssuerUnknown,
+    CertificateIssuerUnknown,
     /// More names than a certificate of this profile takes.
-    TooManyNames,
+    CertificateNamesTooMany,
     /// No challenge can prove one of the names.
-    ChallengeImpossible,
+    CertificateChallengeImpossible,
     /// The certificate does not cover the host; the default certificate is served.
     CertificateNameMismatch,
     /// Another Ingress of the host decides its certificate: it is older, or as old with the greater

@@ -224,14 +224,17 @@ fn choose_challenge(
 }
 
 fn no_way(name: &Name, usable: &[ChallengeKind], authorization: &Authorization) -> Failure {
-    let offered: Vec<String> = authorization
-        .challenges
-        .iter()
-        .map(|challenge| format!("{:?}", challenge.kind))
-        .collect();
+    let list = |kinds: Vec<&str>| {
+        if kinds.is_empty() {
+            return "nothing".to_owned();
+        }
+        kinds.join(", ")
+    };
+    let offered = authorization.challenges.iter();
     let detail = format!(
-        "{name}: the authority offers {} and this issuer can use {usable:?}",
-        offered.join(", ")
+        "{name}: the authority offers {} and this issuer can use {}",
+        list(offered.map(|challenge| challenge.kind.as_str()).collect()),
+        list(usable.iter().map(|kind| kind.as_str()).collect())
     );
     Failure::local(Class::Spec, detail)
 }

@@ -6,13 +6,12 @@
 use std::fmt::Write as _;
 
 use gatehouse_acme::accounts::AccountReport;
-use gatehouse_acme::failure::{Class, Scope};
 use gatehouse_acme::record::{Need, Phase};
 use gatehouse_acme::schedule::Reason;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::certificates::shown;
-use crate::certificates::view::{Failure, Order, Status, View};
+use crate::certificates::view::{Failure, Order, Status, View, cause};
 use crate::diagnostics::Printable;
 
 /// One line for each certificate, under a head.
@@ -160,7 +159,7 @@ fn failed(failure: &Failure, view: &View, now: Timestamp) -> Vec<String> {
     };
     lines.push(format!(
         "The last attempt failed{count}: {}.",
-        class(failure)
+        cause(failure.class, failure.scope.as_ref())
     ));
     if !failure.words.is_empty() {
         lines.push(format!("In its words: {}", failure.words));
@@ -177,34 +176,6 @@ fn failed(failure: &Failure, view: &View, now: Timestamp) -> Vec<String> {
         None => format!("It is tried again when something has changed, or with {sooner}."),
     });
     lines
-}
-
-fn class(failure: &Failure) -> String {
-    let text = match failure.class {
-        Class::Transient => "a nonce was rejected",
-        Class::Outage => "the authority is away or broken",
-        Class::Limited => {
-            return match &failure.scope {
-                Some(Scope::Domain(domain)) => format!("a rate limit for {domain} holds"),
-                Some(Scope::Name(name)) => format!("a rate limit for {name} holds"),
-                Some(Scope::Set) => "a rate limit for exactly these names holds".to_owned(),
-                _ => "a rate limit for the account holds".to_owned(),
-            };
-        }
-        Class::Paused => "the authority has paused a name, until a person follows its link",
-        Class::Validation => "the authority could not validate a name",
-        Class::Spec => "the authority will never issue this as it is asked for",
-        Class::Issuer => "the authority does not accept the account",
-        Class::AccountGone => "the authority does not know the account any more",
-        Class::OrderGone => "the order is gone",
-        Class::Replaces => "the authority does not take this as a replacement",
-        Class::OrderNotReady => "the order is not as far as it was thought to be",
-        Class::NotYet => "the certificate is not there yet",
-        Class::BadCertificate => "what came is not what was ordered",
-        Class::Local => "something is wrong on this side",
-        Class::Storage => "what the certificate goes to cannot be written",
-    };
-    text.to_owned()
 }
 
 /// All accounts.

@@ -9,6 +9,7 @@ use gatehouse_acme::plan::{Code as Rule, Finding, Request, Target};
 use gatehouse_acme::served::Reports;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
+use super::view::cause;
 use crate::diagnostics::{Code, Diagnostic, Severity};
 
 /// Everything, of the plan and of the certificates. What stands in the way of one is said of whoever
@@ -40,12 +41,12 @@ pub(super) fn diagnostics(
 
 fn planned(finding: &Finding) -> Diagnostic {
     let (severity, code) = match finding.code {
-        Rule::ConflictingTls => (Severity::Error, Code::ConflictingTls),
-        Rule::NotAllowed => (Severity::Error, Code::NotAllowed),
-        Rule::UnknownIssuer => (Severity::Error, Code::IssuerUnknown),
+        Rule::ConflictingTls => (Severity::Error, Code::CertificateConflict),
+        Rule::NotAllowed => (Severity::Error, Code::CertificateNotAllowed),
+        Rule::UnknownIssuer => (Severity::Error, Code::CertificateIssuerUnknown),
         Rule::BadName => (Severity::Error, Code::CertificateHostInvalid),
-        Rule::TooManyNames => (Severity::Error, Code::TooManyNames),
-        Rule::NoChallenge => (Severity::Error, Code::ChallengeImpossible),
+        Rule::TooManyNames => (Severity::Error, Code::CertificateNamesTooMany),
+        Rule::NoChallenge => (Severity::Error, Code::CertificateChallengeImpossible),
         Rule::Covered => (Severity::Info, Code::CertificateCovered),
     };
     let object: Arc<str> = finding.object.as_str().into();
@@ -72,10 +73,11 @@ fn standing(report: &Report, asker: Option<&str>) -> Option<Diagnostic> {
         None => (Severity::Error, "none is there yet"),
     };
     let secret = &report.target.secret;
+    let cause = cause(class, report.scope.as_ref());
     let message =
-        format!("certificate for Secret `{secret}`: no new one ({class:?}): {why}; {next}; {then}");
+        format!("certificate for Secret `{secret}`: no new one, {cause}: {why}; {next}; {then}");
     let code = match class {
-        Class::Storage => Code::StorageNotWritable,
+        Class::Storage => Code::CertificateSecretNotWritable,
         Class::Limited => Code::CertificateLimited,
         Class::Paused | Class::Spec | Class::Issuer | Class::AccountGone => {
             Code::CertificateBlocked
@@ -224,6 +226,33 @@ mod tests {
             assert_eq!(codes(report(Some(class)), late), [code]);
         }
         assert_eq!(codes(report(None), late), []);
+    }
+
+    #[test]
+    fn every_code_says_that_it_is_about_certificates() {
+        let finding = |code| Finding {
+            target: report(None).target,
+            object: "Ingress/shop/web".into(),
+            code,
+            message: "words".into(),
+        };
+        for rule in [
+            Rule::ConflictingTls,
+            Rule::NotAllowed,
+            Rule::UnknownIssuer,
+            Rule::BadName,
+            Rule::TooManyNames,
+            Rule::NoChallenge,
+            Rule::Covered,
+        ] {
+            let code = planned(&finding(rule)).code.as_str();
+            assert!(code.starts_with("Certificate"), "{code}");
+        }
+        for class in [Class::Storage, Class::Limited, Class::Spec, Class::Local] {
+            let said = standing(&report(Some(class)), None).expect("a finding");
+            assert!(said.code.as_str().starts_with("Certificate"), "{said}");
+            assert!(!said.message.contains(&format!("{class:?}")), "{said}");
+        }
     }
 
     #[test]

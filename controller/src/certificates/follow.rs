@@ -135,7 +135,7 @@ fn complaint(path: &Path, why: &str) -> Diagnostic {
         Severity::Error,
         &object,
         field,
-        Code::IssuersInvalid,
+        Code::CertificateIssuersInvalid,
         message,
     )
 }

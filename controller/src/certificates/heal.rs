@@ -166,7 +166,7 @@ impl Healer {
                 patient.not_before = Some(Instant::now() + CONTESTED);
                 patient.finding = Some(Wound {
                     target: target.clone(),
-                    code: Code::SecretContested,
+                    code: Code::CertificateSecretContested,
                     message: format!("certificate in Secret `{}`: {why}", target.secret),
                 });
                 false
@@ -206,7 +206,7 @@ fn contested(target: &Target) -> Wound {
     );
     Wound {
         target: target.clone(),
-        code: Code::SecretContested,
+        code: Code::CertificateSecretContested,
         message,
     }
 }
@@ -218,7 +218,7 @@ fn unwritable(target: &Target, why: &str) -> Wound {
     );
     Wound {
         target: target.clone(),
-        code: Code::StorageNotWritable,
+        code: Code::CertificateSecretNotWritable,
         message,
     }
 }

@@ -184,6 +184,35 @@ impl View {
     }
 }
 
+/// Whose failure it is, in words.
+pub(crate) fn cause(class: Class, scope: Option<&Scope>) -> String {
+    let text = match class {
+        Class::Transient => "a nonce was rejected",
+        Class::Outage => "the authority is away or broken",
+        Class::Limited => {
+            return match scope {
+                Some(Scope::Domain(domain)) => format!("a rate limit for {domain} holds"),
+                Some(Scope::Name(name)) => format!("a rate limit for {name} holds"),
+                Some(Scope::Set) => "a rate limit for exactly these names holds".to_owned(),
+                _ => "a rate limit for the account holds".to_owned(),
+            };
+        }
+        Class::Paused => "the authority has paused a name, until a person follows its link",
+        Class::Validation => "the authority could not validate a name",
+        Class::Spec => "the authority will never issue this as it is asked for",
+        Class::Issuer => "the authority does not accept the account",
+        Class::AccountGone => "the authority does not know the account any more",
+        Class::OrderGone => "the order is gone",
+        Class::Replaces => "the authority does not take this as a replacement",
+        Class::OrderNotReady => "the order is not as far as it was thought to be",
+        Class::NotYet => "the certificate is not there yet",
+        Class::BadCertificate => "what came is not what was ordered",
+        Class::Local => "something is wrong on this side",
+        Class::Storage => "what the certificate goes to cannot be written",
+    };
+    text.to_owned()
+}
+
 fn status(report: &Report) -> Status {
     match report {
         _ if report.phase == Phase::Tombstone => Status::Unwanted,

@@ -19,23 +19,27 @@ fn the_file_of_issuers_is_followed_and_a_broken_one_keeps_the_last_good() {
         let home = Home::with(&pebble, &[allowing("other.test")]);
         home.want(HOST);
         let gateway = home.start(pebble.address());
-        gateway.wait_diagnostic(&["NotAllowed", HOST]);
+        gateway.wait_diagnostic(&["CertificateNotAllowed", HOST]);
         home.issuers(std::slice::from_ref(&good));
         valid(&gateway);
         let broken = allowing("*.org");
         home.issuers(&[broken]);
         let file = home.scratch.file("issuers.yaml").display().to_string();
-        let found = gateway.wait_diagnostic(&["IssuersInvalid", &file, "acme.issuers.main.allow"]);
+        let found = gateway.wait_diagnostic(&[
+            "CertificateIssuersInvalid",
+            &file,
+            "acme.issuers.main.allow",
+        ]);
         assert!(found.contains("*.name.org"), "{found}");
         // The last good one holds: it is renewed as before.
         let before = valid(&gateway);
         insist(&gateway, &["cert", "renew", "demo/web-tls"]);
         renewed(&gateway, &before);
         home.scratch.replace("issuers.yaml", "acme: [");
-        gateway.wait_diagnostic(&["IssuersInvalid", "line"]);
+        gateway.wait_diagnostic(&["CertificateIssuersInvalid", "line"]);
         home.issuers(std::slice::from_ref(&good));
         wait::until("it is mended", || {
-            (!gateway.diagnostics().contains("IssuersInvalid")).then_some(())
+            (!gateway.diagnostics().contains("CertificateIssuersInvalid")).then_some(())
         });
         home.keeps_quiet(&gateway);
     });

@@ -75,7 +75,7 @@ fn case_48_a_host_that_is_not_allowed_is_told_and_not_ordered() {
         let home = Home::new(&pebble, "");
         home.want("shop.other.test");
         let gateway = home.start(pebble.address());
-        gateway.wait_diagnostic(&["NotAllowed", "Ingress/demo/web", "allow"]);
+        gateway.wait_diagnostic(&["CertificateNotAllowed", "Ingress/demo/web", "allow"]);
         gateway.wait_diagnostic(&["CertificatePending", "web-tls"]);
         assert!(pebble.issued().is_empty());
         assert!(!pebble.log().contains("/sign-me-up"), "no account either");

@@ -248,7 +248,11 @@ fn cert_manager_that_still_writes_is_told_and_not_fought_with_and_may_have_it_ba
         // It renews because nobody has stopped it.
         let second = other.issue(host, DAY, DAY * 89);
         second.write(&stand.space, "shop");
-        gateway.wait_diagnostic(&["SecretContested", "cert-manager", "Certificate shop"]);
+        gateway.wait_diagnostic(&[
+            "CertificateSecretContested",
+            "cert-manager",
+            "Certificate shop",
+        ]);
         let theirs = stand.secret("shop").expect("the Secret");
         let left_alone = || {
             stand
@@ -266,7 +270,7 @@ fn cert_manager_that_still_writes_is_told_and_not_fought_with_and_may_have_it_ba
         wait_valid(&gateway, 1);
         assert!(!serves(&gateway, host, &second));
         assert!(wait::holds(Duration::from_secs(3), left_alone));
-        gateway.wait_diagnostic(&["SecretContested", "cert-manager"]);
+        gateway.wait_diagnostic(&["CertificateSecretContested", "cert-manager"]);
         assert_eq!(stand.pebble.issued().len(), 1);
 
         // It is stopped, and what it left is deleted.
@@ -277,7 +281,7 @@ fn cert_manager_that_still_writes_is_told_and_not_fought_with_and_may_have_it_ba
         });
         wait::until("nothing is contested", || {
             let said = gateway.diagnostics();
-            (!said.contains("SecretContested")).then_some(())
+            (!said.contains("CertificateSecretContested")).then_some(())
         });
         assert_eq!(stand.pebble.issued().len(), 1);
     });

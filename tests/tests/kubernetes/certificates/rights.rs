@@ -84,7 +84,11 @@ fn case_42_a_right_that_is_missing_blocks_before_any_order() {
         let stand = Stand::new(server, "acme-denied");
         stand.want("bought", HOST);
         let gateway = start(&installation, &stand);
-        gateway.wait_diagnostic(&["StorageNotWritable", "bought", "generate rbac --acme"]);
+        gateway.wait_diagnostic(&[
+            "CertificateSecretNotWritable",
+            "bought",
+            "generate rbac --acme",
+        ]);
         assert_eq!(stand.authority.count(Endpoint::NewOrder), 0);
         installation.grant(&["--acme", "--acme-namespace=acme-denied"]);
         wait_serves(&gateway, HOST);

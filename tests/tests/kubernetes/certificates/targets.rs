@@ -74,7 +74,7 @@ fn a_secret_that_is_fought_over_is_left_alone_and_what_is_kept_is_served() {
         let intruder = json!({"stringData": {"tls.crt": other.certificate, "tls.key": other.key}});
         let kubectl = stand.space.kubectl();
         kubectl.patch(&stand.space.name, "secret/shop", &intruder);
-        gateway.wait_diagnostic(&["SecretContested", "acme-fight", "shop"]);
+        gateway.wait_diagnostic(&["CertificateSecretContested", "acme-fight", "shop"]);
         let left = stand.secret("shop").expect("the Secret");
         assert_ne!(left["data"], before["data"]);
         // The intruder's would be good for the host as well.
@@ -104,13 +104,18 @@ fn case_42_a_secret_that_cannot_be_written_blocks_before_any_order() {
         );
         stand.want("shop", HOST);
         let gateway = stand.replica();
-        gateway.wait_diagnostic(&["StorageNotWritable", "shop", "Opaque", "delete it"]);
+        gateway.wait_diagnostic(&[
+            "CertificateSecretNotWritable",
+            "shop",
+            "Opaque",
+            "delete it",
+        ]);
         wait::until("the owner of the Ingress is told", || {
             let flags = ["-n", "acme-block", "get", "events", "-o", "json"];
             let text = kubectl.run(&flags).success();
             let events: Value = serde_json::from_str(&text).expect("JSON");
             let mut events = events["items"].as_array()?.iter();
-            events.find(|event| event["reason"] == "StorageNotWritable")?;
+            events.find(|event| event["reason"] == "CertificateSecretNotWritable")?;
             Some(())
         });
         stand.space.delete("secret/shop");
@@ -127,7 +132,7 @@ fn case_42_a_secret_that_cannot_be_written_blocks_before_any_order() {
             json!({"status": {"hard": {"count/secrets": "1"}, "used": {"count/secrets": "1"}}});
         kubectl.patch_status("acme-block", "resourcequota/full", &used);
         stand.want("cart", "cart.example.test");
-        gateway.wait_diagnostic(&["StorageNotWritable", "cart", "quota"]);
+        gateway.wait_diagnostic(&["CertificateSecretNotWritable", "cart", "quota"]);
         assert_eq!(stand.authority.count(Endpoint::NewOrder), 1);
         stand.space.delete("resourcequota/full");
         wait_serves(&gateway, "cart.example.test");
@@ -152,7 +157,7 @@ fn case_43_a_secret_that_cannot_be_written_any_more_costs_no_certificate() {
             "{apiVersion: v1, kind: Secret, metadata: {name: shop, namespace: demo}, type: Opaque}",
         );
         wait_serves(&gateway, HOST);
-        gateway.wait_diagnostic(&["StorageNotWritable", "shop", "Opaque"]);
+        gateway.wait_diagnostic(&["CertificateSecretNotWritable", "shop", "Opaque"]);
         stand.space.delete("secret/shop");
         stand.wait_secret("shop");
         assert_eq!(stand.authority.count(Endpoint::NewOrder), 1);
@@ -169,7 +174,11 @@ fn a_certificate_of_somebody_else_is_served_as_it_is_until_it_is_handed_over() {
         stand.space.apply(&secret);
         stand.want("shop", HOST);
         let gateway = stand.replica();
-        gateway.wait_diagnostic(&["StorageNotWritable", "shop", "gatehouse.dev/adopt"]);
+        gateway.wait_diagnostic(&[
+            "CertificateSecretNotWritable",
+            "shop",
+            "gatehouse.dev/adopt",
+        ]);
         assert!(serves(&gateway, HOST), "theirs");
         assert_eq!(stand.authority.count(Endpoint::NewOrder), 0);
         let before = stand.secret("shop").expect("the Secret");
@@ -196,7 +205,7 @@ fn labels_of_a_namespace_decide_who_may_have_a_certificate() {
         let stand = Stand::with(server, "acme-labels", Setup::default(), allow);
         stand.want("shop", HOST);
         let gateway = stand.replica();
-        gateway.wait_diagnostic(&["NotAllowed", "acme-labels", "allow"]);
+        gateway.wait_diagnostic(&["CertificateNotAllowed", "acme-labels", "allow"]);
         assert_eq!(stand.authority.count(Endpoint::NewAccount), 0);
         let label = json!({"metadata": {"labels": {"team": "web"}}});
         let kubectl = stand.space.kubectl();
