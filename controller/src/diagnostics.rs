@@ -287,6 +287,8 @@ codes! {
     CertificatePending,
     /// The authority has not issued a certificate: the message has its words and the next attempt.
     CertificateNotIssued,
+    /// A Secret of the directory has the name of an ordered certificate: the Secret is served.
+    CertificateShadowed,
     /// The Secret that a certificate goes to cannot be written. Without a certificate nothing is ordered
     /// until it can; what is there keeps serving.
     CertificateSecretNotWritable,

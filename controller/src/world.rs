@@ -405,6 +405,17 @@ impl<'a> Lookup<'a> {
         pair.as_ref().and_then(Pair::usable).cloned()
     }
 
+    /// Whether a Secret that somebody wrote is served instead of what is ordered for it. In a cluster
+    /// such a Secret is left alone before anything is ordered, and told as one that cannot be written.
+    pub fn shadows(&self, namespace: &Arc<str>, name: &str) -> bool {
+        let key = secret_key(namespace, name);
+        let world = self.world;
+        let pair = world.secrets.get(&key).map(SecretEntry::pair);
+        let own = matches!(pair, Some(Pair::Good(_))) && !world.first.contains(&key);
+        self.record(Read::Object(self.share(key)));
+        own && world.absent.is_none()
+    }
+
     /// Why [`Lookup::pair`] has not found it; `None` while nobody has looked.
     pub fn absence(&self, namespace: &Arc<str>, name: &str) -> Option<Absence> {
         let Some(absent) = &self.world.absent else {

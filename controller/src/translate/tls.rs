@@ -66,6 +66,17 @@ impl<'a> TlsSection<'a> {
                     }
                 })
             });
+            if let Some(name) = name
+                && awaited
+                && lookup.shadows(&origin.namespace, name)
+            {
+                let message = format!(
+                    "Secret `{name}` is served, and not the certificate that is ordered for it: remove \
+                     the Secret, or the annotation that asks for the certificate"
+                );
+                let field = format!("spec.tls[{index}].secretName");
+                remarks.warning(field, Code::CertificateShadowed, message);
+            }
             let kept = name.and_then(|name| lookup.kept(&origin.namespace, name));
             entries.push(Entry {
                 index,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use gatehouse::config::{Defaults, HostOwnership};
+use gatehouse::config::{Defaults, HostOwnership, Managed};
 use gatehouse::diagnostics::Code;
 use gatehouse::engine::{Engine, Urgency};
 use gatehouse::source::Change;
@@ -90,6 +90,50 @@ fn what_is_kept_for_a_secret_serves_while_it_is_missing_or_broken() {
     engine.apply(universe::keep("shop", "cart-tls", None));
     engine.reconcile();
     assert_eq!(served(&mut engine), None);
+}
+
+#[test]
+fn a_secret_that_serves_in_place_of_an_ordered_certificate_is_told() {
+    let mut engine = two_shops();
+    let defaults = Defaults {
+        managed: Managed::Annotated,
+        ..Defaults::default()
+    };
+    engine.set_defaults(Arc::new(defaults), Arc::default());
+    let mut ingress = universe::ingress_object("cart", "cart.test", "/", "cart");
+    universe::add_tls(&mut ingress, "cart.test", "cart-tls");
+    let annotations = [("gatehouse.dev/issuer".to_owned(), "main".to_owned())];
+    ingress.metadata.annotations = Some(annotations.into());
+    engine.apply(universe::apply_ingress(ingress));
+    let kept = universe::keep("shop", "cart-tls", Some(Pem::good("cart.test")));
+    engine.apply(kept);
+    let told = |engine: &mut Engine| {
+        engine.reconcile();
+        let report = engine.report();
+        let mut list = report.diagnostics.iter();
+        list.find(|finding| finding.code == Code::CertificateShadowed)
+            .map(ToString::to_string)
+    };
+    assert_eq!(told(&mut engine), None);
+    engine.apply(universe::secret("shop", "cart-tls", Pem::good("cart.test")));
+    let said = told(&mut engine).expect("a finding");
+    for part in [
+        "Ingress/shop/cart",
+        "spec.tls[0]",
+        "`cart-tls` is served",
+        "remove",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    // One that cannot be used is no rival.
+    engine.apply(universe::secret("shop", "cart-tls", Pem::misfit()));
+    assert_eq!(told(&mut engine), None);
+    engine.apply(universe::delete_secret("shop", "cart-tls"));
+    assert_eq!(told(&mut engine), None);
+    assert_eq!(
+        engine.report().diagnostics,
+        engine.rebuild().report().diagnostics
+    );
 }
 
 #[test]
