@@ -4,6 +4,7 @@
 //! is just being written is not taken for a broken one.
 
 use std::fs::{self, Metadata};
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -92,12 +93,36 @@ pub(super) enum Surroundings {
 
 /// Reads the file; every complaint is a sentence.
 pub(super) fn read(path: &Path, surroundings: Surroundings) -> Result<Issuers, Vec<String>> {
-    let text = fs::read_to_string(path).map_err(|error| vec![error.to_string()])?;
-    let issuers = Issuers::parse(&text)?;
+    let issuers = Issuers::parse(&text(path).map_err(|why| vec![why])?)?;
     if let Surroundings::Cluster { namespaces } = surroundings {
         clustered(&issuers, namespaces).map_err(|why| vec![why])?;
     }
     Ok(issuers)
+}
+
+/// The file's text, within a bound; the error says what to do.
+fn text(path: &Path) -> Result<String, String> {
+    let shown = path.display();
+    let unreadable = |error: io::Error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::NotFound => "write it there, or name another one with --acme",
+            io::ErrorKind::PermissionDenied => "let the user of this process read it",
+            io::ErrorKind::InvalidData => "save it as UTF-8",
+            _ => "name a file with --acme that this process can read",
+        };
+        format!("the file of issuers {shown} cannot be read: {error}; {remedy}")
+    };
+    let mut text = String::new();
+    let file = fs::File::open(path).map_err(unreadable)?;
+    let read = file.take(LARGEST + 1).read_to_string(&mut text);
+    if text.len() as u64 > LARGEST {
+        return Err(format!(
+            "the file of issuers {shown} is longer than {LARGEST} bytes, which none is: name another \
+             one with --acme"
+        ));
+    }
+    read.map_err(unreadable)?;
+    Ok(text)
 }
 
 /// What a cluster does not have: programs of the operator, and with `--watch-namespace` the labels of
@@ -151,3 +176,41 @@ fn mark(path: &Path) -> Option<(u64, u64, u64, i64, i64)> {
 
 /// How often to look: once more after a change, so it holds after about a second.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// Largest file: as much as a ConfigMap holds.
+const LARGEST: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named_with_the_reason_and_what_to_do() {
+        let folder = std::env::temp_dir().join(format!("gatehouse-issuers-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let file = |name: &str, content: &[u8]| {
+            let path = folder.join(name);
+            fs::write(&path, content).expect("written");
+            path
+        };
+        let long = "# long\n".repeat(200_000);
+        for (path, reason, remedy) in [
+            (folder.join("none.yaml"), "No such file", "--acme"),
+            (folder.clone(), "directory", "--acme"),
+            (file("bytes.yaml", &[0xff, 0xfe, 0x00]), "UTF-8", "save it"),
+            (
+                file("long.yaml", long.as_bytes()),
+                "1048576 bytes",
+                "--acme",
+            ),
+        ] {
+            let said = read(&path, Surroundings::Alone).expect_err("unreadable");
+            let said = said.join("; ");
+            let name = path.display().to_string();
+            for part in [&name, reason, remedy] {
+                assert!(said.contains(part), "{part}: {said}");
+            }
+        }
+        fs::remove_dir_all(&folder).expect("removed");
+    }
+}
