@@ -2,9 +2,12 @@
 //! with its final dot, the value.
 //!
 //! Invariants:
-//! - The program gets no shell, no standard input and no longer than [`DEADLINE`]; what it prints is
-//!   read to a bound.
-//! - Name and value are arguments of their own: neither can be taken for more.
+//! - The program gets no standard input and no longer than [`DEADLINE`]; what it prints is read to a
+//!   bound.
+//! - Name and value are arguments of their own: neither can be taken for more, also by the shell that
+//!   does nothing but lower a limit and become the program.
+//! - It runs under the usual limit on open files and not under ours, which is the highest that there
+//!   may be: old programs close every descriptor up to it before they begin.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -21,6 +24,15 @@ use crate::secrets::Entries;
 
 /// Longest run.
 const DEADLINE: Duration = Duration::from_secs(120);
+
+const SHELL: &str = "/bin/sh";
+
+/// Open files of the program, as Linux and systemd have it for everybody; it may raise that itself.
+const FILES: &str = "1024";
+
+/// What a shell ends with when it cannot run the program, or does not find it (POSIX, `sh`).
+const CANNOT_RUN: i32 = 126;
+const NOT_FOUND: i32 = 127;
 
 /// How much of what it says on standard error is shown.
 const SAID: usize = 500;
@@ -51,7 +63,7 @@ impl Exec {
     async fn run(&self, action: &str, record: &TxtRecord) -> Result<(), DnsError> {
         let variables = self.entries.iter();
         let variables = variables.map(|(name, value)| (name, value.text().unwrap_or_default()));
-        let run = Command::new(&self.command)
+        let run = program(&self.command)
             .args([action, &format!("{}.", record.fqdn), &record.value])
             .envs(variables)
             .stdin(Stdio::null())
@@ -61,9 +73,9 @@ impl Exec {
             .spawn();
         let failed =
             |text: String| DnsError::Temporary(format!("{} {action}: {text}", self.command));
-        let mut child = run.map_err(|error| {
-            DnsError::Configuration(format!("{} does not start: {error}", self.command))
-        })?;
+        let not_started =
+            |why: &str| DnsError::Configuration(format!("{} does not start: {why}", self.command));
+        let mut child = run.map_err(|error| not_started(&error.to_string()))?;
         let stderr = child.stderr.take();
         let ended = timeout(DEADLINE, async {
             let said = said(stderr).await;
@@ -76,8 +88,24 @@ impl Exec {
         if status.success() {
             return Ok(());
         }
+        if matches!(status.code(), Some(CANNOT_RUN | NOT_FOUND)) {
+            return Err(not_started(&shown(&said, SAID)));
+        }
         Err(failed(format!("{status}: {}", shown(&said, SAID))))
     }
+}
+
+/// Starts a program under a lower limit. Limits are set in a child before it becomes the program, which
+/// is `unsafe` for a process with threads, so a shell does it; an image without one has no old programs.
+fn program(command: &str) -> Command {
+    if !Path::new(SHELL).exists() {
+        return Command::new(command);
+    }
+    let mut shell = Command::new(SHELL);
+    // A hard limit below this stays what it is.
+    let script = "ulimit -Sn \"$0\" 2>/dev/null; exec \"$@\"";
+    shell.args(["-c", script, FILES, command]);
+    shell
 }
 
 /// Reads standard error to its end, so that the program never waits, and keeps the beginning.

@@ -305,7 +305,7 @@ fn case_13_httpreq_and_exec_are_called_once_each_as_lego_calls_them() {
             "hook.sh",
             format!(
                 "#!/bin/sh\n[ \"$2\" = _acme-challenge.bad.example.test. ] && echo no such zone >&2 && exit 3\n\
-                 echo \"$# $1 $2 $3 $TOKEN\" >> {}\n",
+                 echo \"$# $1 $2 $3 $TOKEN $(ulimit -Sn)\" >> {}\n",
                 log.display()
             ),
         );
@@ -347,12 +347,21 @@ fn case_13_httpreq_and_exec_are_called_once_each_as_lego_calls_them() {
                 .expect("a place");
             let error = exec.present(&bad).await.expect_err("it said no");
             assert!(error.to_string().contains("no such zone"), "{error}");
+            let gone = scratch.file("gone.sh");
+            let gone = made(
+                json!({"provider": "exec", "command": gone}),
+                &Entries::new(),
+            );
+            let error = gone.present(&bad).await.expect_err("there is none");
+            assert!(matches!(error, DnsError::Configuration(_)), "{error:?}");
+            assert!(error.to_string().contains("does not start"), "{error}");
         });
         let calls = std::fs::read_to_string(&log).expect("calls");
         let fqdn = "_acme-challenge.shop.example.test.";
         assert_eq!(
             calls,
-            format!("3 present {fqdn} value t\n3 cleanup {fqdn} value t\n")
+            format!("3 present {fqdn} value t 1024\n3 cleanup {fqdn} value t 1024\n"),
+            "and not under the limit on open files that a gateway takes"
         );
         let requests = lego.requests();
         let targets: Vec<&str> = requests.iter().map(Request::target).collect();
