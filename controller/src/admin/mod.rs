@@ -139,8 +139,8 @@ fn is_here(peer: IpAddr) -> bool {
 async fn connection(stream: TcpStream, state: Arc<State>, caller: Caller, place: Arc<Place>) {
     let service = service_fn(move |request: Request<Incoming>| {
         place.touch();
-        let state = Arc::clone(&state);
-        async move { Ok::<_, Infallible>(respond(&state, request, caller).await) }
+        let (state, place) = (Arc::clone(&state), Arc::clone(&place));
+        async move { Ok::<_, Infallible>(respond(&state, request, caller, &place).await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -155,6 +155,7 @@ async fn respond(
     state: &State,
     request: Request<Incoming>,
     caller: Caller,
+    place: &Place,
 ) -> Response<Full<Bytes>> {
     let (uri, method) = (request.uri(), request.method());
     let errand = (method == Method::POST).then(|| certificates::Errand::of(uri.path()));
@@ -169,6 +170,8 @@ async fn respond(
         );
         api::Page::text(StatusCode::FORBIDDEN, text)
     } else if let Some(errand) = errand.flatten() {
+        // The authority may take long; who may not give commands is refused at once.
+        let _waiting = place.wait();
         certificates::run(&state.certificates, errand, request, caller.here).await
     } else {
         api::page(state, method, uri.path(), uri.query())

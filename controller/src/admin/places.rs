@@ -3,7 +3,7 @@
 //! Invariants: there are never more connections than places, of one address never more than its
 //! share; a new connection always finds a place. The one that has been silent for longest leaves
 //! for it, of the same address when that has its share, so that nobody keeps probes out by holding
-//! connections open.
+//! connections open. One that waits for a command is not silent: it leaves when all others do, too.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -26,6 +26,8 @@ struct Taken {
 struct Guest {
     address: IpAddr,
     task: Option<AbortHandle>,
+    /// It waits for the end of a command.
+    waits: bool,
 }
 
 /// The place of one connection; free when it is dropped.
@@ -43,16 +45,17 @@ impl Places {
         let has_share = taken.by_age.values().filter(|guest| own(guest)).count() >= SHARE;
         let mut leaves = None;
         if has_share || taken.by_age.len() >= ALL {
-            let silent = taken
-                .by_age
-                .iter()
-                .find(|(_, guest)| !has_share || own(guest))
+            let candidates = taken.by_age.iter();
+            let candidates = candidates.filter(|(_, guest)| !has_share || own(guest));
+            let silent = candidates
+                .min_by_key(|(age, guest)| (guest.waits, **age))
                 .map(|(age, _)| *age);
             leaves = silent.and_then(|age| taken.by_age.remove(&age));
         }
         let age = taken.insert(Guest {
             address,
             task: None,
+            waits: false,
         });
         drop(taken);
         if let Some(task) = leaves.and_then(|guest| guest.task) {
@@ -95,8 +98,32 @@ impl Place {
         }
     }
 
+    /// The client waits for the end of a command, as long as this is held.
+    pub(super) fn wait(&self) -> Waiting<'_> {
+        self.set_waits(true);
+        Waiting(self)
+    }
+
+    fn set_waits(&self, waits: bool) {
+        let age = self.age();
+        if let Some(guest) = self.places.lock().by_age.get_mut(&age) {
+            guest.waits = waits;
+        }
+    }
+
     fn age(&self) -> MutexGuard<'_, u64> {
         self.age.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A client that waits for the end of a command.
+#[derive(Debug)]
+pub(super) struct Waiting<'a>(&'a Place);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.set_waits(false);
+        self.0.touch();
     }
 }
 
@@ -143,6 +170,23 @@ mod tests {
             1,
             "a place that was lost is given back once"
         );
+    }
+
+    #[test]
+    fn who_waits_for_a_command_leaves_last() {
+        let places = Places::default();
+        let held: Vec<_> = (0..SHARE).map(|_| places.take(address(1))).collect();
+        let known = |place: &Place| places.lock().by_age.contains_key(&*place.age());
+        let waiting = held[0].wait();
+        let next: Vec<_> = (1..SHARE).map(|_| places.take(address(1))).collect();
+        assert!(known(&held[0]) && !known(&held[SHARE - 1]));
+        // Nobody keeps probes out by commands either.
+        let all: Vec<_> = next.iter().map(|place| place.wait()).collect();
+        let _probe = places.take(address(1));
+        assert!(!known(&held[0]), "the first of those that wait");
+        drop((waiting, all));
+        let _another = places.take(address(1));
+        assert_eq!(here(&places, 1), SHARE);
     }
 
     #[test]
