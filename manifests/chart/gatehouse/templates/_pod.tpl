@@ -73,16 +73,9 @@
 
 {{- define "gatehouse.pod" -}}
 metadata:
-  {{- $issuers := include "gatehouse.issuers" . }}
-  {{- if or .Values.pod.annotations $issuers }}
+  {{- with .Values.pod.annotations }}
   annotations:
-    {{- with .Values.pod.annotations }}
     {{- toYaml . | nindent 4 }}
-    {{- end }}
-    {{- with $issuers }}
-    # Read once: another one replaces the pods.
-    gatehouse.dev/issuers: {{ sha256sum . | trunc 16 | quote }}
-    {{- end }}
   {{- end }}
   labels:
     {{- include "gatehouse.selectorLabels" . | nindent 4 }}
