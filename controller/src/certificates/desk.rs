@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 use super::follow::Complaints;
 use super::heal::Wound;
 use super::post::Post;
-use super::targets::Targets;
+use super::targets::{TLS, Targets};
 use super::{findings, request};
 use crate::admin::Readiness;
 use crate::config::Managed;
@@ -312,7 +312,7 @@ fn secret(certificate: &Certificate) -> Arc<Secret> {
     let key = ByteString(material.key.expose().to_vec());
     Arc::new(Secret {
         data: Some([("tls.crt".to_owned(), chain), ("tls.key".to_owned(), key)].into()),
-        type_: Some("kubernetes.io/tls".to_owned()),
+        type_: Some(TLS.to_owned()),
         ..Secret::default()
     })
 }

@@ -27,6 +27,7 @@ use serde_json::{Map, Value as Json, json};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::request::ISSUER;
 use super::targets::{Mark, RECORD, TLS, is_ours};
 use super::vault::{MANAGED_BY, name_of};
 use crate::leader::{Clients, Leadership};
@@ -200,7 +201,7 @@ impl Projection {
         let reports = self.reports.get().map(|reports| reports.borrow().clone());
         if let Some(report) = reports.as_ref().and_then(|all| all.get(target)) {
             let names: Vec<String> = report.names.iter().map(ToString::to_string).collect();
-            say("gatehouse.dev/issuer", Some(report.issuer.clone()));
+            say(ISSUER, Some(report.issuer.clone()));
             say("gatehouse.dev/alt-names", Some(names.join(",")));
             say("gatehouse.dev/serial", report.serial.clone());
             let time = |time: Option<Timestamp>| time.map(|time| time.to_string());

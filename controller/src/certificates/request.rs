@@ -115,7 +115,7 @@ fn request(
 }
 
 /// Names the issuer.
-const ISSUER: &str = "gatehouse.dev/issuer";
+pub(super) const ISSUER: &str = "gatehouse.dev/issuer";
 /// Asks for a certificate of whatever issuer is the default.
 pub const TRACKED: &str = "kubernetes.io/tls-acme";
 

@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::mirror::{Mirror, News};
+use super::request::ISSUER;
 use crate::leader::{Clients, Leadership};
 use crate::source::kubernetes::plain;
 
@@ -305,12 +306,12 @@ fn labels(key: &Key, entries: &Entries) -> BTreeMap<String, String> {
                 let ordered = state.revision.as_ref().map(|ordered| &ordered.issuer);
                 let issuer = ordered.or(state.current.as_ref().map(|current| &current.issuer));
                 label("gatehouse.dev/phase", &format!("{:?}", state.phase));
-                label("gatehouse.dev/issuer", issuer.map_or("", String::as_str));
+                label(ISSUER, issuer.map_or("", String::as_str));
             }
         }
         Key::Account(issuer) => {
             label(KIND, "account");
-            label("gatehouse.dev/issuer", issuer);
+            label(ISSUER, issuer);
         }
         Key::Board => label(KIND, "board"),
     }
@@ -335,7 +336,7 @@ fn stored(secret: &Secret) -> Result<Stored, String> {
     };
     let key = match label(KIND) {
         Some("certificate") => target().map(Key::Certificate),
-        Some("account") => label("gatehouse.dev/issuer").map(|name| Key::Account(name.to_owned())),
+        Some("account") => label(ISSUER).map(|name| Key::Account(name.to_owned())),
         Some("board") => Some(Key::Board),
         _ => None,
     };
