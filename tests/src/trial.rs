@@ -7,8 +7,11 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::symlink;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::acme::keys::Keys;
 use crate::documents::commands;
@@ -32,7 +35,8 @@ struct Terminal {
 struct Shell {
     child: Child,
     input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    /// Lines that it prints; it ends with the shell.
+    output: Receiver<String>,
 }
 
 impl Default for Trial {
@@ -152,7 +156,15 @@ impl Shell {
             .spawn()
             .expect("bash starts");
         let input = child.stdin.take().expect("its input");
-        let output = BufReader::new(child.stdout.take().expect("its output"));
+        let lines = BufReader::new(child.stdout.take().expect("its output")).split(b'\n');
+        let (sender, output) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                sender
+                    .send(String::from_utf8_lossy(&line).into_owned())
+                    .ok();
+            }
+        });
         Self {
             child,
             input,
@@ -170,15 +182,17 @@ impl Shell {
         );
         self.input.write_all(text.as_bytes()).expect("bash reads");
         let mut said = String::new();
+        let end = Instant::now() + LONGEST;
         loop {
-            let mut line = String::new();
-            let count = self.output.read_line(&mut line).expect("bash writes");
-            assert!(count > 0, "bash ended: {said}");
+            let left = end.saturating_duration_since(Instant::now());
+            let line = self.output.recv_timeout(left);
+            let line = line.unwrap_or_else(|why| panic!("{lines}\n{why}: {said}"));
             if let Some(status) = line.strip_prefix(MARK) {
                 said.truncate(said.len().saturating_sub(1));
                 return (status.trim().to_owned(), said);
             }
             said.push_str(&line);
+            said.push('\n');
         }
     }
 }

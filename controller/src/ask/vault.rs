@@ -66,11 +66,15 @@ async fn store(path: &Path, target: &Target, mut fresh: Record) -> Result<(), Fa
     let failed = |why: String| Failure::System(format!("{target} is not imported: {why}"));
     // Opening makes what is missing: at a path that is mistyped nobody would ever look for it.
     if !is_meant(path) {
-        let place = path.display();
-        return Err(unusable(
-            path,
-            &format!("there is no vault; if the gateway has not run yet, make it: `mkdir {place}`"),
-        ));
+        let why = if path.exists() {
+            "there is no vault, but something else; name the directory that `gatehouse run` has, or an \
+             empty one"
+                .to_owned()
+        } else {
+            let place = path.display();
+            format!("there is no vault; if the gateway has not run yet, make it: `mkdir {place}`")
+        };
+        return Err(unusable(path, &why));
     }
     let vault = DirectoryVault::open(path).map_err(|error| unusable(path, &error.to_string()))?;
     let Some(epoch) = *vault.epoch().borrow() else {

@@ -112,17 +112,18 @@ fn text(path: &Path) -> Result<String, String> {
         };
         format!("the file of issuers {shown} cannot be read: {error}; {remedy}")
     };
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let file = fs::File::open(path).map_err(unreadable)?;
-    let read = file.take(LARGEST + 1).read_to_string(&mut text);
-    if text.len() as u64 > LARGEST {
+    let read = file.take(LARGEST + 1).read_to_end(&mut bytes);
+    read.map_err(unreadable)?;
+    if bytes.len() as u64 > LARGEST {
         return Err(format!(
             "the file of issuers {shown} is longer than {LARGEST} bytes, which none is: name another \
              one with --acme"
         ));
     }
-    read.map_err(unreadable)?;
-    Ok(text)
+    String::from_utf8(bytes)
+        .map_err(|error| unreadable(io::Error::new(io::ErrorKind::InvalidData, error)))
 }
 
 /// What a cluster does not have: programs of the operator, and with `--watch-namespace` the labels of

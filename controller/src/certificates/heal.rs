@@ -4,7 +4,7 @@
 //! Invariants:
 //! - Only the leader writes, and only certificates that are wanted and delivered.
 //! - A Secret that is changed again and again is left alone after [`OFTEN`] rewrites in [`WINDOW`], and
-//!   said to be contested; what is kept goes on serving.
+//!   said to be contested, and one that cert-manager writes at once; what is kept goes on serving.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -52,6 +52,8 @@ struct Patient {
     failures: usize,
     /// Left alone until then.
     not_before: Option<Instant>,
+    /// Because somebody else goes on writing it.
+    contested: bool,
     finding: Option<Wound>,
 }
 
@@ -139,9 +141,12 @@ impl Healer {
             (patient.failures, patient.not_before, patient.finding) = (0, None, None);
             return false;
         }
-        if patient.not_before.is_some_and(|until| now < until) {
+        // Whoever wrote it has deleted it, or somebody who has read what is said about it.
+        let given_up = patient.contested && !self.targets.is_there(target);
+        if !given_up && patient.not_before.is_some_and(|until| now < until) {
             return false;
         }
+        patient.contested = false;
         patient
             .rewrites
             .retain(|at| now.duration_since(*at) < WINDOW);
@@ -163,7 +168,10 @@ impl Healer {
                 false
             }
             Err(Trouble::Contested(why)) => {
-                patient.not_before = Some(Instant::now() + CONTESTED);
+                let grown = CONTESTED * u32::try_from(patient.failures + 1).unwrap_or(u32::MAX);
+                patient.failures += 1;
+                patient.contested = true;
+                patient.not_before = Some(Instant::now() + grown.min(LONGEST));
                 patient.finding = Some(Wound {
                     target: target.clone(),
                     code: Code::CertificateSecretContested,

@@ -96,6 +96,11 @@ impl Targets {
         seen.marks.get(target).is_some_and(|mark| mark.ours)
     }
 
+    /// Whether anything is there.
+    pub(super) fn is_there(&self, target: &Target) -> bool {
+        lock(&self.seen).marks.contains_key(target)
+    }
+
     /// Whether exactly this is there.
     pub(super) fn holds(&self, target: &Target, mark: &Mark) -> bool {
         lock(&self.seen).marks.get(target) == Some(mark)

@@ -24,6 +24,9 @@ pub enum CertCommand {
     /// End the wait after a failure, and try again now.
     Retry(OneArgs),
     /// Revoke a certificate at its authority. It is replaced at once, and served until then.
+    ///
+    /// Where a limit of the authority stands in the way of another one it is not revoked, unless the
+    /// reason is keyCompromise.
     Revoke(RevokeArgs),
     /// Take a certificate over that somebody else ordered: it is served, and renewed in time.
     ///

@@ -162,14 +162,14 @@ impl Desk {
             Some(Err(kube::Error::Api(status)))
                 if status.is_not_found() || status.is_conflict() =>
             {
-                self.refusals.passed(self.act, &key.namespace());
+                self.refusals.passed(self.act, &key.namespace(), key);
             }
             Some(Err(error)) => {
                 if let Some(refusal) = Refusal::of(error, key) {
                     self.refusals.note(self.act, &key.namespace(), refusal);
                 }
             }
-            Some(Ok(_)) => self.refusals.passed(self.act, &key.namespace()),
+            Some(Ok(_)) => self.refusals.passed(self.act, &key.namespace(), key),
             None => {}
         }
     }

@@ -58,14 +58,14 @@ impl Act {
         Self::Nodes,
     ];
 
-    /// As `kubectl auth can-i` takes it.
+    /// As `kubectl auth can-i` takes it; nodes are looked for by way of pods.
     const fn resource(self) -> &'static str {
         match self {
             Self::Election => "leases.coordination.k8s.io",
             Self::Status => "ingresses.networking.k8s.io/status",
             Self::Events => "events",
             Self::Service => "services",
-            Self::Nodes => "nodes and pods",
+            Self::Nodes => "nodes",
         }
     }
 
@@ -74,8 +74,7 @@ impl Act {
             Self::Election => "create, get or update",
             Self::Status => "patch",
             Self::Events => "create or patch",
-            Self::Service => "get",
-            Self::Nodes => "get or list",
+            Self::Service | Self::Nodes => "get",
         }
     }
 
@@ -84,7 +83,8 @@ impl Act {
             Self::Election => "this replica does not lead; without a leader nothing is written",
             Self::Status => "the addresses of the gateway are not written there",
             Self::Events => "`kubectl describe` does not show what is found about Ingresses",
-            Self::Service | Self::Nodes => "the addresses of the gateway are not known",
+            Self::Service => "the addresses of the gateway are not known",
+            Self::Nodes => "the nodes of the gateway's pods, and their addresses, are not known",
         }
     }
 }
@@ -120,10 +120,15 @@ impl Refusals {
         }
     }
 
-    /// It is not refused in this namespace.
-    pub fn passed(&self, act: Act, namespace: &str) {
+    /// It is not refused for this object. A right holds for all of a namespace; what was refused
+    /// for another reason may still be refused for another object.
+    pub fn passed(&self, act: Act, namespace: &str, object: &impl fmt::Debug) {
         if let Some(places) = self.state().get_mut(&act) {
-            places.remove(namespace);
+            let ended =
+                |refusal: &Refusal| refusal.rights || refusal.object == format!("{object:?}");
+            if places.get(namespace).is_some_and(ended) {
+                places.remove(namespace);
+            }
         }
     }
 
@@ -242,7 +247,7 @@ mod tests {
                 .message
                 .contains("`shop` and others")
         );
-        refusals.passed(Act::Events, "shop");
+        refusals.passed(Act::Events, "shop", &"another");
         assert!(refusals.complaints()[0].message.contains("`tea` ("));
         refusals.gone(Act::Events, "tea", &"b");
         assert_eq!(refusals.complaints().len(), 1, "of another object");
@@ -264,6 +269,10 @@ mod tests {
             text.contains("quota: few") && !text.contains("rbac"),
             "{text}"
         );
+        refusals.passed(Act::Events, "shop", &"b");
+        assert_eq!(refusals.complaints().len(), 1, "of another object");
+        refusals.passed(Act::Events, "shop", &"a");
+        assert_eq!(refusals.complaints(), []);
         let ends = r#"{"code": 403, "reason": "Forbidden", "message": "it ends", "details":
             {"causes": [{"reason": "NamespaceTerminating", "message": "", "field": ""}]}}"#;
         assert_eq!(Refusal::of(&error(ends), &"a"), None);

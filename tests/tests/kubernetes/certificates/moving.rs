@@ -206,17 +206,19 @@ fn what_was_taken_over_is_renewed_when_its_moment_comes() {
             metrics.contains("gatehouse_acme_leader 1").then_some(())
         });
         let other = CertManager::new();
-        // Renewed after half of it, so in half a minute.
+        // Renewed after half of it, so in a minute and a half.
         let second = SignedDuration::from_secs(1);
-        let issued = other.issue(host, second * 30, second * 90);
+        let issued = other.issue(host, second * 30, second * 210);
         issued.write(&stand.space, "shop");
         ingress(&stand, "shop", host);
         move_over(&stand);
         wait_ours(&stand, "shop");
-        assert!(serves(&gateway, host, &issued));
+        wait::until("what was taken over is served", || {
+            serves(&gateway, host, &issued).then_some(())
+        });
         assert_eq!(orders(&stand).len(), 0);
         let before = stand.secret("shop").expect("the Secret");
-        let renewed = wait::within(Duration::from_secs(60), || {
+        let renewed = wait::within(Duration::from_secs(180), || {
             stand
                 .secret("shop")
                 .filter(|now| data(now) != data(&before))
