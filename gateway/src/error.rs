@@ -145,6 +145,8 @@ reasons! {
     ServiceMissing = "service_missing", 503, Internal;
     /// Closed because a security-relevant setting is broken.
     BrokenPolicy = "broken_policy", 503, Internal;
+    /// The gateway has started, and does not know yet what to serve.
+    NotReady = "not_ready", 503, Internal;
     /// Too many requests wait for this endpoint, or the gateway is at its limit.
     Overloaded = "overloaded", 503, Internal;
     /// Connecting took too long.

@@ -97,9 +97,14 @@ fn plans(endpoint: SocketAddr) -> Delta {
 }
 
 fn start(endpoint: SocketAddr) -> (Gateway, Publisher, SocketAddr) {
+    start_on(Some(plans(endpoint)))
+}
+
+/// Nothing is published without plans.
+fn start_on(plans: Option<Delta>) -> (Gateway, Publisher, SocketAddr) {
     let metrics = Metrics::new();
     let (mut publisher, published) = Publisher::new(Arc::clone(&metrics));
-    publisher.apply(plans(endpoint));
+    plans.map(|plans| publisher.apply(plans));
     let config = GatewayConfig {
         listeners: vec![ListenerPlan {
             name: "http".into(),
@@ -285,4 +290,53 @@ async fn a_tunnel_counts_against_the_connections_of_its_client() {
     drop(tunnel);
     let outcome = gateway.drain(Duration::ZERO, Duration::from_secs(30)).await;
     assert_eq!(outcome.cut_off, 0);
+}
+
+#[tokio::test]
+async fn before_the_first_snapshot_nobody_is_told_that_a_host_does_not_exist() {
+    let (_gateway, mut publisher, address) = start_on(None);
+    let mut stream = connect(address).await;
+    for (path, host) in [("/", "echo.test"), ("/healthz", "x")] {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let text = answer(&mut stream).await;
+        assert!(text.starts_with("HTTP/1.1 503 "), "{path}: {text}");
+    }
+    publisher.apply(plans(echo_heads().await));
+    let request = b"GET / HTTP/1.1\r\nhost: echo.test\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let text = answer(&mut stream).await;
+    assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+}
+
+#[tokio::test]
+async fn a_client_that_has_left_keeps_no_endpoint_busy() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = listener.local_addr().unwrap();
+    let (_gateway, _publisher, address) = start(endpoint);
+    let mut client = connect(address).await;
+    let request = b"GET / HTTP/1.1\r\nhost: echo.test\r\n\r\n";
+    client.write_all(request).await.unwrap();
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut head = [0; 1024];
+    assert!(stream.read(&mut head).await.unwrap() > 0, "the request");
+    drop(client);
+    let end = tokio::time::timeout(Duration::from_secs(30), stream.read(&mut head)).await;
+    // It is closed or reset long before the endpoint would be too late.
+    assert!(matches!(end.unwrap(), Ok(0) | Err(_)), "no more requests");
+}
+
+#[tokio::test]
+async fn what_is_broken_behind_a_request_takes_its_answer_away_from_nobody() {
+    let (_gateway, _publisher, address) = start(echo_heads().await);
+    for broken in [
+        "\0\x01\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: a\r\nx\0: 1\r\n\r\n",
+    ] {
+        let mut stream = connect(address).await;
+        let request = format!("GET / HTTP/1.1\r\nhost: echo.test\r\n\r\n{broken}");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let text = answer(&mut stream).await;
+        assert!(text.starts_with("HTTP/1.1 200 "), "{broken:?}: {text}");
+    }
 }

@@ -104,6 +104,11 @@ impl Connection {
         RequestGuard(Arc::clone(&self.flow))
     }
 
+    /// See [`Flow::comes_from_a_proxy`].
+    pub(super) fn comes_from_a_proxy(&self) {
+        self.flow.comes_from_a_proxy();
+    }
+
     /// What the head scan saw of the request that is being served; `None` says that scan and
     /// parser are out of step.
     pub(super) fn next_head(&self) -> Option<HeadFacts> {
@@ -308,7 +313,12 @@ async fn run<S>(
     let flow = Arc::clone(&connection.flow);
     let service = service_fn(|request: http::Request<Incoming>| {
         let (worker, connection) = (Rc::clone(&worker), Rc::clone(&connection));
-        async move { Ok::<_, Infallible>(dispatch::handle(&worker, &connection, request).await) }
+        // Now, and not when the future is first asked: hyper reads on before that.
+        let open = connection.begin_request();
+        async move {
+            let response = dispatch::handle(&worker, &connection, request, open).await;
+            Ok::<_, Infallible>(response)
+        }
     });
     let io = TokioIo::new(tap);
     let control = &connection.control;
@@ -379,9 +389,9 @@ fn http1_builder(settings: &Settings) -> http1::Builder {
         .timer(TokioTimer::new())
         // The tap has the deadline, and answers 408.
         .header_read_timeout(None)
-        // A client may close its sending side after the request and still want the answer; one
-        // that is gone shows when the answer is written.
-        .half_close(true)
+        // The end of a connection ends what is served on it: a client that has left shall not keep
+        // an endpoint busy. The tap shows it late to one that may still want its answer.
+        .half_close(false)
         .max_header_size(settings.limits.head)
         .max_buf_size(BUFFER.max(settings.limits.head + settings.limits.target));
     if let Some(fields) = settings.limits.parsed_fields() {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::authority;
 use super::body::{BodyBounds, RequestBody, ResponseBody};
-use super::connection::{Connection, address_field};
+use super::connection::{Connection, RequestGuard, address_field};
 use super::forwarded::Forwarded;
 use super::headers::{self, Outgoing};
 use super::record::Record;
@@ -37,11 +37,12 @@ pub(crate) async fn handle(
     worker: &Rc<Worker>,
     connection: &Rc<Connection>,
     request: http::Request<Incoming>,
+    open: RequestGuard,
 ) -> Response<ResponseBody> {
     let started = Instant::now();
     let (head, incoming) = request.into_parts();
     let head = Box::new(head);
-    let mut record = Record::begin(worker, connection, &head, started);
+    let mut record = Record::begin(worker, connection, &head, started, open);
     let exchange = Exchange {
         worker,
         connection,
@@ -158,6 +159,9 @@ impl Exchange<'_> {
             Ok(survey) => survey,
             Err(reason) => return Step::Answer(Local::refusal(reason)),
         };
+        if survey.claims {
+            self.connection.comes_from_a_proxy();
+        }
         if asks_gateway(&head) {
             return Step::Answer(match canonical_host(host.as_bytes()) {
                 Some(_) => Local::own(),
@@ -315,6 +319,10 @@ impl Exchange<'_> {
         };
         let server = self.connection.listener.server;
         let found = self.worker.with_snapshot(|snapshot| {
+            // A client that is told 404 believes it, and so do caches.
+            if snapshot.generation == 0 {
+                return Some(Err(Reason::NotReady));
+            }
             if let Some(tls) = &self.connection.tls {
                 let table = snapshot.server(server)?;
                 if !table.tls.same_policy(tls.sni.as_deref(), &name.canonical) {

@@ -124,6 +124,8 @@ pub(super) struct Broken {
     pub(super) sound: usize,
     /// What the parser is shown in place of the rest.
     pub(super) instead: Instead,
+    /// It is in the content of a request, not in a head.
+    pub(super) in_content: bool,
 }
 
 /// How the parser learns of the break.
@@ -206,9 +208,11 @@ impl HeadScan {
                 State::ChunkData(left) => self.skip(bytes, left, State::ChunkData, State::ChunkEnd),
                 _ => {
                     let sound = length - bytes.len();
+                    let in_content = self.position() == Position::Body;
                     self.take_line(bytes).map_err(|broken| Broken {
                         sound: sound + broken.shown,
                         instead: broken.instead,
+                        in_content,
                     })?
                 }
             };
@@ -503,7 +507,8 @@ mod tests {
         let broken = scan_of_parts.feed(format!("{head}0\r\nX: 1\n").as_bytes());
         let sound = head.len() + 3;
         let instead = Instead::Error;
-        assert_eq!(broken, Err(Broken { sound, instead }));
+        let broken = broken.map_err(|broken| (broken.sound, broken.instead));
+        assert_eq!(broken, Err((sound, instead)));
         let fair = format!("{head}0\r\n{}\r\n", "X-A: 1\r\n".repeat(100));
         assert!(!scan(fair.as_bytes()).1);
     }

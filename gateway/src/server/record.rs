@@ -63,6 +63,7 @@ impl Record {
         connection: &Rc<Connection>,
         head: &request::Parts,
         started: Instant,
+        open: RequestGuard,
     ) -> Box<Self> {
         worker.metrics.plain.requests_active.inc();
         let details = worker.log.enabled().then(|| {
@@ -84,7 +85,7 @@ impl Record {
         Box::new(Self {
             worker: Rc::clone(worker),
             connection: Rc::clone(connection),
-            _open: connection.begin_request(),
+            _open: open,
             started,
             method: head.method.clone(),
             version: head.version,

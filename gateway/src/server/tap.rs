@@ -8,7 +8,8 @@
 //! early, so the usual request costs no timer at all. A deadline that passes ends the connection;
 //! inside a request head the client is told 408 first. So does a client that makes noise only; it
 //! is told with a GOAWAY. A connection that ends while the client may
-//! still be sending lingers for a moment, or the reset would overtake the answer.
+//! still be sending lingers for a moment, or the reset would overtake the answer. An HTTP/1 client
+//! that has closed its side behind a request is gone after [`GONE`], unless it takes its answer.
 
 use std::future::Future;
 use std::io;
@@ -52,6 +53,7 @@ pub(super) struct Flow {
     head_timed_out: AtomicBool,
     foreign: AtomicBool,
     noisy: AtomicBool,
+    proxied: AtomicBool,
     /// An answer broke off, and what was written of it is still to go out.
     holding: AtomicBool,
     /// It has gone out.
@@ -69,6 +71,7 @@ impl Flow {
             head_timed_out: AtomicBool::new(false),
             foreign: AtomicBool::new(false),
             noisy: AtomicBool::new(false),
+            proxied: AtomicBool::new(false),
             holding: AtomicBool::new(false),
             out: AtomicBool::new(false),
         })
@@ -112,6 +115,13 @@ impl Flow {
     pub(super) fn restart(&self) {
         let since = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.idle_since.store(since, Ordering::Relaxed);
+    }
+
+    /// The requests come from a proxy: whose side is closed when its client has left, and which never
+    /// closes only one. Waiting would let a request that leads back to us outlive its client: its hops would
+    /// end one after the other, and others begin meanwhile.
+    pub(super) fn comes_from_a_proxy(&self) {
+        self.proxied.store(true, Ordering::Relaxed);
     }
 
     /// Requests that are being served.
@@ -168,8 +178,14 @@ pub(super) struct Tap<S> {
     read_since: Option<Instant>,
     write_since: Option<Instant>,
     taken: u64,
+    /// When the client has closed its side while a request was served, or has taken something of
+    /// the answer since.
+    ended: Option<Instant>,
+    taken_at_end: u64,
     /// The scan has found bytes that the parser must not see.
     broken: bool,
+    /// They belong to no request that is being served already.
+    cut: bool,
     timer: Option<Pin<Box<Sleep>>>,
     linger: Linger,
 }
@@ -201,7 +217,10 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> Tap<S> {
             read_since: None,
             write_since: None,
             taken: 0,
+            ended: None,
+            taken_at_end: 0,
             broken: false,
+            cut: false,
             timer: None,
             linger: Linger::Open,
         }
@@ -209,6 +228,9 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> Tap<S> {
 
     /// The moment at which waiting for bytes becomes too long, if it ever does.
     fn read_deadline(&mut self) -> Option<Instant> {
+        if let Some(ended) = self.ended {
+            return Some(ended + GONE);
+        }
         let since = *self.read_since.get_or_insert_with(Instant::now);
         let Some(scan) = &self.scan else {
             // The parser waits for the rest of the preface without a limit of its own.
@@ -272,6 +294,31 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> Tap<S> {
             drop(Pin::new(&mut self.stream).poll_flush(cx));
         }
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Whether the end that was read is behind a request that is still served.
+    fn waits_for_an_answer(&self) -> bool {
+        let position = self.scan.as_ref().map(HeadScan::position);
+        position == Some(Position::Between)
+            && self.flow.open() > 0
+            && !self.flow.proxied.load(Ordering::Relaxed)
+    }
+
+    /// Pending until a client that sends no more is gone. It may have closed one side only and still
+    /// want the answer (as `nc -N` does); nothing but what it takes tells it from one that has left.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let taken = self.stream.taken();
+            if self.ended.is_none() || taken != self.taken_at_end {
+                self.taken_at_end = taken;
+                self.ended = Some(Instant::now());
+            }
+            self.read_since.get_or_insert_with(Instant::now);
+            ready!(self.poll_late(cx));
+            if self.stream.taken() == self.taken_at_end {
+                return Poll::Ready(());
+            }
+        }
     }
 
     fn poll_write_timeout(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
@@ -359,14 +406,21 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> AsyncRead for Tap<S> {
             if let Linger::Until(until) = this.linger {
                 ready!(this.poll_linger(cx, until));
                 this.linger = Linger::Over;
+            } else if this.cut && this.flow.open() > 0 {
+                // What came before is being answered; the parser comes again when that is done.
+                return Poll::Pending;
             }
             return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
         let before = buffer.filled().len();
         match Pin::new(&mut this.stream).poll_read(cx, buffer) {
             Poll::Ready(Ok(())) => {
-                this.read_since = None;
                 let new = buffer.filled().get(before..).unwrap_or_default();
+                if new.is_empty() && buffer.remaining() > 0 && this.waits_for_an_answer() {
+                    ready!(this.poll_gone(cx));
+                    return Poll::Ready(Ok(()));
+                }
+                this.read_since = None;
                 if this
                     .frames
                     .as_mut()
@@ -381,6 +435,7 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> AsyncRead for Tap<S> {
                 };
                 // The head that came with it is still served, if only with an error.
                 buffer.set_filled(before + broken.sound);
+                this.cut = !broken.in_content;
                 if broken.instead == Instead::EndOfHead {
                     buffer.put_slice(END_OF_HEAD);
                 } else if broken.sound == 0 {
@@ -480,6 +535,8 @@ impl<S: AsyncRead + AsyncWrite + Taken + Unpin> AsyncWrite for Tap<S> {
     }
 }
 
+/// How long a client that has closed its side may take nothing of its answer.
+pub(super) const GONE: Duration = Duration::from_secs(2);
 /// How long a client may go on sending after the last answer.
 const LINGER: Duration = Duration::from_secs(2);
 /// Reads of such bytes in one turn.

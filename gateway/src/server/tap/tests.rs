@@ -209,3 +209,58 @@ async fn the_end_waits_for_a_client_that_is_still_sending() {
         assert_eq!(waited, waits);
     }
 }
+
+/// A tap that has read a whole request, which is being served, and the client's side.
+async fn serving() -> (Tap<Buffering>, DuplexStream, Arc<Flow>) {
+    let (near, mut far) = duplex(512);
+    let flow = Flow::new();
+    let stream = Buffering {
+        stream: near,
+        held: Vec::new(),
+        taken: 0,
+    };
+    let scan = Some(HeadScan::new(16 * 1024).0);
+    let mut tap = Tap::new(stream, scan, Arc::clone(&flow), deadlines());
+    far.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    assert_eq!(tap.read(&mut [0; 64]).await.unwrap(), 18);
+    flow.enter();
+    (tap, far, flow)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_while_it_is_served_is_soon_gone() {
+    let (mut tap, mut far, _flow) = serving().await;
+    far.shutdown().await.unwrap();
+    let start = Instant::now();
+    assert_eq!(tap.read(&mut [0; 64]).await.unwrap(), 0);
+    assert_eq!(start.elapsed().as_secs(), GONE.as_secs());
+
+    let (mut tap, mut far, flow) = serving().await;
+    flow.comes_from_a_proxy();
+    far.shutdown().await.unwrap();
+    let start = Instant::now();
+    assert_eq!(tap.read(&mut [0; 64]).await.unwrap(), 0);
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_closed_its_side_may_take_its_answer() {
+    let (mut tap, mut far, flow) = serving().await;
+    far.shutdown().await.unwrap();
+    let start = Instant::now();
+    let taking = async {
+        // Behind the tap's back, as a system takes bytes whenever there is room.
+        for _ in 0..10 {
+            tokio::time::sleep(GONE / 2).await;
+            tap.write_all(b"more").await.unwrap();
+            tap.flush().await.unwrap();
+            let mut buffer = [0; 64];
+            let ended = tokio::time::timeout(Duration::ZERO, tap.read(&mut buffer)).await;
+            assert!(ended.is_err(), "after {:?}", start.elapsed());
+        }
+    };
+    taking.await;
+    flow.leave();
+    assert_eq!(tap.read(&mut [0; 64]).await.unwrap(), 0, "at once");
+    assert_eq!(start.elapsed(), 10 * (GONE / 2));
+}
