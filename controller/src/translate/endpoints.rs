@@ -112,7 +112,7 @@ pub fn external(
         if is_local(address) {
             refuse(format!(
                 "`{name}` has the address {address}, which is refused: loopback, link-local, \
-                 metadata, unspecified and multicast addresses are not for an ExternalName"
+                 metadata, reserved and multicast addresses are not for an ExternalName"
             ));
         } else {
             found.insert(SocketAddr::new(address, port), EndpointPhase::Ready);
@@ -133,6 +133,9 @@ fn from_slice(
             Code::EndpointInvalid,
             format!("EndpointSlice `{name}` holds names: only IPv4 and IPv6 addresses are used"),
         );
+        return;
+    }
+    if slice.other_protocols {
         return;
     }
     let ports = choose(port, |wanted| {
@@ -168,6 +171,9 @@ fn from_legacy(endpoints: &Endpoints, port: &PortFacts, found: &mut Found, remar
             let ports = subset.ports.iter().flatten();
             ports.filter(|port| is_tcp(port.protocol.as_deref()))
         };
+        if tcp().next().is_none() && subset.ports.iter().flatten().next().is_some() {
+            continue;
+        }
         let ports = choose(port, |wanted| {
             let fitting = tcp().filter(|port| port.name.as_deref().unwrap_or_default() == wanted);
             fitting.filter_map(|port| number(port.port)).collect()
@@ -234,7 +240,13 @@ fn namespace_of(name: &str) -> Option<&str> {
 /// Whether only the machine, its link or its cloud answers there. The address is canonical.
 fn is_local(address: IpAddr) -> bool {
     let special = match address {
-        IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
+        IpAddr::V4(address) => {
+            let [first, ..] = address.octets();
+            // "This network" (RFC 6890) and class E (RFC 1112, section 4), which some systems take for
+            // their own.
+            let reserved = first == 0 || first >= 240;
+            address.is_link_local() || reserved || METADATA_V4.contains(&address)
+        }
         IpAddr::V6(address) => {
             address.is_unicast_link_local()
                 || address == METADATA
@@ -244,9 +256,12 @@ fn is_local(address: IpAddr) -> bool {
     special || address.is_loopback() || address.is_unspecified() || address.is_multicast()
 }
 
-/// The IPv4 address that a translator (NAT64) or an old stack reads in an IPv6 one.
+/// The IPv4 address that a translator (NAT64), a 6to4 router or an old stack reads in an IPv6 one.
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let bits = address.to_bits();
+    if let [0x2002, high, low, ..] = address.segments() {
+        return Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
+    }
     let [translated, compatible] = [TRANSLATED, 0].map(|prefix| bits >> 32 == prefix >> 32);
     let low = u32::try_from(bits & u128::from(u32::MAX)).ok()?;
     // `::` and `::1` are addresses of their own.
@@ -255,7 +270,13 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
 
 /// The prefix of translators, `64:ff9b::/96`.
 const TRANSLATED: u128 = 0x64_ff9b << 96;
-/// Where one cloud has its metadata service; with IPv4 it is link-local everywhere.
+/// Where clouds have metadata services that are not link-local: Alibaba's, Azure's wire server, Oracle's.
+const METADATA_V4: [Ipv4Addr; 3] = [
+    Ipv4Addr::new(100, 100, 100, 200),
+    Ipv4Addr::new(168, 63, 129, 16),
+    Ipv4Addr::new(192, 0, 0, 192),
+];
+/// The same of Amazon's with IPv6.
 const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
 #[cfg(test)]
@@ -291,6 +312,12 @@ mod tests {
             "::",
             "224.0.0.1",
             "255.255.255.255",
+            "0.0.0.1",
+            "240.0.0.1",
+            "100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
+            "2002:7f00:1::",
             "::127.0.0.1",
             "64:ff9b::169.254.169.254",
             "fd00:ec2::254",
@@ -299,6 +326,8 @@ mod tests {
         }
         for other in [
             "10.0.0.1",
+            "100.64.0.1",
+            "2002:a00:1::1",
             "64:ff9b::10.0.0.1",
             "fd00:ec2::1",
             "2001:db8::1",

@@ -58,6 +58,8 @@ pub struct SliceFacts {
     pub holds_names: bool,
     /// Its TCP ports: name, or empty, and number.
     pub ports: Box<[(Box<str>, i32)]>,
+    /// It has ports, and none of them is for TCP.
+    pub other_protocols: bool,
     /// The addresses that take requests.
     pub endpoints: Box<[(Address, EndpointPhase)]>,
 }
@@ -124,6 +126,10 @@ impl SliceFacts {
         Self {
             service: service.map(|name| name.as_str().into()),
             holds_names: slice.address_type == "FQDN",
+            other_protocols: slice.ports.as_ref().is_some_and(|ports| {
+                let mut all = ports.iter();
+                !ports.is_empty() && !all.any(|port| is_tcp(port.protocol.as_deref()))
+            }),
             ports: ports
                 .filter_map(|port| {
                     let name = port.name.as_deref().unwrap_or_default();
