@@ -338,7 +338,8 @@ impl Trouble {
                 Code::DeletionHeld,
                 format!(
                     "a new list lacks {gone} of {of} objects; they keep serving until a second list \
-                     says the same"
+                     says the same, which is asked for in seconds: if nobody has deleted them, look \
+                     at the API server and its etcd"
                 ),
             ),
         }

@@ -65,6 +65,9 @@ impl Choice {
         {
             return Err(choice.unknown(name, kubeconfig.current_context.as_ref() == Some(name)));
         }
+        if let Some(why) = choice.mistake(&kubeconfig) {
+            return Err(why);
+        }
         let options = KubeConfigOptions {
             context: choice.context.clone(),
             ..KubeConfigOptions::default()
@@ -108,6 +111,35 @@ impl Choice {
             );
         }
         format!("invalid value '{name}' for '--context <NAME>': {file} has the contexts {contexts}")
+    }
+
+    /// What the client would take and not get far with.
+    fn mistake(&self, kubeconfig: &Kubeconfig) -> Option<String> {
+        let mut users = kubeconfig.auth_infos.iter();
+        if let Some(user) = self.user.as_ref().filter(|user| !user.is_empty())
+            && !users.any(|known| known.name == *user)
+        {
+            // It would be anonymous, and what is refused to that would read like a lack of rights.
+            return Some(self.sentence("its user is not in the file", "add the user"));
+        }
+        let mut contexts = kubeconfig.contexts.iter();
+        let chosen = contexts.find(|named| Some(&named.name) == self.context.as_ref());
+        let namespace = chosen.and_then(|named| named.context.as_ref()?.namespace.as_deref());
+        if let Some(namespace) = namespace.filter(|name| !name.is_empty())
+            && !namespace
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        {
+            let why = format!("its namespace `{}` is the name of none", brief(namespace));
+            return Some(self.sentence(&why, "correct it"));
+        }
+        let mut clusters = kubeconfig.clusters.iter();
+        let cluster = clusters.find(|known| Some(&known.name) == self.cluster.as_ref());
+        let server = cluster.and_then(|known| known.cluster.as_ref()?.server.as_deref())?;
+        let scheme = server.split_once("://").map(|(scheme, _)| scheme);
+        let why = "the `server` of its cluster begins neither with https:// nor with http://";
+        (!matches!(scheme, Some("https" | "http")))
+            .then(|| self.sentence(why, "write the URL of the API server"))
     }
 
     /// Why there is no configuration.
@@ -341,6 +373,19 @@ mod tests {
             (
                 "current-context: c\ncontexts: [{name: c, context: {cluster: a}}]",
                 ["cluster `a` is not in the file", "--context (c)"],
+            ),
+            (
+                "current-context: c\ncontexts: [{name: c, context: {cluster: a, user: b}}]",
+                ["(user `b`)", "user is not in the file"],
+            ),
+            (
+                "current-context: c\ncontexts: [{name: c, context: {cluster: a, namespace: A B}}]",
+                ["namespace `A B`", "--context (c)"],
+            ),
+            (
+                "current-context: c\ncontexts: [{name: c, context: {cluster: a}}]\n\
+                 clusters: [{name: a, cluster: {server: 'ftp://x'}}]",
+                ["https://", "URL of the API server"],
             ),
         ] {
             std::fs::write(&path, text).unwrap();
