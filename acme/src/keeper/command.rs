@@ -13,7 +13,9 @@ use jiff::SignedDuration;
 use super::again::End;
 use super::{Ask, Command, Reply, Work};
 use crate::accounts::{Named, NoAccount, Turn};
+use crate::ca::Refusal;
 use crate::driver::{Driver, Flow, Memo};
+use crate::failure::{Class, Failure};
 use crate::import::{fits, imported};
 use crate::leaf;
 use crate::pace::PER_SET;
@@ -39,6 +41,8 @@ enum Refused {
     Said(String),
     /// The record could not be stored.
     NotStored(VaultError),
+    /// A sentence that matters more than that the record could not be stored after it.
+    SaidAndNotStored(String, VaultError),
 }
 
 impl From<String> for Refused {
@@ -116,6 +120,10 @@ impl Work {
                 Err(Refused::NotStored(error)) => {
                     let end = driver.not_stored(&mut flow, &error).await;
                     (Err(error.to_string()), end)
+                }
+                Err(Refused::SaidAndNotStored(why, error)) => {
+                    let end = driver.not_stored(&mut flow, &error).await;
+                    (Err(why), end)
                 }
             };
             Done {
@@ -209,7 +217,7 @@ impl Driver {
     async fn ask_for(&self, flow: &mut Flow, asked: Asked) -> Result<(), Refused> {
         flow.record.state.asked = Some(asked);
         flow.memo.rest_until = None;
-        self.store(flow).await
+        Ok(self.store(flow).await?)
     }
 
     /// Takes a certificate over that somebody else ordered.
@@ -237,7 +245,7 @@ impl Driver {
         flow.memo.rest_until = None;
         if let Err(why) = self.store(flow).await {
             flow.record = before;
-            return Err(why);
+            return Err(why.into());
         }
         let until =
             not_after.map_or_else(String::new, |end| format!(", which is good until {end}"));
@@ -281,16 +289,12 @@ impl Driver {
         mark(flow, true);
         if let Err(why) = self.store(flow).await {
             mark(flow, false);
-            return Err(why);
+            return Err(why.into());
         }
         match authority.revoke(&account, &der, reason).await {
             Ok(()) => {}
             Err(refusal) if refusal.is("alreadyRevoked") => {}
-            Err(refusal) => {
-                mark(flow, false);
-                self.store(flow).await?;
-                return Err(refusal.sentence().into());
-            }
+            Err(refusal) => return Err(self.not_revoked(flow, &refusal, late).await),
         }
         flow.memo.rest_until = None;
         Ok(match late {
@@ -302,6 +306,41 @@ impl Driver {
             ),
             None => format!("{serial} is revoked; {target} is replaced now"),
         })
+    }
+
+    /// A revocation was refused, or its answer was lost: then it may have been done, so the certificate
+    /// is replaced as if it was.
+    async fn not_revoked(
+        &self,
+        flow: &mut Flow,
+        refusal: &Refusal,
+        late: Option<String>,
+    ) -> Refused {
+        let target = flow.target().clone();
+        let Failure { class, detail, .. } = Failure::of(refusal, false);
+        if matches!(class, Class::Outage | Class::Transient) {
+            flow.memo.rest_until = None;
+            let then = match late {
+                _ if flow.wanted.is_none() => {
+                    format!("nothing asks for {target}, so it is not replaced")
+                }
+                Some(why) => format!("{target} is replaced later either way: {why}"),
+                None => format!("{target} is replaced now either way"),
+            };
+            return Refused::Said(format!(
+                "it is not known whether it is revoked: {detail}; {then}"
+            ));
+        }
+        mark(flow, false);
+        match self.store(flow).await {
+            Ok(()) => Refused::Said(detail),
+            Err(error) => Refused::SaidAndNotStored(
+                format!(
+                    "{detail}; {target} may be replaced all the same, because its record was not stored: {error}"
+                ),
+                error,
+            ),
+        }
     }
 
     /// Whether another certificate would come now; the error says what forbids it, and until when.
@@ -326,8 +365,8 @@ impl Driver {
         }
     }
 
-    async fn store(&self, flow: &mut Flow) -> Result<(), Refused> {
-        let entries = flow.record.to_entries()?;
+    async fn store(&self, flow: &mut Flow) -> Result<(), VaultError> {
+        let entries = flow.record.to_entries().map_err(VaultError::Unavailable)?;
         let key = Key::Certificate(flow.target().clone());
         let expected = flow.version.as_ref();
         flow.version = Some(self.vault.write(&key, expected, &entries).await?);

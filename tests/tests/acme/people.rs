@@ -1,10 +1,13 @@
-//! What people ask a keeper for: another key for an account, a certificate from elsewhere.
+//! What people ask a keeper for: another key for an account, a certificate from elsewhere, a revocation.
+
+use std::sync::Arc;
 
 use gatehouse_acme::ca::AccountKey;
 use gatehouse_acme::keeper::Command;
 use gatehouse_acme::record::Phase;
 use gatehouse_acme::secrets::Secret;
-use gatehouse_tests::acme::fault::{Endpoint, Fault, Rule, Seen};
+use gatehouse_acme::vault::memory::MemoryVault;
+use gatehouse_tests::acme::fault::{Endpoint, Fault, Rule, Seen, Verdict};
 use gatehouse_tests::acme::{Pebble, Setup};
 use gatehouse_tests::kubernetes::cluster::alone;
 use gatehouse_tests::raw::Answer;
@@ -70,12 +73,12 @@ fn an_account_gets_another_key_and_orders_go_on() {
     });
 }
 
-/// The authority changes the key, and its answer is lost.
-struct Unheard;
+/// The authority does this, and its answer is lost.
+struct Unheard(Endpoint);
 
 impl Rule for Unheard {
     fn after(&mut self, seen: &Seen, answer: &mut Answer) {
-        if seen.endpoint == Endpoint::KeyChange {
+        if seen.endpoint == self.0 {
             "HTTP/1.1 503 Service Unavailable".clone_into(&mut answer.line);
             answer.status = 503;
             answer.body = b"<html>try later</html>".to_vec();
@@ -97,7 +100,7 @@ fn a_change_of_the_key_whose_answer_is_lost_is_ended_by_the_next_order() {
             let asker = keeper.asker();
             let before = asker.accounts().expect("accounts").remove(0);
             // The authority does what it is asked, and nobody hears of it.
-            proxy.rule(Unheard);
+            proxy.rule(Unheard(Endpoint::KeyChange));
             let rotate = async || asker.rotate("main".to_owned()).await;
             let failed = insist(rotate).await.expect_err("no answer");
             assert!(failed.contains("503"), "{failed}");
@@ -182,6 +185,75 @@ fn a_certificate_from_elsewhere_is_served_and_renewed_without_an_order_before() 
                 1,
                 "another set of names is another certificate"
             );
+        });
+    });
+}
+
+#[test]
+fn a_certificate_whose_revocation_is_not_known_of_is_replaced() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        let proxy = Fault::before(&pebble);
+        with(async || {
+            let stand = Stand::new(&pebble, &proxy.directory(), "");
+            let keeper = stand.keeper();
+            want(&keeper, vec![request("tls", &["a.example.test"])]);
+            let first = valid(&keeper, "tls").await;
+            proxy.rule(Unheard(Endpoint::Revoke));
+            let revoke = Command::Revoke { reason: 0 };
+            let revoke = async || keeper.command(target("tls"), revoke.clone()).await;
+            let said = insist(revoke).await.expect_err("no answer");
+            assert!(said.contains("not known whether it is revoked"), "{said}");
+            assert!(said.contains("503"), "{said}");
+            assert!(said.contains("replaced now either way"), "{said}");
+            assert_eq!(pebble.status_of(&first)["Status"], "Revoked");
+            until(&keeper, "tls", |report| {
+                report.phase == Phase::Valid && report.serial.as_ref() != Some(&first)
+            })
+            .await;
+        });
+    });
+}
+
+/// The authority refuses to revoke, and the vault is away from then on.
+struct Unwilling(MemoryVault);
+
+impl Rule for Unwilling {
+    fn before(&mut self, seen: &Seen) -> Verdict {
+        if seen.endpoint != Endpoint::Revoke {
+            return Verdict::Pass;
+        }
+        self.0.set_away(true);
+        let mut answer = Answer {
+            line: "HTTP/1.1 403 Forbidden".into(),
+            status: 403,
+            ..Answer::default()
+        };
+        let kind = ("Content-Type", "application/problem+json");
+        answer.headers.push((kind.0.into(), kind.1.into()));
+        answer.body =
+            br#"{"type":"urn:ietf:params:acme:error:unauthorized","detail":"not yours"}"#.to_vec();
+        Verdict::Answer(answer)
+    }
+}
+
+#[test]
+fn a_refused_revocation_is_told_also_if_it_cannot_be_noted() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        let proxy = Fault::before(&pebble);
+        with(async || {
+            let vault = MemoryVault::new();
+            let stand = Stand::new(&pebble, &proxy.directory(), "");
+            let keeper = stand.keeper_on(Arc::new(vault.clone()));
+            want(&keeper, vec![request("tls", &["a.example.test"])]);
+            valid(&keeper, "tls").await;
+            proxy.rule(Unwilling(vault));
+            let revoke = Command::Revoke { reason: 0 };
+            let revoke = async || keeper.command(target("tls"), revoke.clone()).await;
+            let said = insist(revoke).await.expect_err("refused");
+            assert!(said.contains("not yours"), "{said}");
+            assert!(said.contains("was not stored"), "{said}");
         });
     });
 }
