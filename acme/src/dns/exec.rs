@@ -2,6 +2,8 @@
 //! with its final dot, the value.
 //!
 //! Invariants:
+//! - Entries of the secret are variables of the program; a shell may drop those whose name is none of its
+//!   own (POSIX, `sh`), so such names are refused.
 //! - The program gets no standard input and no longer than [`DEADLINE`]; what it prints is read to a
 //!   bound.
 //! - Name and value are arguments of their own: neither can be taken for more, also by the shell that
@@ -30,10 +32,6 @@ const SHELL: &str = "/bin/sh";
 /// Open files of the program, as Linux and systemd have it for everybody; it may raise that itself.
 const FILES: &str = "1024";
 
-/// What a shell ends with when it cannot run the program, or does not find it (POSIX, `sh`).
-const CANNOT_RUN: i32 = 126;
-const NOT_FOUND: i32 = 127;
-
 /// How much of what it says on standard error is shown.
 const SAID: usize = 500;
 
@@ -49,9 +47,17 @@ impl Exec {
             return Err(format!("command {command:?}: write its whole path"));
         }
         for (name, value) in entries {
-            let odd = name.is_empty() || name.contains(['=', '\0']);
-            if odd || value.text().is_none_or(|text| text.contains('\0')) {
-                return Err(format!("entry {name:?} of the secret can be no variable"));
+            let secret = spec.secret.as_deref().unwrap_or_default();
+            if !is_variable(name) {
+                return Err(format!(
+                    "entry {name:?} of secret {secret:?} can be no variable of the program: name it with \
+                     letters, digits and \"_\", no digit first"
+                ));
+            }
+            if value.text().is_none_or(|text| text.contains('\0')) {
+                return Err(format!(
+                    "entry {name:?} of secret {secret:?} can be no variable of the program: it is no text"
+                ));
             }
         }
         Ok(Self {
@@ -61,6 +67,14 @@ impl Exec {
     }
 
     async fn run(&self, action: &str, record: &TxtRecord) -> Result<(), DnsError> {
+        let failed =
+            |text: String| DnsError::Temporary(format!("{} {action}: {text}", self.command));
+        let not_started =
+            |why: &str| DnsError::Configuration(format!("{} does not start: {why}", self.command));
+        // Asked before: what a shell ends with then, a program may end with, too.
+        can_run(&self.command)
+            .await
+            .map_err(|why| not_started(&why))?;
         let variables = self.entries.iter();
         let variables = variables.map(|(name, value)| (name, value.text().unwrap_or_default()));
         let run = program(&self.command)
@@ -71,10 +85,6 @@ impl Exec {
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn();
-        let failed =
-            |text: String| DnsError::Temporary(format!("{} {action}: {text}", self.command));
-        let not_started =
-            |why: &str| DnsError::Configuration(format!("{} does not start: {why}", self.command));
         let mut child = run.map_err(|error| not_started(&error.to_string()))?;
         let stderr = child.stderr.take();
         let ended = timeout(DEADLINE, async {
@@ -88,11 +98,31 @@ impl Exec {
         if status.success() {
             return Ok(());
         }
-        if matches!(status.code(), Some(CANNOT_RUN | NOT_FOUND)) {
-            return Err(not_started(&shown(&said, SAID)));
-        }
         Err(failed(format!("{status}: {}", shown(&said, SAID))))
     }
+}
+
+/// Whether a shell passes a variable of this name on (POSIX, 3.216 Name).
+fn is_variable(name: &str) -> bool {
+    let word = |each: char| each == '_' || each.is_ascii_alphanumeric();
+    name.chars().all(word) && name.starts_with(|first: char| !first.is_ascii_digit())
+}
+
+/// Whether this is a file that somebody may run; the error is what is wrong.
+async fn can_run(command: &str) -> Result<(), String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = command.to_owned();
+    // A file system may hang.
+    let about = tokio::task::spawn_blocking(move || std::fs::metadata(path)).await;
+    let about = about.map_err(|error| error.to_string())?;
+    let about = about.map_err(|error| error.to_string())?;
+    if !about.is_file() {
+        return Err("it is no file".to_owned());
+    }
+    if about.permissions().mode() & 0o111 == 0 {
+        return Err("it is not executable: chmod +x it".to_owned());
+    }
+    Ok(())
 }
 
 /// Starts a program under a lower limit. Limits are set in a child before it becomes the program, which
@@ -134,5 +164,61 @@ impl Writer for Exec {
 
     fn remove<'a>(&'a self, record: &'a TxtRecord) -> Answer<'a, Result<(), DnsError>> {
         Box::pin(self.run("cleanup", record))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secrets::Secret;
+
+    fn made(command: &str, entry: &str) -> Result<Exec, String> {
+        let spec =
+            format!("{{zones: [a.test], provider: exec, command: {command}, secret: credentials}}");
+        let spec: SolverSpec = serde_saphyr::from_str(&spec).expect("a specification");
+        let entries = Entries::from([(entry.to_owned(), Secret::new("t"))]);
+        Exec::new(&spec, &entries)
+    }
+
+    #[test]
+    fn an_entry_that_a_shell_would_drop_is_refused() {
+        for good in ["TOKEN", "_a1", "lower_case"] {
+            assert!(made("/bin/true", good).is_ok(), "{good}");
+        }
+        for bad in ["api-key", "tls.crt", "1st", "", "a=b", "schlüssel"] {
+            let why = made("/bin/true", bad).err().expect("refused");
+            assert!(
+                why.contains(&format!("entry {bad:?} of secret \"credentials\"")),
+                "{why}"
+            );
+        }
+    }
+
+    async fn ended(command: &str) -> DnsError {
+        let exec = made(command, "TOKEN").expect("a program");
+        let record = TxtRecord {
+            zone: None,
+            fqdn: "_acme-challenge.a.test".into(),
+            value: "v".into(),
+        };
+        exec.run("present", &record).await.expect_err("it fails")
+    }
+
+    #[tokio::test]
+    async fn only_what_cannot_be_started_is_said_not_to_start() {
+        let program = std::env::temp_dir().join(format!("gatehouse-exec-{}", std::process::id()));
+        let path = program.to_string_lossy().into_owned();
+        std::fs::write(&program, "#!/bin/sh\nexit 127\n").expect("a file");
+        let error = ended(&path).await;
+        assert!(error.to_string().contains("not executable"), "{error}");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).expect("executable");
+        let error = ended(&path).await;
+        std::fs::remove_file(&program).expect("removed");
+        assert!(matches!(error, DnsError::Temporary(_)), "{error:?}");
+        assert!(error.to_string().contains("127"), "{error}");
+        let error = ended(&path).await;
+        assert!(matches!(error, DnsError::Configuration(_)), "{error:?}");
+        assert!(error.to_string().contains("does not start"), "{error}");
     }
 }
