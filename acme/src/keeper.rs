@@ -11,13 +11,13 @@ mod ask;
 mod command;
 mod slots;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::SignedDuration;
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
 
 use crate::accounts::Accounts;
 use crate::accounts::sheets::Sheets;
@@ -31,7 +31,8 @@ use crate::events::Event;
 use crate::issuers::Issuers;
 use crate::journal::{Journal, Silent};
 use crate::plan::{Finding, Request, Target, plan};
-use crate::record::Record;
+use crate::record::{Record, State};
+use crate::schedule::later;
 use crate::secrets::Secrets;
 use crate::served::{Certificates, Reports, Served, renew};
 use crate::standing::Standing;
@@ -177,6 +178,7 @@ impl Keeper {
             slots: Slots::default(),
             running: JoinSet::new(),
             errands: JoinSet::new(),
+            held: HashMap::new(),
             epoch: None,
             known: false,
             shown: show,
@@ -246,6 +248,8 @@ struct Work {
     running: JoinSet<(Flow, End)>,
     /// Commands that are under way.
     errands: JoinSet<Done>,
+    /// Which certificate a task has, of both.
+    held: HashMap<Id, Target>,
     /// The epoch whose records are in `slots`.
     epoch: Option<u64>,
     /// Whether it is known what is wanted.
@@ -276,19 +280,19 @@ impl Work {
                     self.slots.reconsider();
                     self.look_at_accounts(self.epoch.is_some()).await;
                 }
-                Some(done) = self.running.join_next() => match done {
-                    Ok((flow, end)) => self.put_back(flow, end),
-                    Err(error) => {
-                        tracing::error!(%error, "a certificate's flow ended abnormally");
-                        self.slots.revive_lost();
+                Some(done) = self.running.join_next_with_id() => match done {
+                    Ok((id, (flow, end))) => {
+                        self.held.remove(&id);
+                        self.put_back(flow, end);
                     }
+                    Err(error) => self.lost(&error),
                 },
-                Some(done) = self.errands.join_next() => match done {
-                    Ok(done) => self.conclude(done),
-                    Err(error) => {
-                        tracing::error!(%error, "a command ended abnormally");
-                        self.slots.revive_lost();
+                Some(done) = self.errands.join_next_with_id() => match done {
+                    Ok((id, done)) => {
+                        self.held.remove(&id);
+                        self.conclude(done);
                     }
+                    Err(error) => self.lost(&error),
                 },
                 Some(ask) = asks.recv() => self.answer(ask),
                 () = tokio::time::sleep_until(timer) => {}
@@ -327,9 +331,12 @@ impl Work {
             });
         }
         for (target, slot) in self.slots.iter_mut() {
-            if let Slot::Idle { flow, .. } = slot {
+            if let Slot::Idle { flow, stale } = slot {
                 flow.wanted = wishes.get(target).cloned();
-                self.driver.served.show(&flow.record, flow.wanted.as_ref());
+                // What is stored of a stale one may be further.
+                if !*stale {
+                    self.driver.served.show(&flow.record, flow.wanted.as_ref());
+                }
             }
         }
     }
@@ -382,6 +389,7 @@ impl Work {
     async fn lead(&mut self, epoch: Option<u64>) {
         self.running.shutdown().await;
         self.errands.shutdown().await;
+        self.held.clear();
         self.slots = Slots::default();
         self.driver.pen.forget().await;
         self.driver.accounts.forget().await;
@@ -407,7 +415,11 @@ impl Work {
                 }
                 Err(why) => {
                     let key = stored.key.to_string();
-                    tracing::error!(key, error = why, "a record is left alone");
+                    tracing::error!(
+                        key,
+                        error = why,
+                        "a record is left alone: run a newer program, or move it away"
+                    );
                     if let Key::Certificate(target) = stored.key {
                         self.slots.leave_alone(target);
                     }
@@ -444,16 +456,41 @@ impl Work {
                 break;
             };
             let driver = Arc::clone(&self.driver);
-            self.running.spawn(async move {
+            let target = flow.target().clone();
+            let task = self.running.spawn(async move {
                 let end = driver.work(&mut flow, stale).await;
                 (flow, end)
             });
+            self.held.insert(task.id(), target);
         }
         if self.running.len() >= self.flows {
             return idle;
         }
         let next = self.slots.next_due(now);
         next.map_or(idle, |at| clock.instant(at).min(idle))
+    }
+
+    /// A task ended without giving its certificate back: what is stored of that one is read again,
+    /// after a while, since whatever ended the task may come again. Others are still with their tasks.
+    fn lost(&mut self, error: &JoinError) {
+        let target = self.held.remove(&error.id());
+        let (namespace, name) = target
+            .as_ref()
+            .map(|target| (&target.namespace, &target.secret))
+            .unzip();
+        tracing::error!(namespace, name, %error, "work on a certificate or an account ended abnormally");
+        let (Some(target), Some(epoch)) = (target, self.epoch) else {
+            return;
+        };
+        let mut memo = Memo::default();
+        memo.rest_until = Some(later(self.driver.clock.now(), REPEAT));
+        self.slots.lose(Flow {
+            record: Record::empty(State::new(&target, epoch)),
+            version: None,
+            wanted: self.wishes.borrow().get(&target).cloned(),
+            epoch,
+            memo,
+        });
     }
 
     fn put_back(&mut self, mut flow: Flow, end: End) {
@@ -474,6 +511,7 @@ impl Work {
             End::Strange => self.slots.leave_alone(target),
             End::Gone => {
                 self.slots.remove(&target);
+                self.driver.served.hide(&target);
                 // It may be wanted by now.
                 self.adopt();
             }
@@ -494,6 +532,9 @@ const ASKS: usize = 16;
 
 /// Longest sleep: clocks may be set.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// After a task ended abnormally.
+const REPEAT: SignedDuration = SignedDuration::from_secs(10);
 
 /// After the vault could not be read.
 const AGAIN: Duration = Duration::from_secs(1);

@@ -61,7 +61,7 @@ impl Driver {
                     flow.version = Some(stored.version);
                     End::Rests
                 }
-                Err(_) => End::Strange,
+                Err(why) => strange(&key, &why),
             },
             Ok(None) => {
                 let wanted = self.wishes.borrow().get(flow.target()).cloned();
@@ -70,7 +70,8 @@ impl Driver {
                 };
                 self.put_again(flow, &wanted).await
             }
-            Err(_) => {
+            Err(error) => {
+                tracing::warn!(%key, %error, "record not read");
                 flow.memo.rest_until = Some(self.soon());
                 End::Unread
             }
@@ -86,21 +87,33 @@ impl Driver {
             return End::Rests;
         }
         flow.record.drop_revision();
-        let Ok(entries) = flow.record.to_entries() else {
-            return End::Strange;
-        };
         let key = Key::Certificate(flow.target().clone());
-        if let Ok(version) = self.vault.write(&key, None, &entries).await {
-            flow.version = Some(version);
-            return End::Rests;
+        let entries = match flow.record.to_entries() {
+            Ok(entries) => entries,
+            Err(why) => return strange(&key, &why),
+        };
+        match self.vault.write(&key, None, &entries).await {
+            Ok(version) => {
+                flow.version = Some(version);
+                End::Rests
+            }
+            Err(error) => {
+                tracing::warn!(%key, %error, "record not stored again");
+                flow.memo.rest_until = Some(self.soon());
+                End::Unread
+            }
         }
-        flow.memo.rest_until = Some(self.soon());
-        End::Unread
     }
 
     fn soon(&self) -> Timestamp {
         later(self.clock.now(), AGAIN)
     }
+}
+
+/// From now on nothing is done with the record, and only the log has the reason.
+fn strange(key: &Key, why: &str) -> End {
+    tracing::error!(%key, error = why, "a record is left alone: run a newer program, or move it away");
+    End::Strange
 }
 
 /// After a record could not be stored or read.

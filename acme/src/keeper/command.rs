@@ -113,7 +113,8 @@ impl Work {
 
     fn obey(&mut self, mut flow: Flow, command: Command, reply: Reply) {
         let driver = Arc::clone(&self.driver);
-        self.errands.spawn(async move {
+        let target = flow.target().clone();
+        let task = self.errands.spawn(async move {
             let (answer, end) = match driver.obey(&mut flow, command).await {
                 Ok(said) => (Ok(said), End::Rests),
                 Err(Refused::Said(why)) => (Err(why), End::Rests),
@@ -132,6 +133,7 @@ impl Work {
                 answer,
             }
         });
+        self.held.insert(task.id(), target);
     }
 
     /// The account of an issuer for oneself. Nothing may be under way: the answers of challenges hang

@@ -56,7 +56,8 @@ impl Slots {
         self.by_target.insert(target, Slot::LeftAlone);
     }
 
-    /// The record could not be read after a failed write: again later.
+    /// What is stored has to be read before anything is done: it could not be after a failed write, or
+    /// the flow got lost.
     pub(super) fn lose(&mut self, flow: Flow) {
         let target = flow.target().clone();
         let slot = Slot::Idle {
@@ -64,12 +65,6 @@ impl Slots {
             stale: true,
         };
         self.by_target.insert(target, slot);
-    }
-
-    /// Slots of flows that ended without giving their certificate back are forgotten; the next plan
-    /// makes them anew, and their first write finds out what is stored.
-    pub(super) fn revive_lost(&mut self) {
-        self.by_target.retain(|_, slot| !matches!(slot, Slot::Busy));
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&Target, &mut Slot)> {
@@ -81,7 +76,8 @@ impl Slots {
         match self.by_target.get_mut(target) {
             None => Ok(None),
             Some(Slot::LeftAlone) => Err(format!(
-                "the record of {target} is one that this program does not understand: see the log"
+                "the record of {target} is one that this program does not understand, the log says \
+                 why: run a newer program, or move the record away"
             )),
             Some(slot) => match std::mem::replace(slot, Slot::Busy) {
                 Slot::Idle { flow, stale: false } => Ok(Some(*flow)),
