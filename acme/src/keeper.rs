@@ -143,7 +143,7 @@ impl Keeper {
             clock: Arc::clone(&config.clock),
             pen: Arc::clone(&pen),
             known: Mutex::default(),
-            sheets: watch::Sender::new(None),
+            sheets: watch::Sender::default(),
         };
         let sheets = accounts.sheets.subscribe();
         let issuers = config.issuers.clone();
@@ -181,6 +181,7 @@ impl Keeper {
             held: HashMap::new(),
             epoch: None,
             known: false,
+            look_again: None,
             shown: show,
         };
         Self {
@@ -254,6 +255,8 @@ struct Work {
     epoch: Option<u64>,
     /// Whether it is known what is wanted.
     known: bool,
+    /// When the accounts are looked at again after they were not read, and whether as a leader does.
+    look_again: Option<(tokio::time::Instant, bool)>,
     /// Whether what is stored has been shown once.
     shown: watch::Sender<bool>,
 }
@@ -269,7 +272,9 @@ impl Work {
             if leads != self.epoch {
                 self.lead(leads).await;
             }
+            self.look_again().await;
             let timer = self.begin();
+            let timer = self.look_again.map_or(timer, |(at, _)| at.min(timer));
             let following = self.epoch.is_none();
             tokio::select! {
                 changed = epoch.changed() => if changed.is_err() { return },
@@ -378,10 +383,23 @@ impl Work {
     }
 
     /// What others wrote about accounts.
-    async fn look_at_accounts(&self, leads: bool) {
+    async fn look_at_accounts(&mut self, leads: bool) {
         let issuers = self.issuers.borrow().clone();
-        if let Err(error) = self.driver.accounts.look(&issuers, leads).await {
+        // Who could not look at all of them has not seen what others wrote.
+        let leads = leads && self.look_again.is_none_or(|(_, leads)| leads);
+        let looked = self.driver.accounts.look(&issuers, leads).await;
+        self.look_again = looked.err().map(|error| {
             tracing::warn!(%error, "the accounts were not read");
+            (tokio::time::Instant::now() + LOOK_AGAIN, leads)
+        });
+    }
+
+    /// Looks at the accounts once more if they were not read.
+    async fn look_again(&mut self) {
+        if let Some((at, leads)) = self.look_again
+            && at <= tokio::time::Instant::now()
+        {
+            self.look_at_accounts(leads).await;
         }
     }
 
@@ -536,5 +554,11 @@ const IDLE: Duration = Duration::from_secs(60);
 /// After a task ended abnormally.
 const REPEAT: SignedDuration = SignedDuration::from_secs(10);
 
+/// After the accounts could not be read.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
 /// After the vault could not be read.
 const AGAIN: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

@@ -10,8 +10,14 @@ use super::{AccountReport, Accounts, Entry, Sheet, read};
 use crate::issuers::{IssuerSpec, Issuers};
 use crate::vault::{Key, VaultError};
 
-/// What is known of accounts, by issuer; nothing before the first look.
-pub(crate) type Sheets = Option<Arc<BTreeMap<String, Known>>>;
+/// What is known of accounts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sheets {
+    /// Whether there was a look at all of them: before that, one that is missing may be registered.
+    read: bool,
+    /// By issuer.
+    known: Arc<BTreeMap<String, Known>>,
+}
 
 /// What is known of an account: what is stored, or why that cannot be read.
 pub(crate) type Known = Result<Stored, String>;
@@ -39,10 +45,9 @@ impl Accounts {
     pub(super) fn show(&self, issuer: &str, entry: &Entry) {
         let known = Ok(Stored::of(entry));
         self.sheets.send_if_modified(|sheets| {
-            let sheets = Arc::make_mut(sheets.get_or_insert_default());
-            let changed = sheets.get(issuer) != Some(&known);
+            let changed = sheets.known.get(issuer) != Some(&known);
             if changed {
-                sheets.insert(issuer.to_owned(), known);
+                Arc::make_mut(&mut sheets.known).insert(issuer.to_owned(), known);
             }
             changed
         });
@@ -52,8 +57,7 @@ impl Accounts {
     pub(crate) async fn look(&self, issuers: &Issuers, leads: bool) -> Result<(), VaultError> {
         let mut found = BTreeMap::new();
         for name in issuers.issuers.keys() {
-            let known = |sheets: &Arc<BTreeMap<_, _>>| sheets.contains_key(name);
-            if leads && self.sheets.borrow().as_ref().is_some_and(known) {
+            if leads && self.sheets.borrow().known.contains_key(name) {
                 continue;
             }
             if let Some(stored) = self.vault.read(&Key::Account(name.clone())).await? {
@@ -62,20 +66,21 @@ impl Accounts {
             }
         }
         self.sheets.send_if_modified(|sheets| {
-            if leads && let Some(sheets) = sheets {
-                let known = sheets.len();
-                let sheets = Arc::make_mut(sheets);
+            let first = !std::mem::replace(&mut sheets.read, true);
+            if leads {
+                let before = sheets.known.len();
+                let known = Arc::make_mut(&mut sheets.known);
                 for (name, account) in found {
                     // What was written meanwhile is newer.
-                    sheets.entry(name).or_insert(account);
+                    known.entry(name).or_insert(account);
                 }
-                return sheets.len() > known;
+                return first || known.len() > before;
             }
-            let changed = sheets.as_deref() != Some(&found);
+            let changed = *sheets.known != found;
             if changed {
-                *sheets = Some(Arc::new(found));
+                sheets.known = Arc::new(found);
             }
-            changed
+            first || changed
         });
         Ok(())
     }
@@ -83,12 +88,13 @@ impl Accounts {
 
 /// How the accounts of all issuers stand.
 pub(crate) fn reports(issuers: &Issuers, sheets: &Sheets) -> Result<Vec<AccountReport>, String> {
-    let sheets = sheets.as_ref().ok_or(
-        "what is kept of the accounts has not been read yet: ask again in a moment; if it stays so, \
-         the log says why",
-    )?;
+    if !sheets.read {
+        let why = "what is kept of the accounts has not been read yet: ask again in a moment; if it \
+                   stays so, the log says why";
+        return Err(why.to_owned());
+    }
     let report = |(name, spec): (&String, &IssuerSpec)| {
-        let known = sheets.get(name);
+        let known = sheets.known.get(name);
         let stored = known.and_then(|known| known.as_ref().ok());
         let trouble = stored.and_then(|stored| stored.sheet.troubles.get(&spec.directory));
         AccountReport {
@@ -104,4 +110,55 @@ pub(crate) fn reports(issuers: &Issuers, sheets: &Sheets) -> Result<Vec<AccountR
         }
     };
     Ok(issuers.issuers.iter().map(report).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::board::Pen;
+    use crate::ca::AccountKey;
+    use crate::clock::SystemClock;
+    use crate::secrets::SecretFolder;
+    use crate::vault::Version;
+    use crate::vault::memory::MemoryVault;
+
+    #[tokio::test]
+    async fn an_account_that_is_used_does_not_make_others_look_unregistered() {
+        let issuer = |name| {
+            format!("    {name}:\n      directory: https://{name}.test/\n      acceptTerms: true\n")
+        };
+        let text = format!(
+            "acme:\n  issuers:\n{}{}  default: one\n",
+            issuer("one"),
+            issuer("two")
+        );
+        let issuers = Issuers::parse(&text).expect("issuers");
+        let memory = MemoryVault::new();
+        let vault: Arc<dyn crate::vault::Vault> = Arc::new(memory.clone());
+        let accounts = Accounts {
+            vault: Arc::clone(&vault),
+            secrets: Arc::new(SecretFolder::new("/nowhere")),
+            connect: Arc::new(|_| Err("no authority in this test".to_owned())),
+            clock: Arc::new(SystemClock),
+            pen: Arc::new(Pen::new(vault, tokio::sync::watch::Sender::default())),
+            known: std::sync::Mutex::default(),
+            sheets: tokio::sync::watch::Sender::default(),
+        };
+        memory.set_away(true);
+        accounts.look(&issuers, false).await.expect_err("away");
+        let entry = Entry {
+            version: Version("1".to_owned()),
+            key: AccountKey::generate().expect("a key"),
+            next: None,
+            sheet: Sheet::default(),
+        };
+        accounts.show("one", &entry);
+        let known = || reports(&issuers, &accounts.sheets.borrow());
+        known().expect_err("nothing is known of the other one");
+        memory.set_away(false);
+        accounts.look(&issuers, true).await.expect("a look");
+        let known = known().expect("accounts");
+        let thumbprints = known.iter().map(|report| report.thumbprint.is_some());
+        assert_eq!(thumbprints.collect::<Vec<_>>(), [true, false]);
+    }
 }

@@ -28,6 +28,10 @@ pub(super) fn page(counter: &Counter, path: &str) -> Option<Page> {
     if path == "/api/accounts" {
         return Some(match counter.accounts() {
             Ok(accounts) => Page::json(&accounts),
+            // They exist, and nobody has read them yet.
+            Err(why) if counter.is_open() => {
+                Page::text(StatusCode::SERVICE_UNAVAILABLE, why + "\n")
+            }
             Err(why) => Page::text(StatusCode::NOT_FOUND, why + "\n"),
         });
     }
