@@ -30,7 +30,7 @@ impl Driver {
         }
         let offered = within(self.projector.handed_over(&wanted.target)).await;
         let offered = offered.map_err(|why| {
-            let detail = format!("Secret {} cannot be written: {why}", wanted.target);
+            let detail = format!("Secret {} cannot be looked at: {why}", wanted.target);
             Failure::local(Class::Storage, detail)
         })?;
         let Some(offered) = offered else {
