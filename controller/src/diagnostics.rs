@@ -302,8 +302,8 @@ codes! {
     CertificateLimited,
     /// A certificate was issued and is served; told for a while after.
     CertificateIssued,
-    /// A certificate that was handed over (`gatehouse.dev/adopt`) was taken over without an order; told for a
-    /// while after.
+    /// A certificate that was handed over (`gatehouse.dev/adopt`) or imported (`gatehouse cert import`) was taken
+    /// over without an order; told for a while after.
     CertificateTakenOver,
     /// A certificate that was handed over cannot be used: the message says why. One is ordered instead.
     CertificateNotTakenOver,

@@ -53,6 +53,13 @@ impl Accounts {
         });
     }
 
+    /// Whether a change of the key has begun and not ended, as far as is known.
+    pub(crate) fn is_rotating(&self, issuer: &str) -> bool {
+        let sheets = self.sheets.borrow();
+        let known = sheets.known.get(issuer);
+        known.is_some_and(|known| known.as_ref().is_ok_and(|stored| stored.rotating))
+    }
+
     /// Reads what others wrote. Who leads knows all but what was stored before an issuer was named.
     pub(crate) async fn look(&self, issuers: &Issuers, leads: bool) -> Result<(), VaultError> {
         let mut found = BTreeMap::new();

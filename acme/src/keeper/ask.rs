@@ -71,8 +71,10 @@ impl Asker {
 
     /// Asks for something; the answer is a sentence.
     pub async fn command(&self, target: Target, command: Command) -> Result<String, String> {
-        self.ask(|reply| Ask::Certificate(target, command, reply))
-            .await
+        self.ask("certificate", |reply| {
+            Ask::Certificate(target, command, reply)
+        })
+        .await
     }
 
     /// How the accounts of all issuers stand.
@@ -84,16 +86,21 @@ impl Asker {
 
     /// Gives the account of an issuer another key; the answer is a sentence.
     pub async fn rotate(&self, issuer: String) -> Result<String, String> {
-        self.ask(|reply| Ask::Rotate(issuer, reply)).await
+        self.ask("account", |reply| Ask::Rotate(issuer, reply))
+            .await
     }
 
-    async fn ask(&self, ask: impl FnOnce(Reply) -> Ask) -> Result<String, String> {
+    /// `about` is what to look at if no answer comes.
+    async fn ask(&self, about: &str, ask: impl FnOnce(Reply) -> Ask) -> Result<String, String> {
         let (reply, answer) = oneshot::channel();
         let sent = self.asks.send(ask(reply)).await;
         sent.map_err(|_| "the certificate keeper has ended".to_owned())?;
-        let broken = "it is not known whether this was done: the certificate keeper has ended, or this \
-                      replica leads no longer; look at the certificate";
-        answer.await.unwrap_or_else(|_| Err(broken.to_owned()))
+        answer.await.unwrap_or_else(|_| {
+            Err(format!(
+                "it is not known whether this was done: the certificate keeper has ended, or this \
+                 replica leads no longer; look at the {about}"
+            ))
+        })
     }
 }
 

@@ -165,6 +165,13 @@ impl Work {
                 Ok(url) => Ok(format!(
                     "the account {url} of issuer {issuer} has another key; the old one is worth nothing"
                 )),
+                Err(NoAccount::Failed(failure)) if driver.accounts.is_rotating(&issuer) => {
+                    Err(format!(
+                        "it is not known whether the account of issuer {issuer} has another key, the \
+                         next order or another `gatehouse account rotate` finds out: {}",
+                        failure.detail
+                    ))
+                }
                 Err(NoAccount::Failed(failure)) => Err(format!(
                     "the key of issuer {issuer} was not changed: {}",
                     failure.detail
@@ -269,6 +276,13 @@ impl Driver {
         let none = || Refused::Said(format!("{target} has no certificate to revoke"));
         let state = flow.record.state.current.as_ref().ok_or_else(none)?;
         let material = flow.record.current.as_ref().ok_or_else(none)?;
+        if state.issuer.is_empty() {
+            return Err(format!(
+                "{target} was imported and has no issuer here that could revoke it: revoke it with what \
+                 ordered it"
+            )
+            .into());
+        }
         let named = Named::find(&issuers, &state.issuer)?;
         let der = leaf::leaf_der(&material.chain).ok_or_else(none)?;
         let serial = leaf::serial_of(&material.chain).unwrap_or_default();

@@ -109,6 +109,10 @@ pub(super) async fn run(
         }
         Err(_) => return Page::text(StatusCode::REQUEST_TIMEOUT, "the body did not come\n"),
     };
+    let about = match errand {
+        Errand::Rotate(_) => "account",
+        _ => "certificate",
+    };
     let doing = async {
         let (target, command) = match errand {
             Errand::Rotate(issuer) => {
@@ -142,7 +146,7 @@ pub(super) async fn run(
         Ok(Ok(Ok(said))) => Page::json(&Said { said }),
         Ok(Ok(Err(why))) => Page::text(StatusCode::CONFLICT, why + "\n"),
         Ok(Err(why)) => Page::text(StatusCode::BAD_REQUEST, why + "\n"),
-        Err(_) => late(),
+        Err(_) => late(about),
     }
 }
 
@@ -208,8 +212,8 @@ fn target(namespace: &str, secret: &str) -> Target {
     }
 }
 
-fn late() -> Page {
-    let text = "no answer yet: it is still being worked on, look at the certificate\n";
+fn late(about: &str) -> Page {
+    let text = format!("no answer yet: it is still being worked on, look at the {about}\n");
     Page::text(StatusCode::GATEWAY_TIMEOUT, text)
 }
 

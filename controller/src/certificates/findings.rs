@@ -109,7 +109,11 @@ fn issued(report: &Report, asker: Option<&str>, now: Timestamp) -> Option<Diagno
     let names: Vec<String> = report.names.iter().map(ToString::to_string).collect();
     // Without the time of its renewal, which the authority may still change: one text, one Event.
     let (code, whose) = if report.taken_over {
-        let whose = format!("was taken over for issuer {} and", report.issuer);
+        // What was imported and nothing asks for has none.
+        let whose = match report.issuer.as_str() {
+            "" => "was taken over and".to_owned(),
+            issuer => format!("was taken over for issuer {issuer} and"),
+        };
         (Code::CertificateTakenOver, whose)
     } else {
         let whose = format!("of issuer {}", report.issuer);
@@ -253,6 +257,19 @@ mod tests {
             assert!(said.code.as_str().starts_with("Certificate"), "{said}");
             assert!(!said.message.contains(&format!("{class:?}")), "{said}");
         }
+    }
+
+    #[test]
+    fn an_import_that_nothing_asks_for_is_told_without_an_issuer() {
+        let said = |issuer: &str| {
+            let mut report = report(None);
+            report.taken_over = true;
+            report.issuer = issuer.into();
+            let now = "2026-01-01T01:00:00Z".parse().unwrap();
+            issued(&report, None, now).expect("a finding").message
+        };
+        assert!(said("main").contains("0a was taken over for issuer main and is served"));
+        assert!(said("").contains("0a was taken over and is served"));
     }
 
     #[test]

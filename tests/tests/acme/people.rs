@@ -104,6 +104,7 @@ fn a_change_of_the_key_whose_answer_is_lost_is_ended_by_the_next_order() {
             let rotate = async || asker.rotate("main".to_owned()).await;
             let failed = insist(rotate).await.expect_err("no answer");
             assert!(failed.contains("503"), "{failed}");
+            assert!(failed.contains("not known whether"), "{failed}");
             let between = asker.accounts().expect("accounts").remove(0);
             assert!(between.rotating);
             assert_eq!(between.thumbprint, before.thumbprint);
