@@ -303,22 +303,27 @@ impl Driver {
 
     /// Stores the record: one arrow.
     async fn save(&self, flow: &mut Flow) -> Result<(), Trouble> {
-        let state = &mut flow.record.state;
-        if state.epoch > flow.epoch {
-            return Err(VaultError::NotLeader("a later leader wrote the record".into()).into());
-        }
-        state.epoch = flow.epoch;
+        let state = &flow.record.state;
         let (phase, target) = (state.phase, state.target.clone());
-        let entries = flow.record.to_entries().map_err(VaultError::Unavailable)?;
         self.journal.reached(Point::Storing(phase), &target).await;
-        let key = Key::Certificate(target.clone());
-        let version = self
-            .vault
-            .write(&key, flow.version.as_ref(), &entries)
-            .await?;
-        flow.version = Some(version);
+        self.write(flow).await?;
         self.served.show(&flow.record, flow.wanted.as_ref());
         self.journal.reached(Point::Stored(phase), &target).await;
+        Ok(())
+    }
+
+    /// Writes the record as it is; nobody else does. What a later leader wrote is not written over.
+    pub(crate) async fn write(&self, flow: &mut Flow) -> Result<(), VaultError> {
+        let state = &mut flow.record.state;
+        if state.epoch > flow.epoch {
+            let why = "a later leader wrote the record".to_owned();
+            return Err(VaultError::NotLeader(why));
+        }
+        state.epoch = flow.epoch;
+        let entries = flow.record.to_entries().map_err(VaultError::Unavailable)?;
+        let key = Key::Certificate(flow.target().clone());
+        let expected = flow.version.as_ref();
+        flow.version = Some(self.vault.write(&key, expected, &entries).await?);
         Ok(())
     }
 

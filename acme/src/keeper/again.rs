@@ -87,17 +87,10 @@ impl Driver {
             return End::Rests;
         }
         flow.record.drop_revision();
-        let key = Key::Certificate(flow.target().clone());
-        let entries = match flow.record.to_entries() {
-            Ok(entries) => entries,
-            Err(why) => return strange(&key, &why),
-        };
-        match self.vault.write(&key, None, &entries).await {
-            Ok(version) => {
-                flow.version = Some(version);
-                End::Rests
-            }
+        match self.write(flow).await {
+            Ok(()) => End::Rests,
             Err(error) => {
+                let key = Key::Certificate(flow.target().clone());
                 tracing::warn!(%key, %error, "record not stored again");
                 flow.memo.rest_until = Some(self.soon());
                 End::Unread

@@ -23,7 +23,7 @@ use crate::plan::Target;
 use crate::record::{Asked, Phase, Record, State};
 use crate::schedule::{between, later};
 use crate::secrets::Secret;
-use crate::vault::{Key, VaultError};
+use crate::vault::VaultError;
 
 /// A command that has ended.
 pub(super) struct Done {
@@ -226,7 +226,7 @@ impl Driver {
     async fn ask_for(&self, flow: &mut Flow, asked: Asked) -> Result<(), Refused> {
         flow.record.state.asked = Some(asked);
         flow.memo.rest_until = None;
-        Ok(self.store(flow).await?)
+        Ok(self.write(flow).await?)
     }
 
     /// Takes a certificate over that somebody else ordered.
@@ -252,7 +252,7 @@ impl Driver {
         }
         let before = std::mem::replace(&mut flow.record, fresh);
         flow.memo.rest_until = None;
-        if let Err(why) = self.store(flow).await {
+        if let Err(why) = self.write(flow).await {
             flow.record = before;
             return Err(why.into());
         }
@@ -303,7 +303,7 @@ impl Driver {
         };
         // Stored first: whatever happens now, it is replaced.
         mark(flow, true);
-        if let Err(why) = self.store(flow).await {
+        if let Err(why) = self.write(flow).await {
             mark(flow, false);
             return Err(why.into());
         }
@@ -348,7 +348,7 @@ impl Driver {
             ));
         }
         mark(flow, false);
-        match self.store(flow).await {
+        match self.write(flow).await {
             Ok(()) => Refused::Said(detail),
             Err(error) => Refused::SaidAndNotStored(
                 format!(
@@ -379,14 +379,6 @@ impl Driver {
             Some(end) => Err(format!("a limit of the authority holds until {end:.0}")),
             None => Ok(()),
         }
-    }
-
-    async fn store(&self, flow: &mut Flow) -> Result<(), VaultError> {
-        let entries = flow.record.to_entries().map_err(VaultError::Unavailable)?;
-        let key = Key::Certificate(flow.target().clone());
-        let expected = flow.version.as_ref();
-        flow.version = Some(self.vault.write(&key, expected, &entries).await?);
-        Ok(())
     }
 }
 
