@@ -356,6 +356,8 @@ codes! {
     KindForbidden,
     /// The API server refuses the Lease, or what the leader reads and writes: the message says what.
     RequestForbidden,
+    /// The Service of `--publish-service`, or the own pod, is not there: nobody knows the addresses.
+    StatusAddressMissing,
     /// The API server does not know a resource.
     KindNotServed,
     /// The API server does not accept the credentials.

@@ -146,7 +146,9 @@ impl Follow {
                 failed => {
                     let why = match failed {
                         Ok(Err(error)) => {
-                            if let Some(refusal) = Refusal::of(&error, &origin) {
+                            let refusal = Refusal::of(&error, &origin);
+                            let missing = || Refusal::missing(&error, &origin);
+                            if let Some(refusal) = refusal.or_else(missing) {
                                 refusals.note(act, &"".into(), refusal);
                             }
                             plain(&error)

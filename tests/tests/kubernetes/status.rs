@@ -95,12 +95,16 @@ fn the_addresses_of_the_service_in_front_are_followed() {
         // Another controller was here before: its address stays until there is one of ours.
         let old = json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}});
         space.kubectl().patch_status("front", "ingress/a", &old);
+        let gateway = gateway(&space, &["--publish-service=front/front"]);
+        gateway.wait_status("a.test", "/", 200);
+        gateway.wait_diagnostic(&["StatusAddressMissing", "front/front (--publish-service)"]);
         space.apply(
             "apiVersion: v1\nkind: Service\nmetadata: {name: front, namespace: demo}\n\
              spec: {type: LoadBalancer, ports: [{port: 80}]}\n",
         );
-        let gateway = gateway(&space, &["--publish-service=front/front"]);
-        gateway.wait_status("a.test", "/", 200);
+        wait::until("the Service is found", || {
+            (!gateway.diagnostics().contains("StatusAddressMissing")).then_some(())
+        });
         let stays = wait::holds(Duration::from_secs(3), || {
             entries(&space, "a") == json!([{"ip": "192.0.2.1"}])
         });

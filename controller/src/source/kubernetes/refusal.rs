@@ -38,8 +38,17 @@ pub enum Act {
 pub struct Refusal {
     object: String,
     why: String,
-    /// By who decides about rights, not by who looks at objects.
-    rights: bool,
+    cause: Cause,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// Who decides about rights says so.
+    Rights,
+    /// Who looks at objects says so.
+    Policy,
+    /// It is not there.
+    Missing,
 }
 
 /// See the module. Clones are the same.
@@ -104,7 +113,20 @@ impl Refusal {
             object: format!("{object:?}"),
             why: plain(error),
             // Whatever decides, the API server says it in these words.
-            rights: status.message.contains(" cannot "),
+            cause: if status.message.contains(" cannot ") {
+                Cause::Rights
+            } else {
+                Cause::Policy
+            },
+        })
+    }
+
+    /// What a flag names is not there: as little as what is refused will it come by itself.
+    pub fn missing(error: &kube::Error, what: &impl fmt::Display) -> Option<Self> {
+        matches!(error, kube::Error::Api(status) if status.is_not_found()).then(|| Self {
+            object: what.to_string(),
+            why: plain(error),
+            cause: Cause::Missing,
         })
     }
 }
@@ -124,8 +146,9 @@ impl Refusals {
     /// for another reason may still be refused for another object.
     pub fn passed(&self, act: Act, namespace: &str, object: &impl fmt::Debug) {
         if let Some(places) = self.state().get_mut(&act) {
-            let ended =
-                |refusal: &Refusal| refusal.rights || refusal.object == format!("{object:?}");
+            let ended = |refusal: &Refusal| {
+                refusal.cause == Cause::Rights || refusal.object == format!("{object:?}")
+            };
             if places.get(namespace).is_some_and(ended) {
                 places.remove(namespace);
             }
@@ -180,10 +203,12 @@ fn complaint(act: Act, namespace: &str, refusal: &Refusal, others: bool) -> Diag
         "" => String::new(),
         namespace => format!(" in namespace `{namespace}`{others}"),
     };
-    let remedy = if refusal.rights {
-        "grant what `gatehouse generate rbac` prints for the flags of `run`"
-    } else {
-        "no right is missing, so look for the admission policy or quota that says it"
+    let remedy = match refusal.cause {
+        Cause::Rights => "grant what `gatehouse generate rbac` prints for the flags of `run`",
+        Cause::Policy => {
+            "no right is missing, so look for the admission policy or quota that says it"
+        }
+        Cause::Missing => return missing(act, refusal),
     };
     let message = format!(
         "the API server refuses to {} it{place} ({}), so {}; {remedy}",
@@ -196,6 +221,22 @@ fn complaint(act: Act, namespace: &str, refusal: &Refusal, others: bool) -> Diag
         &act.resource().into(),
         "",
         Code::RequestForbidden,
+        message,
+    )
+}
+
+fn missing(act: Act, refusal: &Refusal) -> Diagnostic {
+    let (object, consequence) = (&refusal.object, act.consequence());
+    let message = format!(
+        "what the addresses of the gateway are read from does not exist: {object} ({}), so \
+         {consequence}; create it, or correct the flag",
+        refusal.why
+    );
+    Diagnostic::new(
+        Severity::Error,
+        &act.resource().into(),
+        "",
+        Code::StatusAddressMissing,
         message,
     )
 }
@@ -277,6 +318,23 @@ mod tests {
             {"causes": [{"reason": "NamespaceTerminating", "message": "", "field": ""}]}}"#;
         assert_eq!(Refusal::of(&error(ends), &"a"), None);
         assert_eq!(Refusal::of(&error(r#"{"code": 500}"#), &"a"), None);
+    }
+
+    #[test]
+    fn what_a_flag_names_and_is_not_there_is_told_with_the_flag() {
+        let absent = error(r#"{"code": 404, "reason": "NotFound", "message": "not found"}"#);
+        let what = "Service own/front (--publish-service)";
+        let refusals = Refusals::default();
+        let refusal = Refusal::missing(&absent, &what).unwrap();
+        refusals.note(Act::Service, &"".into(), refusal);
+        let text = refusals.complaints()[0].to_string();
+        for word in ["StatusAddressMissing", what, "create it"] {
+            assert!(text.contains(word), "{word} is missing in: {text}");
+        }
+        assert!(!text.contains("rbac"), "{text}");
+        refusals.forget(Act::Service);
+        assert_eq!(refusals.complaints(), []);
+        assert_eq!(Refusal::missing(&error(r#"{"code": 500}"#), &what), None);
     }
 
     #[test]
