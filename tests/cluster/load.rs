@@ -184,19 +184,32 @@ impl User {
 
     fn multiplexed(&mut self, id: &str) -> Result<(), String> {
         let open = self.session.take().filter(Session::is_open);
-        let mut session = if let Some(session) = open {
-            session
-        } else {
-            let socket = raw::connect(self.address).map_err(|error| format!("connect: {error}"))?;
-            self.ledger.connections += 1;
-            Session::over(socket, None)
+        let mut session = match open {
+            Some(session) => session,
+            None => self.session()?,
         };
-        let answer = session.get(HOST, id).map_err(|error| error.to_string())?;
+        let mut answer = session.get(HOST, id);
+        // A GOAWAY that came between the look and the request: nobody has seen the request (RFC 9113,
+        // section 6.8), so it is sent for the first time.
+        let is_unseen = |error: &h2::Error| {
+            error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
+        };
+        if answer.as_ref().is_err_and(is_unseen) {
+            session = self.session()?;
+            answer = session.get(HOST, id);
+        }
+        let answer = answer.map_err(|error| error.to_string())?;
         if answer.status != 200 || !String::from_utf8_lossy(&answer.body).contains(id) {
             return Err(format!("{answer:?}"));
         }
         self.session = Some(session);
         Ok(())
+    }
+
+    fn session(&mut self) -> Result<Session, String> {
+        let socket = raw::connect(self.address).map_err(|error| format!("connect: {error}"))?;
+        self.ledger.connections += 1;
+        Ok(Session::over(socket, None))
     }
 
     fn post(&mut self, id: &str) -> Result<(), String> {
