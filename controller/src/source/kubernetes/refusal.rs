@@ -145,23 +145,23 @@ impl Refusals {
     /// It is not refused for this object. A right holds for all of a namespace; what was refused
     /// for another reason may still be refused for another object.
     pub fn passed(&self, act: Act, namespace: &str, object: &impl fmt::Debug) {
-        if let Some(places) = self.state().get_mut(&act) {
-            let ended = |refusal: &Refusal| {
-                refusal.cause == Cause::Rights || refusal.object == format!("{object:?}")
-            };
-            if places.get(namespace).is_some_and(ended) {
-                places.remove(namespace);
-            }
-        }
+        self.end(act, namespace, |refusal| {
+            refusal.cause == Cause::Rights || refusal.object == format!("{object:?}")
+        });
     }
 
     /// There is nothing more to ask for of this object. What is refused for others is noted again.
     pub fn gone(&self, act: Act, namespace: &str, object: &impl fmt::Debug) {
-        if let Some(places) = self.state().get_mut(&act) {
-            let of_it = |refusal: &Refusal| refusal.object == format!("{object:?}");
-            if places.get(namespace).is_some_and(of_it) {
-                places.remove(namespace);
-            }
+        self.end(act, namespace, |refusal| {
+            refusal.object == format!("{object:?}")
+        });
+    }
+
+    fn end(&self, act: Act, namespace: &str, ended: impl FnOnce(&Refusal) -> bool) {
+        if let Some(places) = self.state().get_mut(&act)
+            && places.get(namespace).is_some_and(ended)
+        {
+            places.remove(namespace);
         }
     }
 
