@@ -113,32 +113,8 @@ fn parse_v2(bytes: &[u8]) -> Option<Parsed> {
     };
     let (addresses, tlvs) = match (command, family) {
         (0x20, _) | (0x21, 0x00) => (None, &[][..]),
-        (0x21, 0x11) => {
-            let (source, payload) = v4(payload)?;
-            let (destination, payload) = v4(payload)?;
-            let ([sh, sl, dh, dl], tlvs) = payload.split_first_chunk::<4>()?;
-            let source = SocketAddr::new(source, u16::from_be_bytes([*sh, *sl]));
-            (
-                Some((
-                    source,
-                    SocketAddr::new(destination, u16::from_be_bytes([*dh, *dl])),
-                )),
-                tlvs,
-            )
-        }
-        (0x21, 0x21) => {
-            let (source, payload) = v6(payload)?;
-            let (destination, payload) = v6(payload)?;
-            let ([sh, sl, dh, dl], tlvs) = payload.split_first_chunk::<4>()?;
-            let source = SocketAddr::new(source, u16::from_be_bytes([*sh, *sl]));
-            (
-                Some((
-                    source,
-                    SocketAddr::new(destination, u16::from_be_bytes([*dh, *dl])),
-                )),
-                tlvs,
-            )
-        }
+        (0x21, 0x11) => v2_addresses(payload, v4)?,
+        (0x21, 0x21) => v2_addresses(payload, v6)?,
         _ => return None,
     };
     tlvs_fit(tlvs).then_some(Parsed::Header(Proxied {
@@ -147,12 +123,28 @@ fn parse_v2(bytes: &[u8]) -> Option<Parsed> {
     }))
 }
 
-fn v4(payload: &[u8]) -> Option<(IpAddr, &[u8])> {
+/// What was read, and what is behind it.
+type Read<'a, T> = Option<(T, &'a [u8])>;
+
+/// Source and destination; `address` reads one of this family.
+fn v2_addresses(
+    payload: &[u8],
+    address: fn(&[u8]) -> Read<'_, IpAddr>,
+) -> Read<'_, Option<(SocketAddr, SocketAddr)>> {
+    let (source, payload) = address(payload)?;
+    let (destination, payload) = address(payload)?;
+    let ([sh, sl, dh, dl], tlvs) = payload.split_first_chunk::<4>()?;
+    let source = SocketAddr::new(source, u16::from_be_bytes([*sh, *sl]));
+    let destination = SocketAddr::new(destination, u16::from_be_bytes([*dh, *dl]));
+    Some((Some((source, destination)), tlvs))
+}
+
+fn v4(payload: &[u8]) -> Read<'_, IpAddr> {
     let (octets, rest) = payload.split_first_chunk::<4>()?;
     Some((Ipv4Addr::from(*octets).into(), rest))
 }
 
-fn v6(payload: &[u8]) -> Option<(IpAddr, &[u8])> {
+fn v6(payload: &[u8]) -> Read<'_, IpAddr> {
     let (octets, rest) = payload.split_first_chunk::<16>()?;
     Some((Ipv6Addr::from(*octets).into(), rest))
 }
