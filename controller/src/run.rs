@@ -119,13 +119,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
 
     let code = runtime.block_on(async {
         let (change, changes) = mpsc::channel(QUEUE);
-        let engine = tokio::spawn(engine::run(engine, changes, publisher, report));
-        tokio::spawn(async move {
-            // Its end shows in /healthz, by the end of the reports.
-            if let Err(error) = engine.await {
-                tracing::error!(%error, "the engine failed; what is published keeps serving");
-            }
-        });
+        tokio::spawn(kept(engine::run(engine, changes, publisher, report)));
         let absolute = matches!(feed, Feed::Cluster(_));
         tokio::spawn(resolver::run(reports.clone(), change.clone(), absolute));
         let orders = orders.map(|orders| {
@@ -159,6 +153,13 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     // The last lines of the access log are still on their way.
     written.recv_timeout(LAST_LINES).ok();
     code
+}
+
+/// Runs the engine. Its end shows in `/healthz`, by the end of the reports.
+async fn kept(engine: impl Future<Output = ()> + Send + 'static) {
+    if let Err(error) = tokio::spawn(engine).await {
+        tracing::error!(%error, "the engine failed; what is published keeps serving");
+    }
 }
 
 /// Where objects come from.

@@ -10,7 +10,7 @@ use gatehouse_acme::keeper::Command;
 use gatehouse_acme::plan::Target;
 use gatehouse_acme::secrets::Secret;
 use http::header::{CONTENT_TYPE, ORIGIN};
-use http::{HeaderMap, HeaderName, Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
@@ -160,7 +160,7 @@ fn refused(request: &Request<Incoming>, here: bool) -> Option<Page> {
                     cluster with `kubectl exec`\n";
         return Some(Page::text(StatusCode::FORBIDDEN, text));
     }
-    if let Some(name) = headers.keys().find(|name| tells_of_a_proxy(name)) {
+    if let Some(name) = host::behind_a_proxy(headers) {
         let text = format!(
             "a proxy has passed this on, as the field {name} tells, and commands are taken from the \
              machine itself only: use `gatehouse cert` there\n"
@@ -176,14 +176,6 @@ fn refused(request: &Request<Incoming>, here: bool) -> Option<Page> {
         return Some(Page::text(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
     }
     None
-}
-
-/// A proxy beside us comes from this machine with requests of anybody.
-fn tells_of_a_proxy(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    matches!(name, "forwarded" | "via" | "x-real-ip")
-        || name.starts_with("x-forwarded-")
-        || name.starts_with("x-envoy-")
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

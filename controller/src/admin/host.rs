@@ -15,7 +15,7 @@ use std::net::IpAddr;
 
 use http::header::HOST;
 use http::uri::Authority;
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, HeaderName, Uri};
 
 /// Whether every name that the request gives is an address, `localhost` or below it. No name at
 /// all is fine: browsers always send one.
@@ -50,6 +50,17 @@ pub(super) fn passed_on(headers: &HeaderMap) -> Option<&'static str> {
     ["x-real-ip", "x-scheme", "x-forwarded-scheme"]
         .into_iter()
         .find(|name| headers.contains_key(*name))
+}
+
+/// The field that tells of any proxy, a gateway or not. One beside us comes from this machine, where commands
+/// are taken from, with requests of anybody.
+pub(super) fn behind_a_proxy(headers: &HeaderMap) -> Option<&HeaderName> {
+    headers.keys().find(|name| {
+        let name = name.as_str();
+        matches!(name, "forwarded" | "via" | "x-real-ip")
+            || name.starts_with("x-forwarded-")
+            || name.starts_with("x-envoy-")
+    })
 }
 
 /// What a request to a name is told.
