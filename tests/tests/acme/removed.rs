@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use gatehouse_acme::Answer;
 use gatehouse_acme::ca::Step;
 use gatehouse_acme::journal::{Journal, Point};
-use gatehouse_acme::keeper::Command;
+use gatehouse_acme::keeper::{Command, Keeper};
 use gatehouse_acme::plan::Target;
 use gatehouse_acme::record::Record;
 use gatehouse_acme::vault::memory::MemoryVault;
@@ -18,6 +18,23 @@ use tokio::sync::watch;
 use crate::customer::with;
 use crate::stand::{PATIENCE, Stand, request, served, target, valid, want};
 
+fn key() -> Key {
+    Key::Certificate(target("tls"))
+}
+
+/// A keeper that serves a certificate whose record somebody removed.
+async fn with_its_record_removed(stand: &Stand, vault: &MemoryVault) -> Keeper {
+    let keeper = stand.keeper_on(Arc::new(vault.clone()));
+    want(&keeper, vec![request("tls", &["a.example.test"])]);
+    valid(&keeper, "tls").await;
+    let stored = vault.read(&key()).await.expect("read").expect("there");
+    vault
+        .remove(&key(), &stored.version)
+        .await
+        .expect("removed");
+    keeper
+}
+
 #[test]
 fn a_record_that_was_removed_is_stored_again_with_its_certificate_and_not_ordered_anew() {
     alone(|| {
@@ -25,14 +42,9 @@ fn a_record_that_was_removed_is_stored_again_with_its_certificate_and_not_ordere
         with(async || {
             let stand = Stand::new(&pebble, &pebble.directory(), "");
             let vault = MemoryVault::new();
-            let keeper = stand.keeper_on(Arc::new(vault.clone()));
-            want(&keeper, vec![request("tls", &["a.example.test"])]);
-            valid(&keeper, "tls").await;
-            let key = Key::Certificate(target("tls"));
+            let keeper = with_its_record_removed(&stand, &vault).await;
             let before = served(&keeper, "tls").expect("served");
             let mut changes = vault.changes();
-            let stored = vault.read(&key).await.expect("read").expect("there");
-            vault.remove(&key, &stored.version).await.expect("removed");
             // Whatever is written next finds out.
             let renew = Command::Renew { force: true };
             while let Err(busy) = keeper.command(target("tls"), renew.clone()).await {
@@ -41,7 +53,7 @@ fn a_record_that_was_removed_is_stored_again_with_its_certificate_and_not_ordere
             }
             let again = async {
                 loop {
-                    if let Some(stored) = vault.read(&key).await.expect("read") {
+                    if let Some(stored) = vault.read(&key()).await.expect("read") {
                         return Record::from_entries(&stored.entries).expect("a record");
                     }
                     changes.changed().await.expect("a vault");
@@ -63,12 +75,7 @@ fn a_certificate_whose_record_was_removed_and_that_nobody_wants_is_no_longer_ser
         with(async || {
             let stand = Stand::new(&pebble, &pebble.directory(), "");
             let vault = MemoryVault::new();
-            let keeper = stand.keeper_on(Arc::new(vault.clone()));
-            want(&keeper, vec![request("tls", &["a.example.test"])]);
-            valid(&keeper, "tls").await;
-            let key = Key::Certificate(target("tls"));
-            let stored = vault.read(&key).await.expect("read").expect("there");
-            vault.remove(&key, &stored.version).await.expect("removed");
+            let keeper = with_its_record_removed(&stand, &vault).await;
             let mut certificates = keeper.certificates.clone();
             // Its first write finds out.
             want(&keeper, Vec::new());

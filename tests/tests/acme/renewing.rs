@@ -262,16 +262,21 @@ fn case_57_a_deactivated_account_is_the_issuers_trouble_once() {
     });
 }
 
+/// An authority that names no pause: it is asked again as soon as we ask at all, so that what is measured is
+/// this side.
+fn unhurried() -> Pebble {
+    let config = json!({"retryAfter": {"authz": 0, "order": 0}});
+    let setup = Setup {
+        config,
+        ..Setup::default()
+    };
+    Pebble::start_with(setup.trusting())
+}
+
 #[test]
 fn case_50_a_thousand_hosts_are_issued_by_eight_flows_at_most_with_twelve_requests_each() {
     alone(|| {
-        // What is measured is this side: the authority is asked again as soon as we ask at all.
-        let config = json!({"retryAfter": {"authz": 0, "order": 0}});
-        let setup = Setup {
-            config,
-            ..Setup::default()
-        };
-        let pebble = Pebble::start_with(setup.trusting());
+        let pebble = unhurried();
         let proxy = Fault::before(&pebble);
         with(async || {
             let stand = Stand::new(&pebble, &proxy.directory(), "");
@@ -290,12 +295,7 @@ fn case_50_a_thousand_hosts_are_issued_by_eight_flows_at_most_with_twelve_reques
 #[test]
 fn a_thousand_hosts_are_issued_as_fast_as_the_authority_lets_its_accounts_order() {
     alone(|| {
-        let config = json!({"retryAfter": {"authz": 0, "order": 0}});
-        let setup = Setup {
-            config,
-            ..Setup::default()
-        };
-        let pebble = Pebble::start_with(setup.trusting());
+        let pebble = unhurried();
         let proxy = Fault::before(&pebble);
         with(async || {
             let mut stand = Stand::new(&pebble, &proxy.directory(), "");

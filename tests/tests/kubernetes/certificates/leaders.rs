@@ -230,21 +230,28 @@ fn case_25_three_replicas_and_twenty_hosts_are_twenty_orders_of_one_account() {
     });
 }
 
+/// A leader whose order the authority answers no further while it is held, and the replica that comes next,
+/// where the authority looks.
+fn in_mid_order(stand: &Stand<'_>, host: &str) -> (Arc<AtomicBool>, Replica, Replica) {
+    let held = Arc::new(AtomicBool::new(true));
+    stand.authority.rule(Held(Arc::clone(&held)));
+    let first = stand.another(&[]);
+    wait::until("it leads", || leads(&first.gateway).then_some(()));
+    let second = stand.another(&[]);
+    stand.pebble.lead(host, second.address);
+    stand.want("shop", host);
+    wait::until("the authority is told", || {
+        (stand.authority.count(Endpoint::Order) > 2).then_some(())
+    });
+    (held, first, second)
+}
+
 #[test]
 fn case_26_the_next_leader_continues_the_same_order_within_five_seconds() {
     cluster::shared(|server| {
         let host = "shop.example.test";
         let stand = Stand::new(server, "acme-next");
-        let held = Arc::new(AtomicBool::new(true));
-        stand.authority.rule(Held(Arc::clone(&held)));
-        let first = stand.another(&[]);
-        wait::until("it leads", || leads(&first.gateway).then_some(()));
-        let second = stand.another(&[]);
-        stand.pebble.lead(host, second.address);
-        stand.want("shop", host);
-        wait::until("the authority is told", || {
-            (stand.authority.count(Endpoint::Order) > 2).then_some(())
-        });
+        let (held, first, second) = in_mid_order(&stand, host);
         first.gateway.process.signal("TERM");
         let begun = Instant::now();
         held.store(false, Ordering::SeqCst);
@@ -268,16 +275,7 @@ fn a_leader_that_was_stopped_for_long_does_nothing_when_it_wakes_up() {
     cluster::shared(|server| {
         let host = "shop.example.test";
         let stand = Stand::new(server, "acme-asleep");
-        let held = Arc::new(AtomicBool::new(true));
-        stand.authority.rule(Held(Arc::clone(&held)));
-        let first = stand.another(&[]);
-        wait::until("it leads", || leads(&first.gateway).then_some(()));
-        let second = stand.another(&[]);
-        stand.pebble.lead(host, second.address);
-        stand.want("shop", host);
-        wait::until("the authority is told", || {
-            (stand.authority.count(Endpoint::Order) > 2).then_some(())
-        });
+        let (held, first, second) = in_mid_order(&stand, host);
         first.gateway.process.signal("STOP");
         wait::until("the other one leads", || {
             leads(&second.gateway).then_some(())

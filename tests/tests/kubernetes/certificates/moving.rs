@@ -234,18 +234,24 @@ fn what_was_taken_over_is_renewed_when_its_moment_comes() {
     });
 }
 
+/// A Secret of cert-manager that a replica has taken over, and who wrote it.
+fn moved(stand: &Stand<'_>, host: &str) -> (CertManager, Issued, Gateway) {
+    let other = CertManager::new();
+    let issued = other.issue(host, DAY * 10, DAY * 80);
+    issued.write(&stand.space, "shop");
+    ingress(stand, "shop", host);
+    move_over(stand);
+    let gateway = stand.replica();
+    wait_ours(stand, "shop");
+    wait_valid(&gateway, 1);
+    (other, issued, gateway)
+}
+
 #[test]
 fn cert_manager_that_still_writes_is_told_and_not_fought_with_and_may_have_it_back() {
     cluster::shared(|server| {
         let (stand, host) = (Stand::new(server, "acme-both"), "shop.example.test");
-        let other = CertManager::new();
-        let first = other.issue(host, DAY * 10, DAY * 80);
-        first.write(&stand.space, "shop");
-        ingress(&stand, "shop", host);
-        move_over(&stand);
-        let gateway = stand.replica();
-        wait_ours(&stand, "shop");
-        wait_valid(&gateway, 1);
+        let (other, first, gateway) = moved(&stand, host);
 
         // It renews because nobody has stopped it.
         let second = other.issue(host, DAY, DAY * 89);
@@ -293,14 +299,7 @@ fn cert_manager_that_still_writes_is_told_and_not_fought_with_and_may_have_it_ba
 fn the_way_back_leaves_the_secrets_to_cert_manager() {
     cluster::shared(|server| {
         let (stand, host) = (Stand::new(server, "acme-back"), "shop.example.test");
-        let other = CertManager::new();
-        let first = other.issue(host, DAY * 10, DAY * 80);
-        first.write(&stand.space, "shop");
-        ingress(&stand, "shop", host);
-        move_over(&stand);
-        let gateway = stand.replica();
-        wait_ours(&stand, "shop");
-        wait_valid(&gateway, 1);
+        let (other, _, gateway) = moved(&stand, host);
 
         documented(&stand, "gatehouse.dev/issuer-");
         wait::until("nothing asks for it", || {
