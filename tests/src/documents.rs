@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use jiff::Timestamp;
+
 use crate::gateway;
 
 /// The part of a document below one of its headings, up to the next of the same rank or a higher one.
@@ -51,9 +53,57 @@ pub fn commands(block: &str) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
+/// A text without what differs from one time to the next: moments, how long until then, serial numbers,
+/// tokens and thumbprints.
+pub fn without_chance(text: &str) -> String {
+    let mut spans = text.split("(in ");
+    let mut timeless = spans.next().unwrap_or_default().to_owned();
+    for span in spans {
+        let (_, rest) = span.split_once(')').unwrap_or(("", span));
+        timeless.push_str("(SOON)");
+        timeless.push_str(rest);
+    }
+    let words = timeless.split_inclusive(char::is_whitespace);
+    words
+        .map(|word| {
+            let bare = word.trim_matches(|letter: char| !letter.is_alphanumeric());
+            if bare.parse::<Timestamp>().is_ok() {
+                return word.replace(bare, "MOMENT");
+            }
+            word.split_inclusive(|letter| !in_token(letter))
+                .map(without_token)
+                .collect()
+        })
+        .collect()
+}
+
+/// Random where a word would have neither digits nor capitals.
+fn without_token(part: &str) -> String {
+    let token = part.trim_end_matches(|letter| !in_token(letter));
+    let random = |letter: char| letter.is_ascii_digit() || letter.is_ascii_uppercase();
+    if token.len() >= 12 && token.contains(random) {
+        return part.replace(token, "TOKEN");
+    }
+    part.to_owned()
+}
+
+/// Letters of base64url, and so of hexadecimal numbers.
+fn in_token(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || letter == '-' || letter == '_'
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn chance_is_taken_out_and_what_is_meant_stays() {
+        let shown = "The one with 6ca51c18307bf4d7 is served until 2027-02-25T13:32:27Z (in 89 days).\n\
+                     https://localhost:14000/my-account/504e925ab04da2f3. tls-alpn-01: 127.0.0.99:8443 (os error 111)";
+        let left = "The one with TOKEN is served until MOMENT (SOON).\n\
+                    https://localhost:14000/my-account/TOKEN. tls-alpn-01: 127.0.0.99:8443 (os error 111)";
+        assert_eq!(without_chance(shown), left);
+    }
 
     #[test]
     fn blocks_and_commands_are_found_where_they_are() {
