@@ -9,6 +9,7 @@ mod audit;
 pub mod cluster;
 mod helm;
 mod kubectl;
+mod leaks;
 mod proxy;
 mod space;
 
@@ -28,6 +29,7 @@ use crate::tls::Handshake;
 pub use audit::Audited;
 pub use helm::{Helm, chart};
 pub use kubectl::{Finished, Kubectl};
+pub use leaks::leak;
 pub use proxy::Proxy;
 pub use space::{Space, endpoint};
 

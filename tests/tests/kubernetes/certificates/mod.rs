@@ -16,7 +16,7 @@ use gatehouse_tests::acme::fault::{Fault, Seen};
 use gatehouse_tests::acme::{Pebble, Setup};
 use gatehouse_tests::backend::Backend;
 use gatehouse_tests::gateway::Gateway;
-use gatehouse_tests::kubernetes::{ApiServer, Space, cluster};
+use gatehouse_tests::kubernetes::{ApiServer, Space, cluster, leak};
 use gatehouse_tests::manifests::{self, Scratch};
 use gatehouse_tests::tls::Handshake;
 use gatehouse_tests::wait;
@@ -138,6 +138,16 @@ impl<'a> Stand<'a> {
     /// Requests to the authority so far.
     pub(super) fn journal(&self) -> Vec<Seen> {
         self.authority.journal()
+    }
+}
+
+impl Drop for Stand<'_> {
+    /// Whatever the test was about: nothing but a Secret holds a private key.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let found = leak(&self.space.kubectl(), &[&self.space.name, &self.own]);
+            assert_eq!(found, None);
+        }
     }
 }
 

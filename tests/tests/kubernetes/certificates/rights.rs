@@ -3,8 +3,9 @@
 use gatehouse_tests::acme::fault::Endpoint;
 use gatehouse_tests::acme::{Pebble, Setup};
 use gatehouse_tests::gateway::{self, Gateway};
-use gatehouse_tests::kubernetes::{ApiServer, cluster};
-use gatehouse_tests::wait;
+use gatehouse_tests::kubernetes::{ApiServer, Space, cluster, leak};
+use gatehouse_tests::tls::Pair;
+use gatehouse_tests::{manifests, wait};
 
 use super::{Stand, wait_serves};
 use crate::privilege::Installation;
@@ -163,5 +164,31 @@ fn what_a_cluster_cannot_do_is_refused_with_a_sentence() {
                 assert!(said.contains(word), "{word} is missing in: {said}");
             }
         }
+    });
+}
+
+/// What looks after every test of certificates does see something.
+#[test]
+fn a_key_that_stands_outside_of_a_secret_is_found() {
+    cluster::shared(|server| {
+        let space = Space::new(server, "leaks");
+        let pair = Pair::new(&["shop.example.test"]);
+        space.apply(&manifests::secret("shop", &pair.certificate, &pair.key));
+        let rules = [("/", "Prefix", "app")];
+        space.apply(&manifests::ingress("shop", "shop.example.test", &rules));
+        let look = || leak(&space.kubectl(), &["leaks"]);
+        assert_eq!(look(), None);
+        // A line in the middle of it, as a message might quote one.
+        let line = pair.key.lines().nth(2).expect("a second line");
+        let note = format!("gatehouse.dev/note=it begins with {line}");
+        space
+            .kubectl()
+            .run(&["-n", "leaks", "annotate", "ingress/shop", &note])
+            .success();
+        let found = look().expect("it is seen");
+        assert!(
+            found.starts_with("Ingress leaks/shop gives away"),
+            "{found}"
+        );
     });
 }
