@@ -134,6 +134,18 @@ fn an_image_is_complete_without_root_and_the_same_every_time() {
             "{name} is listed"
         );
     }
+    for part in parts {
+        let license = part["licenses"][0]["expression"].as_str();
+        assert!(license.is_none_or(|text| !text.contains('/')), "{part}");
+    }
+    let release = std::fs::read_to_string("/etc/os-release").expect("a distribution");
+    if release.lines().any(|line| line == "ID=debian") {
+        let packaged = |part: &Value| {
+            let url = part["purl"].as_str().unwrap_or_default();
+            url.starts_with("pkg:deb/debian/libc6@") && url.contains("distro=debian-")
+        };
+        assert!(parts.iter().any(packaged), "libraries have their package");
+    }
 }
 
 #[test]
@@ -149,7 +161,12 @@ fn what_cannot_become_an_image_is_refused_with_a_sentence() {
         .expect("the copy")
         .set_len(31_000_000)
         .expect("longer");
+    // Whatever `ldd` of this machine knows nothing about.
+    let mut foreign = std::fs::read(PROGRAM).expect("the program");
+    foreign[18] = if foreign[18] == 62 { 183 } else { 62 };
+    scratch.write("foreign", foreign);
     for (binary, word) in [
+        ("foreign", "on a machine of its architecture"),
         ("missing", "`make image` builds it first"),
         ("script", "not one of Linux"),
         ("large", "more than the 30000000 that an image may have"),
