@@ -41,6 +41,13 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- default (ternary "NodePort" "ClusterIP" (eq .Values.mode "deployment")) .Values.service.type }}
 {{- end }}
 
+{{- /* Whoever has one class does not serve the Ingresses of another one, so each name has a controller of its own. */}}
+{{- define "gatehouse.controller" -}}
+{{- with .Values.ingressClass }}
+{{- default (ternary "gatehouse.dev/ingress-controller" (printf "gatehouse.dev/ingress-controller-%s" .name) (eq .name "gatehouse")) .controller }}
+{{- end }}
+{{- end }}
+
 {{- define "gatehouse.hostNetwork" -}}
 {{- if and (eq .Values.mode "daemonset") .Values.daemonset.hostNetwork }}true{{ end }}
 {{- end }}

@@ -6,7 +6,7 @@
 - --admin-listen={{ $any }}:{{ .Values.listen.admin }}
 - --configmap={{ .Release.Namespace }}/{{ include "gatehouse.fullname" . }}
 - --ingress-class={{ .Values.ingressClass.name }}
-- --controller-class={{ .Values.ingressClass.controller }}
+- --controller-class={{ include "gatehouse.controller" . }}
 {{- if .Values.ingressClass.byName }}
 - --ingress-class-by-name
 {{- end }}

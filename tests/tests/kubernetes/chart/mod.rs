@@ -7,6 +7,7 @@ mod life;
 mod refused;
 mod renders;
 mod rights;
+mod two;
 
 use std::path::PathBuf;
 
