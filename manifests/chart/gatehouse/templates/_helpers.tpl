@@ -16,6 +16,10 @@
 {{- default (include "gatehouse.fullname" .) .Values.serviceAccount.name }}
 {{- end }}
 
+{{- define "gatehouse.lease" -}}
+{{- default (printf "%s-leader" (include "gatehouse.fullname" .)) .Values.leaderElection.id }}
+{{- end }}
+
 {{- define "gatehouse.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "gatehouse.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}

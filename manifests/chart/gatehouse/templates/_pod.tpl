@@ -30,7 +30,7 @@
 - --disable-catch-all
 {{- end }}
 {{- if .Values.leaderElection.enabled }}
-- --election-id={{ .Values.leaderElection.id }}
+- --election-id={{ include "gatehouse.lease" . }}
 {{- else }}
 - --leader-election=false
 {{- end }}

@@ -10,6 +10,9 @@ use super::{RELEASE, arguments, objects, text};
 /// The values that the document names for a second installation.
 const SECOND: &str = "ingressClass: {name: internal}";
 
+/// Everything that Prometheus and Grafana are told.
+const WATCHED: &str = "metrics: {serviceMonitor: {enabled: true}, prometheusRule: {enabled: true}, dashboard: {enabled: true}}";
+
 /// What a release of this name makes, in the namespace of the first one.
 fn release(name: &str, values: &str) -> Vec<Value> {
     objects(&Helm::alone().render(name, RELEASE, values).success())
@@ -62,5 +65,68 @@ fn two_installations_in_one_namespace_have_no_object_in_common() {
         let first = names(&release(RELEASE, ""));
         let second = names(&release("second", SECOND));
         assert!(first.is_disjoint(&second), "{first:#?} {second:#?}");
+    });
+}
+
+#[test]
+fn each_of_two_installations_in_one_namespace_has_a_leader() {
+    cluster::alone(|| {
+        let leases = [RELEASE, "second"].map(|name| {
+            let objects = release(name, SECOND);
+            let lease = flag(&objects, "election-id");
+            let rules = objects
+                .iter()
+                .filter_map(|object| object["rules"].as_array());
+            let mut rules = rules.flatten();
+            let bound = rules
+                .any(|rule| rule["resources"][0] == "leases" && rule["resourceNames"][0] == *lease);
+            assert!(bound, "no right to use {lease}");
+            lease
+        });
+        assert_eq!(leases, ["gatehouse-leader", "second-gatehouse-leader"]);
+    });
+}
+
+#[test]
+fn alarms_and_dashboard_of_an_installation_are_about_itself() {
+    cluster::alone(|| {
+        let values = format!("{SECOND}\n{WATCHED}");
+        let objects = release("second", &values);
+        let of = |kind: &str| {
+            let mut found = objects
+                .iter()
+                .filter(|object| text(object, "/kind") == kind);
+            found.next().expect(kind)
+        };
+        // The label is made from another one, which holds the name of the release.
+        let monitor = of("ServiceMonitor");
+        assert_eq!(
+            text(monitor, "/spec/jobLabel"),
+            "app.kubernetes.io/instance"
+        );
+        let rules = of("PrometheusRule")["spec"]["groups"][0]["rules"].as_array();
+        for rule in rules.expect("alarms") {
+            let (name, seen) = (text(rule, "/alert"), text(rule, "/expr"));
+            let own = format!("{{namespace=\"{RELEASE}\", job=\"second\"");
+            let all = seen.matches("gatehouse_").count();
+            assert_eq!(seen.matches(&own).count(), all, "{name}: {seen}");
+            // Alertmanager takes two that are alike for one.
+            assert_eq!(text(rule, "/labels/job"), "second", "{name}");
+            assert_eq!(text(rule, "/labels/namespace"), RELEASE, "{name}");
+        }
+        let boards = [RELEASE, "second"].map(|name| {
+            let objects = release(name, &values);
+            let mut data = objects
+                .iter()
+                .filter(|object| text(object, "/metadata/name").ends_with("-board"))
+                .filter_map(|object| object["data"].as_object()?.iter().next());
+            let (file, board) = data.next().expect("a dashboard");
+            let board: Value = serde_json::from_str(board.as_str().expect("text")).expect("JSON");
+            [file, text(&board, "/uid"), text(&board, "/title")].map(str::to_owned)
+        });
+        for (one, other) in boards[0].iter().zip(&boards[1]) {
+            assert_ne!(one, other);
+        }
+        assert!(boards[1][1].len() <= 40, "Grafana takes no longer uid");
     });
 }
