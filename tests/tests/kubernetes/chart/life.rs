@@ -95,3 +95,48 @@ fn a_release_is_installed_upgraded_rolled_back_and_leaves_nothing() {
         assert!(left.is_empty(), "left behind: {left:#?}");
     });
 }
+
+#[test]
+fn an_autoscaler_goes_on_from_the_replicas_that_are_there() {
+    cluster::shared(|server| {
+        let helm = Helm::at(server.admin());
+        let chart = chart().display().to_string();
+        let kubectl = server.kubectl();
+        kubectl.run(&["create", "namespace", "scaled"]).success();
+        // Nothing for the whole cluster: others share the server.
+        let values = |deployment: &str| {
+            format!(
+                "{{ingressClass: {{create: false}}, rbac: {{create: false}}, deployment: {{{deployment}}}}}"
+            )
+        };
+        let run = |command: &str, deployment: &str| {
+            let flags = [command, "scaled", &chart, "-n", "scaled", "--values=-"];
+            helm.run(&flags, &values(deployment)).success();
+        };
+        let replicas =
+            || kubectl.get("scaled", "deployment/scaled-gatehouse")["spec"]["replicas"].clone();
+        let autoscaled = "autoscaling: {enabled: true, minReplicas: 2, maxReplicas: 20}";
+
+        run("install", "replicas: 5");
+        assert_eq!(replicas(), 5);
+        run("upgrade", autoscaled);
+        assert_eq!(replicas(), 5, "from one upgrade to the next");
+
+        // As the autoscaler does, of which there is none here.
+        let scale = [
+            "scale",
+            "-n",
+            "scaled",
+            "deployment/scaled-gatehouse",
+            "--replicas=9",
+        ];
+        kubectl.run(&scale).success();
+        run("upgrade", autoscaled);
+        assert_eq!(replicas(), 9);
+
+        // Below its least an autoscaler does nothing at 0, so it gets that.
+        run("upgrade", "replicas: 0");
+        run("upgrade", autoscaled);
+        assert_eq!(replicas(), 2);
+    });
+}
