@@ -25,7 +25,7 @@
 {{- fail "daemonset.hostPorts.http and daemonset.hostPorts.https must be two different ports." }}
 {{- end }}
 {{- if and .hostNetwork $.Values.networkPolicy.enabled }}
-{{- fail "networkPolicy.enabled has no effect on pods with daemonset.hostNetwork, so the admin port would be open to whoever reaches the node. Use daemonset.hostPorts instead of the network of the node, or leave the NetworkPolicy out and keep the admin port behind the firewall of the node." }}
+{{- fail "networkPolicy.enabled has no effect on pods with daemonset.hostNetwork, so it would keep nobody from the admin port. Use daemonset.hostPorts instead of the network of the node, or leave the NetworkPolicy out: without listen.adminAddress the admin port is for the node only." }}
 {{- end }}
 {{- end }}
 {{- if not (or .Values.service.enabled (include "gatehouse.hostPorts" .) (include "gatehouse.hostNetwork" .)) }}
@@ -79,6 +79,16 @@
 {{- if not (has . $.Values.watchNamespaces) }}
 {{- fail (printf "certificates.writeNamespaces has the namespace %s, which is not one of watchNamespaces: nothing there asks for a certificate. Leave it out, or add it to watchNamespaces." .) }}
 {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if include "gatehouse.adminInside" . }}
+{{- if not (include "gatehouse.hostNetwork" .) }}
+{{- fail (printf "the admin port would listen on %s of the pod, where the probes of the kubelet do not come. Leave listen.adminAddress out; networkPolicy.enabled keeps others from the port." (include "gatehouse.adminAddress" .)) }}
+{{- end }}
+{{- range list "serviceMonitor" "podMonitor" }}
+{{- if (get $.Values.metrics .).enabled }}
+{{- fail (printf "metrics.%s finds nothing: with daemonset.hostNetwork the admin port listens on %s, where Prometheus does not come. Set listen.adminAddress to 0.0.0.0, which opens the admin port to whoever reaches the node, or leave the monitor out." . (include "gatehouse.adminAddress" $)) }}
 {{- end }}
 {{- end }}
 {{- end }}

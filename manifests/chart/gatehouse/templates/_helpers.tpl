@@ -60,6 +60,22 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- if and (eq .Values.mode "daemonset") .Values.daemonset.hostPorts.enabled (not .Values.daemonset.hostNetwork) }}true{{ end }}
 {{- end }}
 
+{{- /* On the network of the node, every address of the pod is one of the node. */}}
+{{- define "gatehouse.adminAddress" -}}
+{{- default (ternary "127.0.0.1" .Values.listen.address (include "gatehouse.hostNetwork" . | eq "true")) .Values.listen.adminAddress }}
+{{- end }}
+
+{{- /* Whether the admin port is for processes of the same network only. */}}
+{{- define "gatehouse.adminInside" -}}
+{{- if has (include "gatehouse.adminAddress" .) (list "127.0.0.1" "::1") }}true{{ end }}
+{{- end }}
+
+{{- /* An address and a port, as flags want them. */}}
+{{- define "gatehouse.socket" -}}
+{{- $address := first . }}
+{{- printf "%s:%v" (ternary (printf "[%s]" $address) $address (contains ":" $address)) (last .) }}
+{{- end }}
+
 {{- /* NAMESPACE/NAME of the Service whose addresses are written into the status. */}}
 {{- define "gatehouse.publishService" -}}
 {{- if .Values.status.publishService }}

@@ -1,9 +1,8 @@
 {{- define "gatehouse.args" -}}
-{{- $any := ternary (printf "[%s]" .Values.listen.address) .Values.listen.address (contains ":" .Values.listen.address) -}}
 - run
-- --http-listen={{ $any }}:{{ .Values.listen.http }}
-- --https-listen={{ $any }}:{{ .Values.listen.https }}
-- --admin-listen={{ $any }}:{{ .Values.listen.admin }}
+- --http-listen={{ include "gatehouse.socket" (list .Values.listen.address .Values.listen.http) }}
+- --https-listen={{ include "gatehouse.socket" (list .Values.listen.address .Values.listen.https) }}
+- --admin-listen={{ include "gatehouse.socket" (list (include "gatehouse.adminAddress" .) .Values.listen.admin) }}
 - --configmap={{ .Release.Namespace }}/{{ include "gatehouse.fullname" . }}
 - --ingress-class={{ .Values.ingressClass.name }}
 - --controller-class={{ include "gatehouse.controller" . }}
@@ -144,6 +143,9 @@ spec:
         httpGet:
           path: /readyz
           port: admin
+          {{- if include "gatehouse.adminInside" . }}
+          host: {{ include "gatehouse.adminAddress" . | quote }}
+          {{- end }}
         periodSeconds: 2
         timeoutSeconds: 3
         failureThreshold: 3
@@ -152,6 +154,9 @@ spec:
         httpGet:
           path: /healthz
           port: admin
+          {{- if include "gatehouse.adminInside" . }}
+          host: {{ include "gatehouse.adminAddress" . | quote }}
+          {{- end }}
         periodSeconds: 10
         timeoutSeconds: 5
         failureThreshold: 3

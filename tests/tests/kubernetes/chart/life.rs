@@ -134,7 +134,7 @@ fn an_autoscaler_goes_on_from_the_replicas_that_are_there() {
         run("upgrade", autoscaled);
         assert_eq!(replicas(), 9);
 
-        // Below its least an autoscaler does nothing at 0, so it gets that.
+        // An autoscaler does nothing about 0, so its least is written.
         run("upgrade", "replicas: 0");
         run("upgrade", autoscaled);
         assert_eq!(replicas(), 2);

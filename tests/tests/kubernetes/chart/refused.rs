@@ -81,6 +81,26 @@ const REFUSED: &[(&str, &[&str])] = &[
         &["networkPolicy.enabled has no effect", "daemonset.hostPorts"],
     ),
     (
+        "{mode: daemonset, daemonset: {hostNetwork: true}, metrics: {podMonitor: {enabled: true}}}",
+        &[
+            "metrics.podMonitor finds nothing",
+            "listens on 127.0.0.1",
+            "listen.adminAddress to 0.0.0.0",
+        ],
+    ),
+    (
+        "listen: {adminAddress: 127.0.0.1}",
+        &[
+            "would listen on 127.0.0.1",
+            "probes",
+            "networkPolicy.enabled",
+        ],
+    ),
+    (
+        "listen: {adminAddress: 10.0.0.7}",
+        &["/listen/adminAddress"],
+    ),
+    (
         "deployment: {maxSurge: 0}",
         &["no update could ever be rolled out"],
     ),

@@ -8,7 +8,7 @@ use gatehouse_tests::gateway;
 use gatehouse_tests::kubernetes::{ApiServer, Helm, chart, cluster, tool};
 use serde_json::{Value, json};
 
-use super::{RELEASE, cases, objects, pod, text};
+use super::{RELEASE, arguments, cases, objects, pod, text};
 
 /// Compares with a file, or writes it.
 fn differs(file: &Path, now: &str) -> bool {
@@ -145,8 +145,12 @@ fn the_api_server_accepts_every_field_and_pods_need_no_privileges() {
 
             let objects = objects(&manifests);
             let pod = pod(&objects);
-            let test = objects.iter().find(|object| text(object, "/kind") == "Pod");
-            admitted(server, "restricted", test.expect("a pod of helm test")).expect("restricted");
+            for test in objects
+                .iter()
+                .filter(|object| text(object, "/kind") == "Pod")
+            {
+                admitted(server, "restricted", test).expect("a pod of helm test");
+            }
             let node = ["daemonset", "daemonset-host-network"].contains(&case.name.as_str());
             if !node {
                 admitted(server, "restricted", pod).expect(&case.name);
@@ -169,6 +173,43 @@ fn the_api_server_accepts_every_field_and_pods_need_no_privileges() {
             let finished = server.kubectl().run_with(&apply, &manifests);
             assert!(finished.ok(), "{mode}: {}", finished.text());
         }
+    });
+}
+
+#[test]
+fn on_the_network_of_the_node_the_admin_port_is_for_the_node() {
+    cluster::alone(|| {
+        let seen = |values: &str| {
+            let manifests = Helm::alone().render(RELEASE, RELEASE, values).success();
+            let objects = objects(&manifests);
+            let listen = arguments(&objects)
+                .into_iter()
+                .find_map(|argument| argument.strip_prefix("--admin-listen="));
+            let container = &pod(&objects)["spec"]["containers"][0];
+            let probes = ["readinessProbe", "livenessProbe"]
+                .map(|probe| text(&container[probe], "/httpGet/host").to_owned());
+            let services = objects
+                .iter()
+                .filter(|object| text(object, "/metadata/name") == "gatehouse-admin");
+            let listen = listen.expect("an address").to_owned();
+            (listen, probes, services.count())
+        };
+        let host = "{mode: daemonset, daemonset: {hostNetwork: true}";
+        let inside = ["127.0.0.1", "127.0.0.1"].map(str::to_owned);
+        let anywhere = ["", ""].map(str::to_owned);
+        assert_eq!(
+            seen(&format!("{host}}}")),
+            ("127.0.0.1:9091".to_owned(), inside, 0)
+        );
+        let asked = format!("{host}, listen: {{adminAddress: 0.0.0.0}}}}");
+        assert_eq!(
+            seen(&asked),
+            ("0.0.0.0:9091".to_owned(), anywhere.clone(), 1)
+        );
+        // The network of the pod is nobody else's.
+        assert_eq!(seen("{}"), ("0.0.0.0:9091".to_owned(), anywhere.clone(), 1));
+        let six = "listen: {address: '::'}";
+        assert_eq!(seen(six), ("[::]:9091".to_owned(), anywhere, 1));
     });
 }
 
