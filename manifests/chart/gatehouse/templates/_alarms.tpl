@@ -25,6 +25,21 @@ says which one that is: two that are alike in every label are one to Alertmanage
   annotations:
     summary: {{ `'{{ $labels.pod }} cannot follow {{ $labels.kind }}'` }}
     description: Most often rights are missing. /readyz and the log say which; compare with `gatehouse generate rbac`.
+- alert: GatehouseApiRefused
+  expr: max by (pod, resource) (gatehouse_api_refused{ {{- $of -}} }) > 0
+  for: 15m
+  labels: {severity: warning, {{ $own }}}
+  annotations:
+    summary: {{ `'The API server refuses what {{ $labels.pod }} asks of {{ $labels.resource }}'` }}
+    description: Requests are served; the status of Ingresses, Events or the leader may be missing. /api/diagnostics (RequestForbidden) says verb, reason and remedy.
+- alert: GatehouseFindings
+  # A certificate that has ended has an alarm of its own.
+  expr: max by (code) (gatehouse_findings{ {{- $of -}} , severity="error", code!="CertificateExpired"}) > 0
+  for: 15m
+  labels: {severity: warning, {{ $own }}}
+  annotations:
+    summary: {{ `'Something of the configuration is not served: {{ $labels.code }}'` }}
+    description: /api/diagnostics says which objects, and what to do; so do the Events of Ingresses.
 - alert: GatehouseReplicasDiffer
   expr: count(count_values("digest", gatehouse_digest{ {{- $of -}} })) > 1
   for: 10m
