@@ -74,6 +74,35 @@
 {{- if and .defaultIssuer (not (hasKey .issuers .defaultIssuer)) }}
 {{- fail (printf "certificates.defaultIssuer is %s, which is not one of certificates.issuers." .defaultIssuer) }}
 {{- end }}
+{{- $certificates := . }}
+{{- range $name, $issuer := .issuers }}
+{{- $at := printf "certificates.issuers.%s" $name }}
+{{- if not $issuer.acceptTerms }}
+{{- fail (printf "%s.acceptTerms: read the authority's terms of service and write true." $at) }}
+{{- end }}
+{{- range $issuer.fallback }}
+{{- if or (eq . $name) (not (hasKey $certificates.issuers .)) }}
+{{- fail (printf "%s.fallback has %s, which is not another one of certificates.issuers." $at .) }}
+{{- end }}
+{{- end }}
+{{- $secrets := list (dig "caBundle" "" $issuer) (dig "eab" "secret" "" $issuer) }}
+{{- range $issuer.dns }}
+{{- $secrets = append $secrets (dig "secret" "" .) }}
+{{- if eq .provider "exec" }}
+{{- fail (printf "%s.dns: provider exec runs a program, which the image does not have. Use another provider, such as httpreq." $at) }}
+{{- end }}
+{{- end }}
+{{- range compact $secrets }}
+{{- if not (has . $certificates.secrets) }}
+{{- fail (printf "%s names the Secret %s, which is not one of certificates.secrets, so no pod could read it. List it there." $at .) }}
+{{- end }}
+{{- end }}
+{{- range $issuer.allow }}
+{{- if and $.Values.watchNamespaces (dig "namespaces" "matchLabels" "" .) }}
+{{- fail (printf "%s.allow: labels of namespaces are not read with watchNamespaces. Write names instead of matchLabels." $at) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if and $.Values.watchNamespaces .issuers }}
 {{- range .writeNamespaces }}
 {{- if not (has . $.Values.watchNamespaces) }}

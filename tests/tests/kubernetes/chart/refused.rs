@@ -30,15 +30,15 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("watchNamespaces: [Shop]", &["/watchNamespaces/0"]),
     ("image: {digest: latest}", &["/image/digest"]),
     (
-        "{leaderElection: {enabled: false}, certificates: {issuers: {a: {directory: x}}}}",
+        "{leaderElection: {enabled: false}, certificates: {issuers: {a: {directory: 'https://x', acceptTerms: true}}}}",
         &["certificates.issuers needs leaderElection.enabled"],
     ),
     (
-        "certificates: {defaultIssuer: b, issuers: {a: {directory: x}}}",
+        "certificates: {defaultIssuer: b, issuers: {a: {directory: 'https://x', acceptTerms: true}}}",
         &["certificates.defaultIssuer is b", "certificates.issuers"],
     ),
     (
-        "{watchNamespaces: [shop], certificates: {writeNamespaces: [pay], issuers: {a: {directory: x}}}}",
+        "{watchNamespaces: [shop], certificates: {writeNamespaces: [pay], issuers: {a: {directory: 'https://x', acceptTerms: true}}}}",
         &["certificates.writeNamespaces", "namespace pay"],
     ),
     (
