@@ -121,6 +121,13 @@
 {{- end }}
 {{- end }}
 {{- end }}
+{{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.adminFrom) }}
+{{- range list "serviceMonitor" "podMonitor" }}
+{{- if (get $.Values.metrics .).enabled }}
+{{- fail (printf "networkPolicy.enabled without networkPolicy.adminFrom keeps Prometheus from the admin port, so metrics.%s would find nothing. Name Prometheus in networkPolicy.adminFrom, or leave one of them out." .) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if and .Values.metrics.serviceMonitor.enabled .Values.metrics.podMonitor.enabled }}
 {{- fail "metrics.serviceMonitor and metrics.podMonitor would both have every pod scraped. Enable one of them." }}
 {{- end }}

@@ -128,6 +128,14 @@ const REFUSED: &[(&str, &[&str])] = &[
         &["defaultBackendService", "namespace pay", "watchNamespaces"],
     ),
     (
+        "{networkPolicy: {enabled: true}, metrics: {serviceMonitor: {enabled: true}}}",
+        &[
+            "keeps Prometheus from the admin port",
+            "metrics.serviceMonitor",
+            "networkPolicy.adminFrom",
+        ],
+    ),
+    (
         "metrics: {serviceMonitor: {enabled: true}, podMonitor: {enabled: true}}",
         &["scraped", "Enable one of them"],
     ),
