@@ -28,6 +28,9 @@
 {{- fail "networkPolicy.enabled has no effect on pods with daemonset.hostNetwork, so it would keep nobody from the admin port. Use daemonset.hostPorts instead of the network of the node, or leave the NetworkPolicy out: without listen.adminAddress the admin port is for the node only." }}
 {{- end }}
 {{- end }}
+{{- if eq (toString .Values.daemonset.maxUnavailable) "0" "0%" }}
+{{- fail "daemonset.maxUnavailable is 0, so no update could ever be rolled out. Set it to 1." }}
+{{- end }}
 {{- if not (or .Values.service.enabled (include "gatehouse.hostPorts" .) (include "gatehouse.hostNetwork" .)) }}
 {{- fail "nobody could reach the gateway. Enable service, daemonset.hostPorts or daemonset.hostNetwork." }}
 {{- end }}
@@ -39,15 +42,38 @@
 {{- if and (eq (toString .maxSurge) "0" "0%") (eq (toString .maxUnavailable) "0" "0%") }}
 {{- fail "deployment.maxSurge and deployment.maxUnavailable are both 0, so no update could ever be rolled out. Set one of them to 1." }}
 {{- end }}
+{{- if and .podDisruptionBudget.enabled (eq (toString .podDisruptionBudget.maxUnavailable) "0" "0%") }}
+{{- fail "deployment.podDisruptionBudget.maxUnavailable is 0, so no node with a pod could ever be drained. Set it to 1, or enabled to false." }}
+{{- end }}
 {{- with .autoscaling }}
+{{- $autoscaling := . }}
 {{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
 {{- fail "deployment.autoscaling.minReplicas is greater than maxReplicas." }}
 {{- end }}
 {{- if and .enabled (not (or .targetCPU .targetMemory)) }}
 {{- fail "deployment.autoscaling has nothing to look at. Set targetCPU or targetMemory." }}
 {{- end }}
+{{- $resources := default dict $.Values.pod.resources }}
+{{- range $target, $resource := dict "targetCPU" "cpu" "targetMemory" "memory" }}
+{{- /* Without a request, the API server takes the limit for one. */}}
+{{- $asked := or (get (default dict $resources.requests) $resource) (get (default dict $resources.limits) $resource) }}
+{{- if and $autoscaling.enabled (get $autoscaling $target) (not $asked) }}
+{{- fail (printf "deployment.autoscaling.%s is a part of pod.resources.requests.%s, which is not set, so the autoscaler could never act. Set it, or %s to 0." $target $resource $target) }}
 {{- end }}
 {{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if not .Values.leaderElection.enabled }}
+{{- with .Values.deployment }}
+{{- $replicas := ternary .autoscaling.maxReplicas .replicas .autoscaling.enabled | int }}
+{{- if or (eq $.Values.mode "daemonset") (gt $replicas 1) }}
+{{- fail "without leaderElection.enabled every replica writes the status of Ingresses and Events. Enable it, or run a deployment with deployment.replicas 1." }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and .Values.watchNamespaces .Values.status.enabled (not .Values.status.addresses) (not (include "gatehouse.publishService" .)) }}
+{{- fail "with watchNamespaces nodes are not read, so status.enabled needs to be told what to write. Set status.addresses or status.publishService, or status.enabled to false." }}
 {{- end }}
 {{- range $section, $names := dict "proxyProtocol" (list "use-proxy-protocol" "proxy-protocol-cidr") "forwardedHeaders" (list "use-forwarded-headers" "proxy-real-ip-cidr") }}
 {{- with get $.Values $section }}{{ if .enabled }}

@@ -30,7 +30,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("watchNamespaces: [Shop]", &["/watchNamespaces/0"]),
     ("image: {digest: latest}", &["/image/digest"]),
     (
-        "{leaderElection: {enabled: false}, certificates: {issuers: {a: {directory: 'https://x', acceptTerms: true}}}}",
+        "{leaderElection: {enabled: false}, deployment: {replicas: 1}, certificates: {issuers: {a: {directory: 'https://x', acceptTerms: true}}}}",
         &["certificates.issuers needs leaderElection.enabled"],
     ),
     (
@@ -38,7 +38,7 @@ const REFUSED: &[(&str, &[&str])] = &[
         &["certificates.defaultIssuer is b", "certificates.issuers"],
     ),
     (
-        "{watchNamespaces: [shop], certificates: {writeNamespaces: [pay], issuers: {a: {directory: 'https://x', acceptTerms: true}}}}",
+        "{watchNamespaces: [shop], status: {enabled: false}, certificates: {writeNamespaces: [pay], issuers: {a: {directory: 'https://x', acceptTerms: true}}}}",
         &["certificates.writeNamespaces", "namespace pay"],
     ),
     (
@@ -101,6 +101,42 @@ const REFUSED: &[(&str, &[&str])] = &[
         &["/listen/adminAddress"],
     ),
     (
+        "{mode: daemonset, daemonset: {maxUnavailable: 0%}}",
+        &["daemonset.maxUnavailable is 0", "rolled out"],
+    ),
+    (
+        "deployment: {podDisruptionBudget: {maxUnavailable: 0}}",
+        &["podDisruptionBudget.maxUnavailable is 0", "drained"],
+    ),
+    (
+        "{deployment: {autoscaling: {enabled: true}}, pod: {resources: {requests: null}}}",
+        &["autoscaling.targetCPU", "pod.resources.requests.cpu"],
+    ),
+    (
+        "{deployment: {autoscaling: {enabled: true, targetMemory: 50}}, pod: {resources: {requests: {memory: null}}}}",
+        &["autoscaling.targetMemory", "pod.resources.requests.memory"],
+    ),
+    (
+        "leaderElection: {enabled: false}",
+        &["every replica writes", "deployment.replicas 1"],
+    ),
+    (
+        "{mode: daemonset, deployment: {replicas: 1}, leaderElection: {enabled: false}}",
+        &["every replica writes"],
+    ),
+    (
+        "{leaderElection: {enabled: false}, deployment: {replicas: 1, autoscaling: {enabled: true}}}",
+        &["every replica writes"],
+    ),
+    (
+        "watchNamespaces: [shop]",
+        &[
+            "nodes are not read",
+            "status.addresses",
+            "status.publishService",
+        ],
+    ),
+    (
         "deployment: {maxSurge: 0}",
         &["no update could ever be rolled out"],
     ),
@@ -124,7 +160,7 @@ const REFUSED: &[(&str, &[&str])] = &[
         ],
     ),
     (
-        "{watchNamespaces: [shop], defaultBackendService: pay/fallback}",
+        "{watchNamespaces: [shop], status: {enabled: false}, defaultBackendService: pay/fallback}",
         &["defaultBackendService", "namespace pay", "watchNamespaces"],
     ),
     (
