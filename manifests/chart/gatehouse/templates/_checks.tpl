@@ -1,5 +1,9 @@
 {{- /* Combinations that the schema cannot refuse. Each is answered with what is wrong and what to do. */}}
 {{- define "gatehouse.checks" }}
+{{- $fullname := include "gatehouse.fullname" . }}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname) }}
+{{- fail (printf "%s would be the name of a Service, which begins with a letter and has letters, digits and inner '-' only. Set fullnameOverride, or choose another name for the release." $fullname) }}
+{{- end }}
 {{- $needed := add .Values.drain.delaySeconds .Values.drain.timeoutSeconds 5 | int }}
 {{- if lt (int .Values.terminationGracePeriodSeconds) $needed }}
 {{- fail (printf "terminationGracePeriodSeconds is %d, but draining takes up to %d seconds (drain.delaySeconds + drain.timeoutSeconds + 5): the kubelet would kill requests that are still running. Set terminationGracePeriodSeconds to %d or more, or drain for less time." (int .Values.terminationGracePeriodSeconds) $needed $needed) }}

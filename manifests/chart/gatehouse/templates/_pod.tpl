@@ -85,22 +85,22 @@ metadata:
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:
-  serviceAccountName: {{ include "gatehouse.serviceAccountName" . }}
+  serviceAccountName: {{ include "gatehouse.serviceAccountName" . | quote }}
   {{- with .Values.image.pullSecrets }}
   imagePullSecrets:
     {{- range . }}
-    - name: {{ . }}
+    - name: {{ . | quote }}
     {{- end }}
   {{- end }}
   {{- with .Values.pod.priorityClassName }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ . | quote }}
   {{- end }}
   terminationGracePeriodSeconds: {{ .Values.terminationGracePeriodSeconds }}
   {{- if include "gatehouse.hostNetwork" . }}
   hostNetwork: true
   {{- end }}
   {{- with .Values.pod.dnsPolicy | default (ternary "ClusterFirstWithHostNet" "" (include "gatehouse.hostNetwork" . | eq "true")) }}
-  dnsPolicy: {{ . }}
+  dnsPolicy: {{ . | quote }}
   {{- end }}
   securityContext:
     runAsNonRoot: true
@@ -111,7 +111,7 @@ spec:
   containers:
     - name: gatehouse
       image: {{ include "gatehouse.image" . | quote }}
-      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      imagePullPolicy: {{ .Values.image.pullPolicy | quote }}
       args:
         {{- range splitList "\n" (include "gatehouse.args" .) }}
         - {{ trimPrefix "- " . | quote }}
@@ -172,7 +172,7 @@ spec:
           readOnly: true
         {{- range .Values.certificates.secrets }}
         - name: {{ printf "issuer-%s" (sha256sum . | trunc 8) }}
-          mountPath: /etc/gatehouse/secrets/{{ . }}
+          mountPath: {{ printf "/etc/gatehouse/secrets/%s" . | quote }}
           readOnly: true
         {{- end }}
       {{- end }}
@@ -184,11 +184,11 @@ spec:
   volumes:
     - name: issuers
       configMap:
-        name: {{ include "gatehouse.fullname" . }}-issuers
+        name: {{ printf "%s-issuers" (include "gatehouse.fullname" .) | quote }}
     {{- range .Values.certificates.secrets }}
     - name: {{ printf "issuer-%s" (sha256sum . | trunc 8) }}
       secret:
-        secretName: {{ . }}
+        secretName: {{ . | quote }}
     {{- end }}
   {{- end }}
   {{- with .Values.pod.nodeSelector }}

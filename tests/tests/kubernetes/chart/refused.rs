@@ -27,6 +27,12 @@ const REFUSED: &[(&str, &[&str])] = &[
         "defaultCertificate: certificate",
         &["/defaultCertificate", "does not match"],
     ),
+    ("fullnameOverride: 7th", &["/fullnameOverride"]),
+    ("nameOverride: a.b", &["/nameOverride"]),
+    (
+        "ingressClass: {controller: 'a: b'}",
+        &["/ingressClass/controller"],
+    ),
     ("watchNamespaces: [Shop]", &["/watchNamespaces/0"]),
     ("image: {digest: latest}", &["/image/digest"]),
     (
@@ -191,6 +197,17 @@ fn values_that_cannot_work_are_refused_with_a_sentence() {
                     "{word:?} is missing for {values}: {said}"
                 );
             }
+        }
+    });
+}
+
+#[test]
+fn a_release_whose_name_no_service_can_have_is_refused_with_a_sentence() {
+    cluster::alone(|| {
+        for name in ["2024", "a.b"] {
+            let said = Helm::alone().render(name, "gatehouse", "").text();
+            let sentence = format!("{name}-gatehouse would be the name of a Service");
+            assert!(said.contains(&sentence), "{said}");
         }
     });
 }

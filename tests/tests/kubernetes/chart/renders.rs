@@ -73,8 +73,18 @@ fn helm_finds_nothing_to_complain_about() {
     });
 }
 
-/// What the manifests of the cases refer to.
-fn prepare(server: &ApiServer) {
+/// Asks the API server what it would say.
+const APPLY: &[&str] = &[
+    "apply",
+    "--server-side",
+    "--dry-run=server",
+    "--validate=strict",
+    "-f",
+    "-",
+];
+
+/// The kinds of the Prometheus operator.
+fn definitions(server: &ApiServer) {
     let definitions = tool("definitions/monitoring.coreos.com_podmonitors.yaml");
     let definitions = definitions
         .parent()
@@ -87,6 +97,12 @@ fn prepare(server: &ApiServer) {
         .success();
     let established = ["wait", "--for=condition=Established", "crd", "--all"];
     kubectl.run(&established).success();
+}
+
+/// What the manifests of the cases refer to.
+fn prepare(server: &ApiServer) {
+    definitions(server);
+    let kubectl = server.kubectl();
     let mut needed = String::new();
     for namespace in ["shop", "pay", "certificates", "balancers", RELEASE] {
         needed +=
@@ -130,17 +146,9 @@ fn admitted(server: &ApiServer, level: &str, pod: &Value) -> Result<(), String> 
 fn the_api_server_accepts_every_field_and_pods_need_no_privileges() {
     cluster::shared(|server| {
         prepare(server);
-        let apply = [
-            "apply",
-            "--server-side",
-            "--dry-run=server",
-            "--validate=strict",
-            "-f",
-            "-",
-        ];
         for case in cases() {
             let manifests = case.render();
-            let finished = server.kubectl().run_with(&apply, &manifests);
+            let finished = server.kubectl().run_with(APPLY, &manifests);
             assert!(finished.ok(), "{}: {}", case.name, finished.text());
 
             let objects = objects(&manifests);
@@ -170,9 +178,54 @@ fn the_api_server_accepts_every_field_and_pods_need_no_privileges() {
         for mode in ["deployment", "daemonset"] {
             let file = gateway::workspace().join(format!("manifests/{mode}.yaml"));
             let manifests = fs::read_to_string(file).expect("plain manifests");
-            let finished = server.kubectl().run_with(&apply, &manifests);
+            let finished = server.kubectl().run_with(APPLY, &manifests);
             assert!(finished.ok(), "{mode}: {}", finished.text());
         }
+    });
+}
+
+/// Words that YAML 1.1 takes for something else, where a name may stand.
+const WORDS: &str = "
+fullnameOverride: 'on'
+nameOverride: 'null'
+commonLabels: {a: '1', b: 'yes'}
+image: {pullSecrets: ['7']}
+ingressClass: {name: 'on', default: true}
+watchNamespaces: ['2025', 'true']
+defaultCertificate: 1/2
+status: {publishService: 3/4}
+serviceAccount: {name: '8'}
+leaderElection: {id: 'off'}
+certificates:
+  issuers: {'1': {directory: 'https://ca.example.org', acceptTerms: true, caBundle: '9'}}
+  secrets: ['9']
+  writeNamespaces: ['2025']
+pod:
+  priorityClassName: '100'
+  labels: {c: 'no'}
+  annotations: {d: '1e3'}
+metrics:
+  serviceMonitor: {enabled: true, labels: {e: '0'}}
+  prometheusRule: {enabled: true, job: '5'}
+  dashboard: {enabled: true}
+networkPolicy: {enabled: true, adminFrom: [{podSelector: {matchLabels: {f: '6'}}}]}
+";
+
+#[test]
+fn names_that_look_like_numbers_or_booleans_stay_names() {
+    cluster::shared(|server| {
+        let kubectl = server.kubectl();
+        for namespace in ["2025", "true", "1", "3"] {
+            kubectl.run(&["create", "namespace", namespace]).success();
+        }
+        // A controller that is not there would make it.
+        let account = ["create", "serviceaccount", "default", "-n", "2025"];
+        kubectl.run(&account).success();
+        definitions(server);
+        let finished = Helm::alone().render("2024", "2025", WORDS);
+        let manifests = finished.success();
+        let finished = server.kubectl().run_with(APPLY, &manifests);
+        assert!(finished.ok(), "{}\n{manifests}", finished.text());
     });
 }
 
