@@ -4,6 +4,15 @@
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname) }}
 {{- fail (printf "%s would be the name of a Service, which begins with a letter and has letters, digits and inner '-' only. Set fullnameOverride, or choose another name for the release." $fullname) }}
 {{- end }}
+{{- $metrics := .Values.metrics }}
+{{- $labels := dict "commonLabels" .Values.commonLabels "pod.labels" .Values.pod.labels "metrics.serviceMonitor.labels" $metrics.serviceMonitor.labels "metrics.podMonitor.labels" $metrics.podMonitor.labels "metrics.prometheusRule.labels" $metrics.prometheusRule.labels "metrics.dashboard.labels" $metrics.dashboard.labels }}
+{{- range $section, $given := $labels }}
+{{- range list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component" "app.kubernetes.io/version" "app.kubernetes.io/managed-by" "helm.sh/chart" }}
+{{- if hasKey (default dict $given) . }}
+{{- fail (printf "%s has %s, which the chart sets itself: by these labels Services find the pods of a release. Leave it out." $section .) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- $needed := add .Values.drain.delaySeconds .Values.drain.timeoutSeconds 5 | int }}
 {{- if lt (int .Values.terminationGracePeriodSeconds) $needed }}
 {{- fail (printf "terminationGracePeriodSeconds is %d, but draining takes up to %d seconds (drain.delaySeconds + drain.timeoutSeconds + 5): the kubelet would kill requests that are still running. Set terminationGracePeriodSeconds to %d or more, or drain for less time." (int .Values.terminationGracePeriodSeconds) $needed $needed) }}

@@ -25,14 +25,25 @@ app.kubernetes.io/name: {{ include "gatehouse.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
+{{- /* Labels of a section beside those of every object, which one key must not give twice: those of the section win. */}}
+{{- define "gatehouse.labelsWith" -}}
+{{- $root := first . }}
+{{- $labels := merge dict (default dict (last .)) (default dict $root.Values.commonLabels) }}
+{{- include "gatehouse.ownLabels" $root }}
+{{- with $labels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
 {{- define "gatehouse.labels" -}}
+{{- include "gatehouse.labelsWith" (list . dict) }}
+{{- end }}
+
+{{- define "gatehouse.ownLabels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{ include "gatehouse.selectorLabels" . }}
-{{- with .Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
 {{- end }}
 
 {{- define "gatehouse.image" -}}

@@ -78,10 +78,7 @@ metadata:
   {{- end }}
   labels:
     {{- include "gatehouse.selectorLabels" . | nindent 4 }}
-    {{- with .Values.commonLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
-    {{- with .Values.pod.labels }}
+    {{- with merge dict (default dict .Values.pod.labels) (default dict .Values.commonLabels) }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
 spec:

@@ -48,6 +48,18 @@ const REFUSED: &[(&str, &[&str])] = &[
         &["certificates.writeNamespaces", "namespace pay"],
     ),
     (
+        "commonLabels: {app.kubernetes.io/name: x}",
+        &["commonLabels has app.kubernetes.io/name", "Leave it out"],
+    ),
+    (
+        "pod: {labels: {app.kubernetes.io/component: admin}}",
+        &["pod.labels has app.kubernetes.io/component"],
+    ),
+    (
+        "metrics: {serviceMonitor: {labels: {helm.sh/chart: x}}}",
+        &["metrics.serviceMonitor.labels has helm.sh/chart"],
+    ),
+    (
         "terminationGracePeriodSeconds: 60",
         &["is 60", "draining takes up to 80 seconds", "to 80 or more"],
     ),
