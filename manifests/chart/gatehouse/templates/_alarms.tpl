@@ -55,18 +55,26 @@ says which one that is: two that are alike in every label are one to Alertmanage
     summary: No replica of Gatehouse leads
     description: Requests are served; the status of Ingresses and Events are not written. Look at the Lease and the rights to it.
 - alert: GatehouseCertificateEnds
-  expr: min by (certificate) (gatehouse_certificate_not_after_seconds{ {{- $of -}} }) - time() < {{ mul .Values.metrics.prometheusRule.certificateDays 86400 }}
+  # The gateway knows how long each one lives: it tells two weeks ahead, and of a short life in its last sixth.
+  expr: max(gatehouse_findings{ {{- $of -}} , code="CertificateExpiresSoon"}) > 0
   for: 1h
   labels: {severity: warning, {{ $own }}}
   annotations:
-    summary: {{ printf "'The certificate {{ $labels.certificate }} ends in less than %d days'" (int .Values.metrics.prometheusRule.certificateDays) }}
-    description: Renew the Secret; the new certificate is served without a restart.
-- alert: GatehouseCertificateEnded
-  expr: min by (certificate) (gatehouse_certificate_not_after_seconds{ {{- $of -}} }) - time() < 86400
+    summary: {{ `'{{ $value }} certificates of Gatehouse end soon'` }}
+    description: /api/diagnostics (CertificateExpiresSoon) says which. Renew the Secret; the new certificate is served without a restart.
+- alert: GatehouseCertificateEndsInADay
+  # Of one that lives for days only, not before it is told.
+  expr: min by (certificate) (gatehouse_certificate_not_after_seconds{ {{- $of -}} }) - time() < 86400 and on() max(gatehouse_findings{ {{- $of -}} , code="CertificateExpiresSoon"}) > 0
   labels: {severity: critical, {{ $own }}}
   annotations:
-    summary: {{ `'The certificate {{ $labels.certificate }} ends within a day, or has ended'` }}
-    description: Clients will refuse to connect, or already do.
+    summary: {{ `'The certificate {{ $labels.certificate }} ends within a day'` }}
+    description: Clients will refuse to connect then.
+- alert: GatehouseCertificateEnded
+  expr: max(gatehouse_findings{ {{- $of -}} , code="CertificateExpired"}) > 0
+  labels: {severity: critical, {{ $own }}}
+  annotations:
+    summary: {{ `'{{ $value }} certificates of Gatehouse have ended'` }}
+    description: Clients refuse to connect. /api/diagnostics (CertificateExpired) says which.
 - alert: GatehouseCertificateNotRenewed
   # A day late, or six hours if it lives less than ten days.
   expr: (time() - max by (certificate) (gatehouse_certificate_renew_at_seconds{ {{- $of -}} })) > (21600 + 64800 * (max by (certificate) (gatehouse_certificate_not_after_seconds{ {{- $of -}} }) - max by (certificate) (gatehouse_certificate_not_before_seconds{ {{- $of -}} }) > bool 864000)) and max by (certificate) (gatehouse_certificate_wanted{ {{- $of -}} }) == 1

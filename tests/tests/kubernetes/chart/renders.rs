@@ -287,6 +287,22 @@ fn alarms_and_dashboard_speak_of_metrics_that_exist() {
         }
         assert!(names > 10, "{file} names metrics");
     }
+    // Of findings by their codes, too. Classes of status are codes as well, and begin with a digit.
+    let findings = read("docs/reference/diagnostics.md");
+    let alarms = read("manifests/chart/gatehouse/templates/_alarms.tpl");
+    let mut codes = 0;
+    for part in alarms
+        .split("code=\"")
+        .chain(alarms.split("code!=\""))
+        .skip(1)
+    {
+        let code = part.split('"').next().unwrap_or_default();
+        if code.starts_with(char::is_uppercase) {
+            assert!(findings.contains(&format!("| `{code}` |")), "{code}");
+            codes += 1;
+        }
+    }
+    assert!(codes > 2, "codes of findings");
     serde_json::from_str::<Value>(&read("manifests/chart/gatehouse/files/dashboard.json"))
         .expect("JSON");
 }
