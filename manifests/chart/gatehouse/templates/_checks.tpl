@@ -110,7 +110,7 @@
 {{- if and .issuers (not $.Values.leaderElection.enabled) }}
 {{- fail "certificates.issuers needs leaderElection.enabled: only one replica may order. Enable it, or leave the issuers out." }}
 {{- end }}
-{{- if and .defaultIssuer (not (hasKey .issuers .defaultIssuer)) }}
+{{- if and .defaultIssuer (not (hasKey (default dict .issuers) .defaultIssuer)) }}
 {{- fail (printf "certificates.defaultIssuer is %s, which is not one of certificates.issuers." .defaultIssuer) }}
 {{- end }}
 {{- $certificates := . }}

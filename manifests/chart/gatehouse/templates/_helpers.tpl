@@ -96,10 +96,11 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 {{- end }}
 
-{{- /* The file of issuers; empty without any. */}}
+{{- /* The file of issuers; empty without any. A release that was installed before there was the section `certificates`, and is upgraded with
+--reuse-values, has none. */}}
 {{- define "gatehouse.issuers" -}}
 {{- with .Values.certificates }}{{ if .issuers }}
-{{- $acme := dict "issuers" .issuers "unlisted" .unlisted }}
+{{- $acme := dict "issuers" .issuers "unlisted" (default "deny" .unlisted) }}
 {{- with .defaultIssuer }}{{ $_ := set $acme "default" . }}{{ end }}
 {{- toYaml (dict "acme" $acme) }}
 {{- end }}{{ end }}

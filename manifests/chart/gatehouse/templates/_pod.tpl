@@ -49,15 +49,17 @@
 {{- else }}
 - --update-status=false
 {{- end }}
-{{- if .Values.certificates.issuers }}
+{{- with .Values.certificates }}
+{{- if .issuers }}
 - --acme=/etc/gatehouse/issuers/issuers.yaml
 - --acme-secrets=/etc/gatehouse/secrets
-- --acme-keep-unwanted={{ .Values.certificates.keepUnwanted }}
-{{- with include "gatehouse.replicas" . }}
+- --acme-keep-unwanted={{ default "72h" .keepUnwanted }}
+{{- with include "gatehouse.replicas" $ }}
 - --acme-replicas-service={{ . }}
 {{- end }}
-{{- if .Values.certificates.trackTlsAcme }}
+{{- if .trackTlsAcme }}
 - --acme-track-tls-acme
+{{- end }}
 {{- end }}
 {{- end }}
 {{- with .Values.workers }}
@@ -71,6 +73,7 @@
 {{- end }}
 
 {{- define "gatehouse.pod" -}}
+{{- $certificates := default dict .Values.certificates -}}
 metadata:
   {{- with .Values.pod.annotations }}
   annotations:
@@ -162,12 +165,12 @@ spec:
         readOnlyRootFilesystem: true
         capabilities:
           drop: [ALL]
-      {{- if .Values.certificates.issuers }}
+      {{- if $certificates.issuers }}
       volumeMounts:
         - name: issuers
           mountPath: /etc/gatehouse/issuers
           readOnly: true
-        {{- range .Values.certificates.secrets }}
+        {{- range $certificates.secrets }}
         - name: {{ printf "issuer-%s" (sha256sum . | trunc 8) }}
           mountPath: {{ printf "/etc/gatehouse/secrets/%s" . | quote }}
           readOnly: true
@@ -177,12 +180,12 @@ spec:
       resources:
         {{- toYaml . | nindent 8 }}
       {{- end }}
-  {{- if .Values.certificates.issuers }}
+  {{- if $certificates.issuers }}
   volumes:
     - name: issuers
       configMap:
         name: {{ printf "%s-issuers" (include "gatehouse.fullname" .) | quote }}
-    {{- range .Values.certificates.secrets }}
+    {{- range $certificates.secrets }}
     - name: {{ printf "issuer-%s" (sha256sum . | trunc 8) }}
       secret:
         secretName: {{ . | quote }}

@@ -74,6 +74,15 @@ fn a_release_is_installed_upgraded_rolled_back_and_leaves_nothing() {
             "the pods stay as they are"
         );
 
+        // The name is part of the selector, which cannot change, and neither can a controller.
+        for values in [
+            "{nameOverride: other, fullnameOverride: edge-gatehouse}",
+            "ingressClass: {controller: example.com/other}",
+        ] {
+            let refused = helm.run(&flags, values);
+            assert!(!refused.ok() && refused.text().contains("immutable"));
+        }
+
         // The other mode is an upgrade, too.
         helm.run(&flags, "{mode: daemonset, service: {type: NodePort}}")
             .success();

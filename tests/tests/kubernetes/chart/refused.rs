@@ -13,6 +13,8 @@ const REFUSED: &[(&str, &[&str])] = &[
         "deployment: {replica: 2}",
         &["/deployment", "'replica' not allowed"],
     ),
+    ("metrics: null", &["missing property 'metrics'"]),
+    ("drain: {delaySeconds: null}", &["/drain", "'delaySeconds'"]),
     ("listen: {http: 80}", &["/listen/http", "want 1,024"]),
     ("listen: {http: 8443}", &["three different ports"]),
     (

@@ -184,6 +184,23 @@ fn the_api_server_accepts_every_field_and_pods_need_no_privileges() {
     });
 }
 
+#[test]
+fn a_release_without_the_section_of_certificates_orders_none() {
+    cluster::alone(|| {
+        let render = |values: &str| Helm::alone().render(RELEASE, RELEASE, values);
+        let defaults = render("").success();
+        for values in ["certificates: null", "certificates: {issuers: null}"] {
+            assert_eq!(render(values).success(), defaults, "{values}");
+        }
+        let some = "certificates: {unlisted: null, keepUnwanted: null, secrets: null, \
+             issuers: {a: {directory: 'https://x', acceptTerms: true}}}";
+        let rendered = render(some).success();
+        for words in ["unlisted: deny", "--acme-keep-unwanted=72h"] {
+            assert!(rendered.contains(words), "{words}: {rendered}");
+        }
+    });
+}
+
 /// Words that YAML 1.1 takes for something else, where a name may stand.
 const WORDS: &str = "
 fullnameOverride: 'on'
