@@ -128,8 +128,9 @@ fn role(text: &mut String, args: &RbacArgs, namespace: &str, rules: &[Rule]) {
     } else {
         ("Role", "RoleBinding")
     };
-    // Accounts of several installations may share a cluster.
-    let name = format!("{}-{}", args.namespace, args.service_account);
+    // Accounts of several installations may share a cluster. With a dash, `x` in `edge-a` and `a-x`
+    // in `edge` had one name; a colon is in neither.
+    let name = format!("{}:{}", args.namespace, args.service_account);
     object(text, API, kind, &name, namespace);
     text.push_str("rules:\n");
     for rule in rules {
@@ -215,6 +216,21 @@ mod tests {
             !text.contains("\"default\""),
             "all key pairs may be read anyway"
         );
+    }
+
+    #[test]
+    fn no_two_accounts_have_roles_of_one_name() {
+        let name = |namespace: &str, account: &str| {
+            let flags = [
+                format!("--namespace={namespace}"),
+                format!("--service-account={account}"),
+            ];
+            let text = printed(&flags.each_ref().map(String::as_str));
+            let (_, role) = text.split_once("kind: ClusterRole\n").unwrap();
+            role.lines().nth(1).unwrap().trim().to_owned()
+        };
+        assert_eq!(name("edge", "x-gatehouse"), "name: \"edge:x-gatehouse\"");
+        assert_ne!(name("edge", "x-gatehouse"), name("edge-x", "gatehouse"));
     }
 
     #[test]

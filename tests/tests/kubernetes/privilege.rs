@@ -191,7 +191,7 @@ impl<'a> Installation<'a> {
 
     /// Compares the roles with the audit log.
     pub(super) fn compare(&self) {
-        let rights = rights(&self.server.kubectl(), &format!("{}-gatehouse", self.own));
+        let rights = rights(&self.server.kubectl(), &format!("{}:gatehouse", self.own));
         assert!(rights.len() > 10, "{rights:?}");
         let mut asked = self.asked();
         // A patch that makes an object takes both rights.
@@ -281,7 +281,7 @@ fn with_namespaces_every_right_is_used_and_none_reaches_further() {
         ));
         installation.use_all(&[]);
         installation.compare();
-        let rights = rights(&kubectl, &format!("{own}-gatehouse"));
+        let rights = rights(&kubectl, &format!("{own}:gatehouse"));
         assert!(
             rights.iter().all(|right| !right.namespace.is_empty()),
             "{rights:#?}"

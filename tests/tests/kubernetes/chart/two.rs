@@ -130,3 +130,18 @@ fn alarms_and_dashboard_of_an_installation_are_about_itself() {
         assert!(boards[1][1].len() <= 40, "Grafana takes no longer uid");
     });
 }
+
+#[test]
+fn releases_whose_names_run_together_differently_have_rights_of_their_own() {
+    cluster::alone(|| {
+        let roles = [("edge", "x-gatehouse"), ("edge-x", "gatehouse")].map(|(space, name)| {
+            let rendered = Helm::alone().render(name, space, "").success();
+            let objects = objects(&rendered);
+            let mut roles = objects
+                .iter()
+                .filter(|object| text(object, "/kind") == "ClusterRole");
+            text(roles.next().expect("a role"), "/metadata/name").to_owned()
+        });
+        assert_eq!(roles, ["edge:x-gatehouse", "edge-x:gatehouse"]);
+    });
+}
