@@ -149,3 +149,34 @@ fn an_autoscaler_goes_on_from_the_replicas_that_are_there() {
         assert_eq!(replicas(), 2);
     });
 }
+
+#[test]
+fn the_notes_say_what_the_network_and_the_ports_of_nodes_ask_for() {
+    cluster::shared(|server| {
+        let helm = Helm::at(server.admin());
+        let chart = chart().display().to_string();
+        let notes = |values: &str| {
+            let flags = ["install", "notes", &chart, "--dry-run=server", "--values=-"];
+            let said = helm.run(&flags, values).success();
+            let (_, notes) = said.split_once("\nNOTES:\n").expect("notes");
+            notes.to_owned()
+        };
+        // A balancer that is in time within the second half finds connections closed already.
+        let ports = notes("{mode: daemonset, drain: {delaySeconds: 9}}");
+        assert!(ports.contains("NODE:80/healthz"), "{ports}");
+        assert!(ports.contains("within 4.5 s of"), "{ports}");
+        assert!(!ports.contains("every process of the node"), "{ports}");
+
+        let host = notes("{mode: daemonset, daemonset: {hostNetwork: true}}");
+        assert!(host.contains("NODE:8080/healthz"), "{host}");
+        assert!(host.contains("within 7.5 s of"), "{host}");
+        assert!(
+            host.contains("127.0.0.1:9091 of the node: every process"),
+            "{host}"
+        );
+        assert!(!host.contains("firewall"), "{host}");
+        let open =
+            "{mode: daemonset, daemonset: {hostNetwork: true}, listen: {adminAddress: 0.0.0.0}}";
+        assert!(notes(open).contains("behind its firewall"));
+    });
+}

@@ -36,9 +36,18 @@ fn plain(mode: &str) -> String {
         .lines()
         .filter(|line| !of_helm.iter().any(|label| line.trim().starts_with(label)));
     let lines: Vec<&str> = lines.collect();
+    // Where Pod Security is enforced for the whole cluster, ports of nodes have to be allowed.
+    let ports = lines
+        .iter()
+        .any(|line| line.trim().starts_with("hostPort:"));
+    let level = if ports {
+        "  labels:\n    pod-security.kubernetes.io/enforce: privileged\n"
+    } else {
+        ""
+    };
     format!(
         "# Rendered from the chart next to this file with {}; a test keeps it fresh. Apply it with `kubectl apply -f`.\n\
-         apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {RELEASE}\n{}\n",
+         apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {RELEASE}\n{level}{}\n",
         mode.trim_start_matches("--set="),
         lines.join("\n")
     )
