@@ -117,7 +117,12 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- define "gatehouse.settings" -}}
 {{- $settings := dict }}
 {{- range $name, $value := .Values.settings }}
-{{- $_ := set $settings $name (ternary (printf "%.0f" $value) (toString $value) (kindIs "float64" $value)) }}
+{{- /* Numbers of YAML are floating point here, and a million would be 1e+06. */}}
+{{- $number := kindIs "float64" $value }}
+{{- if and $number (or (ne $value (floor $value)) (gt (float64 $value) 9007199254740991.0)) }}
+{{- fail (printf "settings.%s is %v, which is no whole number that could be kept as it is. Put it in quotes." $name $value) }}
+{{- end }}
+{{- $_ := set $settings $name (ternary (printf "%.0f" $value) (toString $value) $number) }}
 {{- end }}
 {{- with .Values.proxyProtocol }}{{ if .enabled }}
 {{- $_ := set $settings "use-proxy-protocol" "true" }}

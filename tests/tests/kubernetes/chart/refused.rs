@@ -180,6 +180,14 @@ const REFUSED: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "settings: {proxy-read-timeout: 0.5}",
+        &["settings.proxy-read-timeout is 0.5", "in quotes"],
+    ),
+    (
+        "settings: {proxy-body-size: 9007199254740993}",
+        &["settings.proxy-body-size is 9.00", "in quotes"],
+    ),
+    (
         "{watchNamespaces: [shop], status: {enabled: false}, defaultBackendService: pay/fallback}",
         &["defaultBackendService", "namespace pay", "watchNamespaces"],
     ),
