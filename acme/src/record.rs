@@ -8,18 +8,21 @@
 //! - The places of TXT records are in `cleanup` before they are written and until they are removed.
 //! - A record of a newer version than this program knows is left alone.
 
+mod wait;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::ca::ChallengeKind;
 use crate::dns::TxtRecord;
-use crate::failure::{Class, Scope};
 use crate::issuers::KeyKind;
 use crate::leaf;
 use crate::names::Name;
 use crate::plan::{Target, Wanted};
 use crate::schedule::{Life, Reason, Window};
 use crate::secrets::{Entries, Secret};
+
+pub use wait::{Asked, Attempts, Wait};
 
 /// Where a certificate stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -237,47 +240,6 @@ pub struct Ari {
     pub refused: bool,
 }
 
-/// Failures in a row.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Attempts {
-    /// How many.
-    pub n: u32,
-    /// Of which class.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub class: Option<Class>,
-    /// The last one in words.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
-    /// Page that explains it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub link: Option<String>,
-    /// Failed validations of the last hour.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub failed: Vec<Timestamp>,
-    /// Whether the test directory validated all names since the last failure.
-    #[serde(default)]
-    pub rehearsed: bool,
-}
-
-/// What is waited for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Wait {
-    /// Why.
-    pub class: Class,
-    /// Until when; `None` until something changes.
-    pub until: Option<Timestamp>,
-    /// Whom a limit concerns.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scope: Option<Scope>,
-    /// Hash of what was wanted: another wish ends the wait.
-    pub spec_hash: String,
-    /// Whether a person asked for a renewal and has none yet.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub owed: bool,
-}
-
 /// An order that was made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -288,16 +250,6 @@ pub struct Ordered {
     pub issuer: String,
     /// Whether for names that had a certificate.
     pub renewal: bool,
-}
-
-/// What a person asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Asked {
-    /// A renewal.
-    Renew,
-    /// To end the wait.
-    Retry,
 }
 
 /// A chain and its key, as PEM.

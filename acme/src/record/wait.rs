@@ -1,0 +1,59 @@
+//! What a record waits for: failures in a row, a stored wait, the wish of a person.
+//!
+//! Invariants: all times are wall times in UTC, written by us.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Class, Scope};
+
+/// Failures in a row.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempts {
+    /// How many.
+    pub n: u32,
+    /// Of which class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<Class>,
+    /// The last one in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Page that explains it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
+    /// Failed validations of the last hour.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<Timestamp>,
+    /// Whether the test directory validated all names since the last failure.
+    #[serde(default)]
+    pub rehearsed: bool,
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Wait {
+    /// Why.
+    pub class: Class,
+    /// Until when; `None` until something changes.
+    pub until: Option<Timestamp>,
+    /// Whom a limit concerns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<Scope>,
+    /// Hash of what was wanted: another wish ends the wait.
+    pub spec_hash: String,
+    /// Whether a person asked for a renewal and has none yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub owed: bool,
+}
+
+/// What a person asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Asked {
+    /// A renewal.
+    Renew,
+    /// To end the wait.
+    Retry,
+}
