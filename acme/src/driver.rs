@@ -438,3 +438,6 @@ fn named<'a>(issuers: &'a Issuers, revision: &Revision) -> Result<Named<'a>, Fai
 
 /// No call takes longer, whatever the parts below promise.
 const LONGEST_CALL: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,22 @@
+//! Steps that go wrong, before an authority in memory and with time that stands still.
+
+#[expect(
+    clippy::result_large_err,
+    reason = "a refusal is made once per request to an authority: not worth a box"
+)]
+mod double;
+
+use super::*;
+use double::{Stand, request, target, until, valid, want};
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_nothing_happens_to_gives_a_certificate_and_its_renewal() {
+    let stand = Stand::new("");
+    let keeper = stand.keeper();
+    want(&keeper, vec![request("tls", &["a.example.org"])]);
+    let first = valid(&keeper, "tls").await;
+    assert_eq!(stand.ca.issued(), 1);
+    let days = Duration::from_secs(65 * 86_400);
+    double::renewed(&keeper, ("tls", days), &first).await;
+    assert_eq!(stand.ca.issued(), 2);
+}
