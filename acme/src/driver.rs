@@ -160,6 +160,8 @@ pub(crate) enum Turn {
 pub(crate) enum Trouble {
     /// To be classified and stored.
     Failed(Failure),
+    /// The same, and the order is known to bring nothing any more.
+    Ended(Failure),
     /// The vault: nothing more may be done with this record as it is here.
     Vault(VaultError),
 }
@@ -214,16 +216,7 @@ impl Driver {
             // Boxed: a step is large, and only one exists at a time.
             let turn = match Box::pin(self.step(flow)).await {
                 Ok(turn) => turn,
-                Err(Trouble::Vault(error)) => return Err(error),
-                Err(Trouble::Failed(failure)) => match Box::pin(self.fail(flow, failure)).await {
-                    Ok(turn) => turn,
-                    Err(Trouble::Vault(error)) => return Err(error),
-                    Err(Trouble::Failed(failure)) => {
-                        // Failing to note a failure: try again later as if it just began.
-                        tracing::warn!(target = %flow.target(), error = failure.detail, "a failure could not be noted");
-                        Turn::Rest
-                    }
-                },
+                Err(trouble) => Box::pin(self.meet(flow, trouble)).await?,
             };
             match turn {
                 Turn::Go => {}

@@ -185,6 +185,10 @@ fn class(refusal: &Refusal, replacing: bool) -> Class {
         "userActionRequired" | "externalAccountRequired" => Class::Issuer,
         "unauthorized" if matches!(refusal.step, Step::Account | Step::NewOrder) => Class::Issuer,
         _ if refusal.step == Step::Account => Class::Issuer,
+        // Another account's: a private authority was reset, and the key has another account since.
+        "unauthorized" if matches!(refusal.step, Step::Order | Step::Certificate) => {
+            Class::OrderGone
+        }
         "unauthorized" | "caa" | "dns" | "connection" | "tls" | "incorrectResponse" => {
             Class::Validation
         }

@@ -177,7 +177,7 @@ impl Driver {
                 flow.memo.fresh = false;
                 turn
             }
-            OrderStatus::Invalid => Err(self.why_invalid(flow, order.error).await?.into()),
+            OrderStatus::Invalid => Err(Trouble::Ended(self.why_invalid(flow, order.error).await?)),
             OrderStatus::Pending => {
                 if flow.memo.deadline.is_none() {
                     // This flow found the phase, it did not enter it: the answers are published

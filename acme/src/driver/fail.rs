@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - Every failure ends in a stored wait or in a bounded repetition, and in one event.
-//! - From `Finalizing` on the order is kept: it may yet give its certificate.
+//! - From `Finalizing` on the order and its key are kept, whatever fails: only the order itself says
+//!   that it brings nothing.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -10,12 +11,32 @@ use super::{Driver, Flow, Trouble, Turn, named};
 use crate::events::What;
 use crate::failure::{Class, Failure, Scope};
 use crate::plan::Wanted;
-use crate::record::{Asked, Need, Phase, Wait};
+use crate::record::{Asked, Need, Phase, State, Wait};
 use crate::schedule::{between, later};
+use crate::vault::VaultError;
 
 impl Driver {
+    /// What follows trouble. The error is the vault's.
+    pub(super) async fn meet(&self, flow: &mut Flow, trouble: Trouble) -> Result<Turn, VaultError> {
+        let (failure, ended) = match trouble {
+            Trouble::Failed(failure) => (failure, false),
+            Trouble::Ended(failure) => (failure, true),
+            Trouble::Vault(error) => return Err(error),
+        };
+        match self.fail(flow, failure, ended).await {
+            Ok(turn) => Ok(turn),
+            Err(Trouble::Vault(error)) => Err(error),
+            Err(Trouble::Failed(failure) | Trouble::Ended(failure)) => {
+                // Failing to note a failure: try again later as if it just began.
+                tracing::warn!(target = %flow.target(), error = failure.detail, "a failure could not be noted");
+                Ok(Turn::Rest)
+            }
+        }
+    }
+
     /// Notes a failure and says what follows.
-    pub(super) async fn fail(&self, flow: &mut Flow, failure: Failure) -> Result<Turn, Trouble> {
+    async fn fail(&self, flow: &mut Flow, failure: Failure, ended: bool) -> Result<Turn, Trouble> {
+        let keep = is_kept(&flow.record.state, ended);
         match failure.class {
             Class::Transient => {
                 flow.memo.transient += 1;
@@ -55,7 +76,7 @@ impl Driver {
                 {
                     self.accounts.refuse(named, &failure.detail).await?;
                 }
-                self.wait(flow, failure, false).await
+                self.wait(flow, failure, keep).await
             }
             Class::Limited => {
                 self.limited(flow, &failure);
@@ -63,8 +84,6 @@ impl Driver {
             }
             Class::BadCertificate | Class::NotYet => self.wait(flow, failure, true).await,
             Class::Validation | Class::Spec | Class::Paused | Class::Local | Class::Storage => {
-                let keep = flow.record.state.phase.is_past_return()
-                    && flow.record.state.phase != Phase::Finalizing;
                 self.wait(flow, failure, keep).await
             }
         }
@@ -124,9 +143,14 @@ impl Driver {
                 ..failure
             };
             self.accounts.refuse(named, &failure.detail).await?;
-            return self.wait(flow, failure, false).await;
+            let keep = is_kept(&flow.record.state, false);
+            return self.wait(flow, failure, keep).await;
         }
         self.tell(flow, What::Warning(failure.detail));
+        if flow.record.state.phase.is_awaited() {
+            // The same key has an account again: with it the order says what became of it.
+            return Ok(Turn::Go);
+        }
         flow.record.state.challenges.clear();
         let revision = flow.revision_mut()?;
         revision.order = None;
@@ -171,6 +195,10 @@ impl Driver {
             }
             failed.truncate(PER_HOUR);
             state.attempts.rehearsed = false;
+        }
+        if keep && until.is_none() {
+            // Nobody knows what the order brings by then.
+            until = Some(later(now, LOOK_AGAIN));
         }
         if !keep {
             let revision = state.revision.as_ref();
@@ -225,6 +253,15 @@ impl Driver {
     }
 }
 
+/// Whether an order and its key stay when a step failed; `ended` says that the order is known to bring
+/// nothing.
+fn is_kept(state: &State, ended: bool) -> bool {
+    match state.phase {
+        Phase::Finalizing | Phase::Issued => state.revision.is_some() && !ended,
+        phase => phase.is_past_return(),
+    }
+}
+
 /// Rejected nonces in one flow; below this they are nobody's failure.
 const MOST_TRANSIENT: u32 = 10;
 
@@ -239,5 +276,8 @@ const MOST_GONE: u32 = 3;
 
 /// Failed validations of one certificate in an hour: two below Let's Encrypt's limit.
 const PER_HOUR: usize = 3;
+
+/// An order that stays is looked at this often at least.
+const LOOK_AGAIN: SignedDuration = SignedDuration::from_hours(24);
 
 const HOUR: SignedDuration = SignedDuration::from_hours(1);

@@ -26,8 +26,21 @@ impl Driver {
         let (authority, account, url) = self.conversation(flow).await?;
         let order = if flow.memo.fresh {
             flow.memo.fresh = false;
-            self.finalize(flow, authority.as_ref(), &account, &url)
-                .await?
+            match self
+                .finalize(flow, authority.as_ref(), &account, &url)
+                .await
+            {
+                Err(Trouble::Failed(refused)) if is_answer(refused.class) => {
+                    // Whoever said that, an edge perhaps: the order says whether it came to anything.
+                    let call = authority.order(&account, &url);
+                    let order = self.ask(flow, Step::Order, call).await?;
+                    if order.status == OrderStatus::Ready {
+                        return Err(Trouble::Ended(refused));
+                    }
+                    order
+                }
+                asked => asked?,
+            }
         } else {
             self.ask(flow, Step::Order, authority.order(&account, &url))
                 .await?
@@ -57,7 +70,7 @@ impl Driver {
                 let detail = "the order is pending again";
                 Err(Failure::local(Class::OrderGone, detail).into())
             }
-            OrderStatus::Invalid => Err(self.why_invalid(flow, order.error).await?.into()),
+            OrderStatus::Invalid => Err(Trouble::Ended(self.why_invalid(flow, order.error).await?)),
         }
     }
 
@@ -238,6 +251,11 @@ impl Driver {
         let phase = flow.record.rest_phase();
         self.enter(flow, phase).await
     }
+}
+
+/// Whether a failure to ask for a certificate is a refusal of it.
+fn is_answer(class: Class) -> bool {
+    matches!(class, Class::Validation | Class::Spec | Class::Paused)
 }
 
 /// Requests for one certificate that the authority may lose in a row.

@@ -124,7 +124,9 @@ impl Driver {
                     flow.memo.fresh = false;
                 });
             }
-            OrderStatus::Invalid => return Err(self.why_invalid(flow, order.error).await?.into()),
+            OrderStatus::Invalid => {
+                return Err(Trouble::Ended(self.why_invalid(flow, order.error).await?));
+            }
         }
         let authorizations = self
             .ask(
@@ -143,7 +145,7 @@ impl Driver {
                     let chosen = choose_challenge(flow, named.spec, authorization)?;
                     challenges.push(chosen);
                 }
-                _ => return Err(self.why_invalid(flow, order.error).await?.into()),
+                _ => return Err(Trouble::Ended(self.why_invalid(flow, order.error).await?)),
             }
         }
         for challenge in &mut challenges {

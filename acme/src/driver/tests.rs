@@ -5,9 +5,12 @@
     reason = "a refusal is made once per request to an authority: not worth a box"
 )]
 mod double;
+mod kept;
+
+use std::sync::atomic::Ordering;
 
 use super::*;
-use double::{Stand, request, target, until, valid, want};
+use double::{SOON, Stand, renewed, request, said, until, valid, want};
 
 #[tokio::test(start_paused = true)]
 async fn an_order_that_nothing_happens_to_gives_a_certificate_and_its_renewal() {
@@ -17,6 +20,6 @@ async fn an_order_that_nothing_happens_to_gives_a_certificate_and_its_renewal() 
     let first = valid(&keeper, "tls").await;
     assert_eq!(stand.ca.issued(), 1);
     let days = Duration::from_secs(65 * 86_400);
-    double::renewed(&keeper, ("tls", days), &first).await;
+    renewed(&keeper, ("tls", days), &first).await;
     assert_eq!(stand.ca.issued(), 2);
 }

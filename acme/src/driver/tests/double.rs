@@ -8,7 +8,7 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{FromDer, GeneralName};
 
-use super::*;
+use super::super::*;
 use crate::ca::{
     Account, AccountKey, Authorization, AuthorizationStatus, Ca, Cause, Chain, Challenge,
     ChallengeKind, Directory, NewOrder, OrderStatus, Problem, Registration, RenewalWindow,
@@ -36,6 +36,8 @@ pub(super) struct Authority {
     script: Mutex<Arc<Script>>,
     /// Whether it believes who answers.
     pub(super) believes: std::sync::atomic::AtomicBool,
+    /// Whether it does as it is asked at finalize, and says nothing.
+    pub(super) mute: std::sync::atomic::AtomicBool,
     /// A name that it adds to every certificate.
     pub(super) adds: Mutex<Option<String>>,
 }
@@ -61,6 +63,7 @@ impl Authority {
             asked: Mutex::default(),
             script: Mutex::new(Arc::new(|_, _| None)),
             believes: true.into(),
+            mute: false.into(),
             adds: Mutex::default(),
         }
     }
@@ -302,7 +305,9 @@ impl Ca for Authority {
                 placed.chain = chain;
             })
         });
-        ready(asked.and_then(|()| self.shown(url)))
+        let mute = self.mute.load(Ordering::SeqCst);
+        let lost = || Err(Refusal::new(Step::Finalize, silence()));
+        ready(asked.and_then(|()| if mute { lost() } else { self.shown(url) }))
     }
 
     fn certificate<'a>(
@@ -331,12 +336,7 @@ impl Ca for Authority {
         ready(Err(Refusal::new(Step::RenewalInfo, nothing)))
     }
 
-    fn revoke<'a>(
-        &'a self,
-        _: &'a Account,
-        _: &'a [u8],
-        _: u8,
-    ) -> Answer<'a, Result<(), Refusal>> {
+    fn revoke<'a>(&'a self, _: &'a Account, _: &'a [u8], _: u8) -> Answer<'a, Result<(), Refusal>> {
         ready(self.step(Step::Revoke))
     }
 
@@ -512,7 +512,11 @@ impl Stand {
             Arc::new(self.vault.clone()),
             Arc::clone(&self.secrets) as Arc<dyn Secrets>,
             Arc::new(move |endpoint| {
-                let ca = if endpoint.directory == TEST { &test } else { &ca };
+                let ca = if endpoint.directory == TEST {
+                    &test
+                } else {
+                    &ca
+                };
                 Ok(Arc::clone(ca) as Arc<dyn Ca>)
             }),
             Arc::new(move |_, _| Ok(Arc::clone(&dns) as Arc<dyn Solver>)),

@@ -1,0 +1,76 @@
+//! Orders past the point of return.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_that_is_away_after_finalize_costs_neither_key_nor_order() {
+    let stand = Stand::new("      caBundle: roots\n");
+    stand.secrets.put("roots", "ca.crt", "roots");
+    let secrets = Arc::clone(&stand.secrets);
+    stand.ca.play(move |step, _| {
+        if step == Step::Finalize {
+            secrets.remove("roots");
+        }
+        None
+    });
+    let keeper = stand.keeper();
+    want(&keeper, vec![request("tls", &["a.example.org"])]);
+    let report = until(&keeper, ("tls", SOON), |report| report.waiting.is_some()).await;
+    assert_eq!(report.phase, Phase::Issued);
+    stand.secrets.put("roots", "ca.crt", "roots");
+    let days = Duration::from_secs(2 * 86_400);
+    until(&keeper, ("tls", days), |report| {
+        report.phase == Phase::Valid
+    })
+    .await;
+    assert_eq!(stand.ca.count(Step::NewOrder), 1);
+    assert_eq!(stand.ca.count(Step::Finalize), 1);
+    assert_eq!(stand.ca.issued(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_edge_says_while_an_order_is_read_after_finalize_costs_it_nothing() {
+    for kind in ["blocked", "rejectedIdentifier", "userActionRequired"] {
+        let stand = Stand::new("");
+        stand.ca.mute.store(true, Ordering::SeqCst);
+        stand.ca.play(move |step, ca| {
+            let polled = step == Step::Order && ca.count(Step::Finalize) > 0;
+            (polled && ca.count(Step::Order) < 6).then(|| said(403, kind, "who are you?"))
+        });
+        let keeper = stand.keeper();
+        want(&keeper, vec![request("tls", &["a.example.org"])]);
+        let days = Duration::from_secs(8 * 86_400);
+        until(&keeper, ("tls", days), |report| {
+            assert!(
+                report.phase != Phase::Empty || report.failures == 0,
+                "{report:?}"
+            );
+            report.phase == Phase::Valid
+        })
+        .await;
+        assert!(
+            stand.ca.count(Step::Order) >= 6,
+            "it was refused for a while"
+        );
+        assert_eq!(stand.ca.count(Step::NewOrder), 1, "{kind}");
+        assert_eq!(stand.ca.issued(), 1, "{kind}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_stays_ready_after_a_refusal_is_given_up_with_the_reason() {
+    let stand = Stand::new("");
+    stand
+        .ca
+        .play(|step, _| (step == Step::Finalize).then(|| said(400, "badCSR", "a weak key")));
+    let keeper = stand.keeper();
+    want(&keeper, vec![request("tls", &["a.example.org"])]);
+    let report = until(&keeper, ("tls", SOON), |report| report.waiting.is_some()).await;
+    assert_eq!(
+        (report.phase, report.waiting),
+        (Phase::Empty, Some(Class::Spec))
+    );
+    let detail = report.detail.as_deref().unwrap_or_default();
+    assert!(detail.contains("a weak key"), "{detail}");
+    assert!(stand.stored("tls").await.next.is_none());
+}
