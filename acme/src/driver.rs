@@ -259,8 +259,14 @@ impl Driver {
         Err(VaultError::NotLeader(why))
     }
 
-    /// Before anything else: what is no longer wanted is given up, and a stored wait is kept.
+    /// Before anything else: what another tenant had is taken away, what is no longer wanted is given
+    /// up, and a stored wait is kept.
     async fn abort_or_wait(&self, flow: &mut Flow) -> Result<Option<Turn>, Trouble> {
+        if let Some(wanted) = flow.wanted.clone()
+            && due::is_inherited(&flow.record.state, &wanted)
+        {
+            self.check_tenant(flow, &wanted).await?;
+        }
         let hash = flow.wanted.as_ref().map(Wanted::hash);
         let state = &mut flow.record.state;
         let ordered = state.revision.as_ref().map(|revision| &revision.spec_hash);

@@ -5,7 +5,7 @@
 use jiff::Timestamp;
 
 use crate::plan::Wanted;
-use crate::record::{Phase, Record};
+use crate::record::{Phase, Record, State};
 
 /// When the driver has something to do with a record.
 pub(crate) fn due(record: &Record, wanted: Option<&Wanted>, now: Timestamp) -> Option<Timestamp> {
@@ -14,12 +14,7 @@ pub(crate) fn due(record: &Record, wanted: Option<&Wanted>, now: Timestamp) -> O
     if state.asked.is_some() {
         return Some(now);
     }
-    // Elsewhere the step under way ends first; what it brings is not handed out.
-    let rests = matches!(
-        state.phase,
-        Phase::Empty | Phase::Valid | Phase::Tombstone | Phase::Delivering
-    );
-    if rests && wanted.is_some_and(|wanted| wanted.is_of_another(&state.namespace_uid)) {
+    if wanted.is_some_and(|wanted| is_inherited(state, wanted)) {
         return Some(now);
     }
     if let Some(wait) = &state.wait {
@@ -50,4 +45,14 @@ pub(crate) fn due(record: &Record, wanted: Option<&Wanted>, now: Timestamp) -> O
         }
         _ => Some(now),
     }
+}
+
+/// Whether a certificate of another tenant lies in the way of a wish, and nothing else comes first:
+/// elsewhere the step under way ends, and what it brings is not handed out.
+pub(super) fn is_inherited(state: &State, wanted: &Wanted) -> bool {
+    let rests = matches!(
+        state.phase,
+        Phase::Empty | Phase::Valid | Phase::Tombstone | Phase::Delivering
+    );
+    rests && wanted.is_of_another(&state.namespace_uid)
 }

@@ -29,6 +29,7 @@ impl Driver {
             Err(Trouble::Failed(failure) | Trouble::Ended(failure)) => {
                 // Failing to note a failure: try again later as if it just began.
                 tracing::warn!(target = %flow.target(), error = failure.detail, "a failure could not be noted");
+                flow.memo.rest_until = Some(later(self.clock.now(), BREATH));
                 Ok(Turn::Rest)
             }
         }
@@ -37,6 +38,11 @@ impl Driver {
     /// Notes a failure and says what follows.
     async fn fail(&self, flow: &mut Flow, failure: Failure, ended: bool) -> Result<Turn, Trouble> {
         let keep = is_kept(&flow.record.state, ended);
+        if flow.record.state.revision.is_none() && is_of_an_order(failure.class) {
+            // Said of an order before there is one: an authority that is not well.
+            let class = Class::Outage;
+            return self.outage(flow, Failure { class, ..failure }).await;
+        }
         match failure.class {
             Class::Transient => {
                 flow.memo.transient += 1;
@@ -117,10 +123,7 @@ impl Driver {
             return self.wait(flow, failure, true).await;
         }
         flow.record.state.challenges.clear();
-        let Ok(revision) = flow.revision_mut() else {
-            flow.record.drop_revision();
-            return self.wait(flow, failure, false).await;
-        };
+        let revision = flow.revision_mut()?;
         revision.order = None;
         revision.gone += 1;
         if revision.gone > MOST_GONE {
@@ -185,6 +188,8 @@ impl Driver {
         let life = state.current.as_ref().map(|current| &current.life);
         let mark = state.target.to_string();
         let mut until = failure.wait(state.attempts.n, now, life, &mark);
+        // Whatever the table says: nothing goes round without a pause.
+        until = until.map(|until| until.max(later(now, BREATH)));
         if failure.class == Class::Validation {
             let failed = &mut state.attempts.failed;
             failed.retain(|at| between(*at, now) < HOUR);
@@ -261,6 +266,15 @@ fn is_kept(state: &State, ended: bool) -> bool {
         phase => phase.is_past_return(),
     }
 }
+
+/// What can only be said of an order.
+fn is_of_an_order(class: Class) -> bool {
+    use Class::{AccountGone, OrderGone, OrderNotReady, Replaces};
+    matches!(class, AccountGone | OrderGone | OrderNotReady | Replaces)
+}
+
+/// The shortest pause between two attempts.
+const BREATH: SignedDuration = SignedDuration::from_secs(5);
 
 /// Rejected nonces in one flow; below this they are nobody's failure.
 const MOST_TRANSIENT: u32 = 10;

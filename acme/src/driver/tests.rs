@@ -6,11 +6,12 @@
 )]
 mod double;
 mod kept;
+mod rounds;
 
 use std::sync::atomic::Ordering;
 
 use super::*;
-use double::{SOON, Stand, renewed, request, said, until, valid, want};
+use double::{SOON, Stand, command, renewed, request, said, until, valid, want};
 
 #[tokio::test(start_paused = true)]
 async fn an_order_that_nothing_happens_to_gives_a_certificate_and_its_renewal() {

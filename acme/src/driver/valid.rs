@@ -57,7 +57,11 @@ impl Driver {
 
     /// A namespace of the same name is another tenant: it inherits no certificate. Where namespaces
     /// are not looked at, nobody knows, and nothing is thrown away for that.
-    async fn check_tenant(&self, flow: &mut Flow, wanted: &Wanted) -> Result<(), Trouble> {
+    pub(super) async fn check_tenant(
+        &self,
+        flow: &mut Flow,
+        wanted: &Wanted,
+    ) -> Result<(), Trouble> {
         if self.take_away(flow, wanted) {
             self.save(flow).await?;
         }
@@ -337,6 +341,10 @@ impl Driver {
             flow.record.state.until = None;
             let phase = flow.record.rest_phase();
             return self.enter(flow, phase).await;
+        }
+        // Nothing can be renewed or tried for nobody.
+        if flow.record.state.asked.take().is_some() {
+            self.save(flow).await?;
         }
         let over = flow
             .record

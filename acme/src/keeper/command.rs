@@ -224,6 +224,14 @@ impl Driver {
     }
 
     async fn ask_for(&self, flow: &mut Flow, asked: Asked) -> Result<(), Refused> {
+        if flow.wanted.is_none() && flow.record.state.phase == Phase::Tombstone {
+            let target = flow.target();
+            return Err(format!(
+                "nothing asks for {target}, so it is kept for a while and then removed: let an Ingress \
+                 ask for it"
+            )
+            .into());
+        }
         flow.record.state.asked = Some(asked);
         flow.memo.rest_until = None;
         Ok(self.write(flow).await?)

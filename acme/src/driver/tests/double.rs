@@ -119,9 +119,9 @@ impl Authority {
             .ok_or_else(|| Refusal::new(Step::Order, said(404, "malformed", "no such order")))
     }
 
-    fn shown(&self, url: &str) -> Result<crate::ca::Order, Refusal> {
+    fn shown(&self, url: &str) -> Result<Order, Refusal> {
         let status = self.look(url, |placed| placed.status)?;
-        Ok(crate::ca::Order {
+        Ok(Order {
             url: url.to_owned(),
             status,
             expires: None,
@@ -215,7 +215,7 @@ impl Ca for Authority {
         &'a self,
         _: &'a Account,
         request: &'a NewOrder,
-    ) -> Answer<'a, Result<crate::ca::Order, Refusal>> {
+    ) -> Answer<'a, Result<Order, Refusal>> {
         let place = {
             let mut orders = self.orders.lock().expect("orders");
             orders.push(Placed {
@@ -233,7 +233,7 @@ impl Ca for Authority {
         &'a self,
         _: &'a Account,
         url: &'a str,
-    ) -> Answer<'a, Result<crate::ca::Order, Refusal>> {
+    ) -> Answer<'a, Result<Order, Refusal>> {
         ready(self.step(Step::Order).and_then(|()| self.shown(url)))
     }
 
@@ -297,7 +297,7 @@ impl Ca for Authority {
         _: &'a Account,
         url: &'a str,
         csr: &'a [u8],
-    ) -> Answer<'a, Result<crate::ca::Order, Refusal>> {
+    ) -> Answer<'a, Result<Order, Refusal>> {
         let asked = self.step(Step::Finalize).and_then(|()| {
             let chain = self.look(url, |placed| self.sign(csr, &placed.names))?;
             self.look(url, |placed| {

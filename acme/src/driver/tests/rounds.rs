@@ -1,0 +1,98 @@
+//! What must not go round without a pause.
+
+use super::*;
+use crate::keeper::{Command, Keeper};
+use crate::record::Asked;
+
+/// Lets ten minutes pass: the looks at the clock meanwhile.
+async fn ten_minutes(stand: &Stand) -> usize {
+    let before = stand.clock.looks();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    stand.clock.looks() - before
+}
+
+async fn valid_once(stand: &Stand) -> Keeper {
+    let keeper = stand.keeper();
+    want(&keeper, vec![request("tls", &["a.example.org"])]);
+    valid(&keeper, "tls").await;
+    keeper
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wish_of_a_person_for_what_nothing_asks_for_is_refused_and_a_stored_one_forgotten() {
+    let stand = Stand::new("");
+    let keeper = valid_once(&stand).await;
+    want(&keeper, vec![]);
+    until(&keeper, ("tls", SOON), |report| {
+        report.phase == Phase::Tombstone
+    })
+    .await;
+    for asked in [Command::Retry, Command::Renew { force: false }] {
+        let refused = command(&keeper, asked).await.expect_err("for nobody");
+        assert!(refused.contains("nothing asks for shop/tls"), "{refused}");
+    }
+    drop(keeper);
+    let mut record = stand.stored("tls").await;
+    record.state.asked = Some(Asked::Renew);
+    stand.store(&record).await;
+    let keeper = stand.keeper();
+    want(&keeper, vec![]);
+    let looks = ten_minutes(&stand).await;
+    assert!(looks < 1_000, "{looks}");
+    assert_eq!(stand.stored("tls").await.state.asked, None);
+    assert_eq!(stand.ca.issued(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_made_anew_inherits_nothing_while_its_certificate_waits() {
+    let stand = Stand::new("");
+    let keeper = valid_once(&stand).await;
+    stand
+        .ca
+        .play(|step, _| (step == Step::NewOrder).then(|| said(403, "caa", "forbidden")));
+    command(&keeper, Command::Renew { force: false })
+        .await
+        .expect("asked");
+    let waits = |report: &crate::events::Report| report.waiting == Some(Class::Validation);
+    until(&keeper, ("tls", SOON), waits).await;
+    drop(keeper);
+    let mut anew = request("tls", &["a.example.org"]);
+    anew.namespace_uid = "another".to_owned();
+    let keeper = stand.keeper();
+    want(&keeper, vec![anew]);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(keeper.certificates.borrow().is_empty());
+    let record = stand.stored("tls").await;
+    assert!(record.current.is_none() && record.previous.is_none());
+    assert!(record.state.wait.is_some(), "the names still wait");
+    let looks = ten_minutes(&stand).await;
+    assert!(looks < 1_000, "{looks}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_only_be_said_of_an_order_is_an_outage_where_there_is_none() {
+    for kind in ["accountDoesNotExist", "alreadyReplaced", "orderNotReady"] {
+        let stand = Stand::new("");
+        let step = Step::Directory;
+        stand
+            .ca
+            .play(move |asked, _| (asked == step).then(|| said(400, kind, "nonsense")));
+        let keeper = stand.keeper();
+        want(&keeper, vec![request("tls", &["a.example.org"])]);
+        let looks = ten_minutes(&stand).await;
+        assert!(looks < 1_000, "{kind}: {looks}");
+        assert!(
+            stand.ca.count(step) < 10,
+            "{kind}: {}",
+            stand.ca.count(step)
+        );
+        let report = until(&keeper, ("tls", SOON), |_| true).await;
+        assert_eq!(report.waiting, Some(Class::Outage), "{kind}");
+        stand.ca.heal();
+        let hour = Duration::from_secs(3_600);
+        until(&keeper, ("tls", hour), |report| {
+            report.phase == Phase::Valid
+        })
+        .await;
+    }
+}
