@@ -116,7 +116,12 @@ impl Route53 {
         })
     }
 
-    async fn values(&self, zone: &str, record: &TxtRecord) -> Result<Vec<String>, DnsError> {
+    /// Values of the set and how long they are kept, if there is one.
+    async fn set(
+        &self,
+        zone: &str,
+        record: &TxtRecord,
+    ) -> Result<(Vec<String>, Option<u32>), DnsError> {
         let path = format!("{VERSION}/hostedzone/{zone}/rrset");
         let query = format!("maxitems=1&name={}&type=TXT", encoded(&record.fqdn));
         let answer = self.call(Method::GET, &path, &query, String::new()).await?;
@@ -126,17 +131,19 @@ impl Route53 {
             let name = element(set, "Name").map(|name| name.trim_end_matches('.'));
             name == Some(record.fqdn.as_str()) && element(set, "Type") == Some("TXT")
         });
+        let ttl = set.and_then(|set| element(set, "TTL")?.parse().ok());
         let values = set.map(|set| elements(set, "Value")).unwrap_or_default();
-        Ok(values
+        let values = values
             .into_iter()
             .map(|value| value.replace("&quot;", "\""))
-            .collect())
+            .collect();
+        Ok((values, ttl))
     }
 
     async fn change(&self, record: &TxtRecord, add: bool) -> Result<(), DnsError> {
         let _turn = TURN.lock().await;
         let zone = self.zone_id(record).await?;
-        let before = self.values(&zone, record).await?;
+        let (before, ttl) = self.set(&zone, record).await?;
         let ours = format!("\"{}\"", record.value);
         if before.contains(&ours) == add {
             return Ok(());
@@ -149,13 +156,14 @@ impl Route53 {
         if add {
             after.push(ours);
         }
-        // A set without values is removed, and only by its exact content.
+        // A set without values is removed, and only by its exact content: also the time that it had
+        // before the configuration was changed, or that somebody else gave it.
         let (action, values) = if after.is_empty() {
             ("DELETE", &before)
         } else {
             ("UPSERT", &after)
         };
-        let body = batch(action, &record.fqdn, self.ttl, values);
+        let body = batch(action, &record.fqdn, ttl.unwrap_or(self.ttl), values);
         let path = format!("{VERSION}/hostedzone/{zone}/rrset");
         self.call(Method::POST, &path, "", body).await?;
         Ok(())

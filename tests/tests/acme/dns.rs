@@ -519,7 +519,7 @@ fn route_53_sets_keep_other_values_and_the_last_one_takes_the_set_with_it() {
             let records = records.concat();
             let text = format!(
                 "<ResourceRecordSets><ResourceRecordSet><Name>_acme-challenge.example.test.</Name>\
-                 <Type>TXT</Type><TTL>60</TTL><ResourceRecords>{records}</ResourceRecords>\
+                 <Type>TXT</Type><TTL>300</TTL><ResourceRecords>{records}</ResourceRecords>\
                  </ResourceRecordSet></ResourceRecordSets>"
             );
             backend::ok(&text)
@@ -569,6 +569,8 @@ fn route_53_sets_keep_other_values_and_the_last_one_takes_the_set_with_it() {
                 last.contains("<Action>DELETE</Action>") && has(&last, "ours"),
                 "{last}"
             );
+            // Of the set as it is, not as it is configured.
+            assert!(last.contains("<TTL>300</TTL>"), "{last}");
 
             *values.lock().expect("values") = vec!["\"other\"".into()];
             solver.cleanup(&record).await.expect("gone already");
