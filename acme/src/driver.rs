@@ -294,10 +294,15 @@ impl Driver {
             return Ok(None);
         }
         // TXT records need not wait for what the certificate waits for.
-        if !state.cleanup.is_empty() && !state.phase.is_busy() {
+        if self.has_to_clean(flow) && !flow.record.state.phase.is_busy() {
             return self.clean(flow).await.map(Some);
         }
         Ok(Some(Turn::Rest))
+    }
+
+    fn has_to_clean(&self, flow: &Flow) -> bool {
+        let now = self.clock.now();
+        due::cleaning(&flow.record.state, now).is_some_and(|at| at <= now)
     }
 
     /// Stores the record: one arrow.

@@ -5,7 +5,8 @@
 //! - `next` (key and CSR) is there from `Planned` until the certificate is stored, and never changes
 //!   in between: whichever order the authority fulfils, the key is here.
 //! - `current` is replaced only by a certificate that was checked against its key and names.
-//! - The places of TXT records are in `cleanup` before they are written and until they are removed.
+//! - The places of TXT records are in `cleanup` before they are written and until they are removed, or
+//!   given up after many tries.
 //! - A record of a newer version than this program knows is left alone.
 
 mod wait;
@@ -185,6 +186,18 @@ pub struct Leftover {
     pub domain: String,
     /// The record.
     pub record: TxtRecord,
+    /// How often it could not be removed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tries: u32,
+    /// When that is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Timestamp>,
+}
+
+/// Asked by serde, which hands out references.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// The certificate that is served.

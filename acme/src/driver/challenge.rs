@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
+use super::due::{LATEST_CLEAN, due_again};
 use super::order::{dns_failure, expiry};
 use super::{Driver, Flow, Trouble, Turn, named};
 use crate::board::{Posted, to_hex};
@@ -21,7 +22,7 @@ use crate::failure::{Class, Failure};
 use crate::issuers::IssuerSpec;
 use crate::journal::Point;
 use crate::names::Name;
-use crate::record::{Phase, Published};
+use crate::record::{Leftover, Phase, Published};
 use crate::schedule::later;
 use crate::secrets::Entries;
 
@@ -233,44 +234,56 @@ impl Driver {
         })
     }
 
-    /// Removes TXT records that are left; what fails stays on the list.
+    /// Removes TXT records that are left and due; what fails is tried again later, and in the end left.
     pub(super) async fn clean(&self, flow: &mut Flow) -> Result<Turn, Trouble> {
         let issuers = self.issuers.borrow().clone();
-        let leftovers = flow.record.state.cleanup.clone();
+        let leftovers = std::mem::take(&mut flow.record.state.cleanup);
         let mut left = Vec::new();
-        for leftover in leftovers {
+        for mut leftover in leftovers {
+            let fqdn = leftover.record.fqdn.clone();
+            if due_again(&leftover, self.clock.now()) > self.clock.now() {
+                left.push(leftover);
+                continue;
+            }
             let Some(spec) = issuers.issuers.get(&leftover.issuer) else {
                 let text = format!(
-                    "TXT record {} stays: issuer {} is no longer configured",
-                    leftover.record.fqdn, leftover.issuer
+                    "TXT record {fqdn} stays: issuer {} is no longer configured",
+                    leftover.issuer
                 );
                 self.tell(flow, What::Warning(text));
                 continue;
             };
-            let removed = match self.solver(spec, &leftover.domain).await {
-                Ok(solver) => {
-                    self.journal.reached(Point::Writing, flow.target()).await;
-                    bounded(solver.cleanup(&leftover.record))
-                        .await
-                        .map_err(|why| why.to_string())
-                }
-                Err(failure) => Err(failure.detail),
+            let Err(why) = self.remove(flow, spec, &leftover).await else {
+                continue;
             };
-            if let Err(why) = removed {
-                let text = format!("TXT record {} stays for now: {why}", leftover.record.fqdn);
+            leftover.tries += 1;
+            if leftover.tries >= MOST_REMOVALS {
+                let text = format!("TXT record {fqdn} stays, remove it by hand: {why}");
                 self.tell(flow, What::Warning(text));
-                left.push(leftover);
+                continue;
             }
+            let text = format!("TXT record {fqdn} stays for now: {why}");
+            self.tell(flow, What::Warning(text));
+            let doubled = CLEAN_AGAIN.saturating_mul(1 << leftover.tries.min(8)) / 2;
+            leftover.next = Some(later(self.clock.now(), doubled.min(LATEST_CLEAN)));
+            left.push(leftover);
         }
-        if left != flow.record.state.cleanup {
-            flow.record.state.cleanup = left;
-            self.save(flow).await?;
-        }
-        if flow.record.state.cleanup.is_empty() {
-            return Ok(Turn::Go);
-        }
-        flow.memo.rest_until = Some(later(self.clock.now(), CLEAN_AGAIN));
-        Ok(Turn::Rest)
+        flow.record.state.cleanup = left;
+        self.save(flow).await?;
+        Ok(Turn::Go)
+    }
+
+    async fn remove(
+        &self,
+        flow: &Flow,
+        spec: &IssuerSpec,
+        leftover: &Leftover,
+    ) -> Result<(), String> {
+        let solver = self.solver(spec, &leftover.domain).await;
+        let solver = solver.map_err(|failure| failure.detail)?;
+        self.journal.reached(Point::Writing, flow.target()).await;
+        let removed = bounded(solver.cleanup(&leftover.record)).await;
+        removed.map_err(|why| why.to_string())
     }
 
     /// The solver of an issuer for a domain, made once.
@@ -344,5 +357,11 @@ const LONGEST_DNS: Duration = Duration::from_secs(60);
 const LONGEST_BARRIER: Duration = Duration::from_secs(60);
 const PROPAGATION: SignedDuration = SignedDuration::from_mins(5);
 const VALIDATION: SignedDuration = SignedDuration::from_mins(10);
+
+/// After the first failure to remove a TXT record; doubled with each further one.
 const CLEAN_AGAIN: SignedDuration = SignedDuration::from_mins(10);
+
+/// Tries to remove a TXT record: for more than a month.
+const MOST_REMOVALS: u32 = 40;
+
 const MOST_SOLVERS: usize = 100;

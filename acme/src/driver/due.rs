@@ -2,10 +2,11 @@
 //!
 //! Pure. `None` is never, until something changes.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::plan::Wanted;
-use crate::record::{Phase, Record, State};
+use crate::record::{Leftover, Phase, Record, State};
+use crate::schedule::later;
 
 /// When the driver has something to do with a record.
 pub(crate) fn due(record: &Record, wanted: Option<&Wanted>, now: Timestamp) -> Option<Timestamp> {
@@ -17,17 +18,40 @@ pub(crate) fn due(record: &Record, wanted: Option<&Wanted>, now: Timestamp) -> O
     if wanted.is_some_and(|wanted| is_inherited(state, wanted)) {
         return Some(now);
     }
+    let cleaning = (!state.phase.is_busy())
+        .then(|| cleaning(state, now))
+        .flatten();
+    let own = own(record, (wanted, hash), now);
+    [own, cleaning].into_iter().flatten().min()
+}
+
+/// When a TXT record that is left is removed; nothing depends on that.
+pub(super) fn cleaning(state: &State, now: Timestamp) -> Option<Timestamp> {
+    let left = state.cleanup.iter();
+    left.map(|leftover| due_again(leftover, now)).min()
+}
+
+/// When a TXT record is tried to be removed.
+pub(super) fn due_again(leftover: &Leftover, now: Timestamp) -> Timestamp {
+    let next = leftover.next.unwrap_or(now);
+    // Noted while the clock was ahead.
+    if next > later(now, LATEST_CLEAN) {
+        now
+    } else {
+        next
+    }
+}
+
+/// When something is to be done about the certificate itself.
+fn own(
+    record: &Record,
+    (wanted, hash): (Option<&Wanted>, Option<String>),
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let state = &record.state;
     if let Some(wait) = &state.wait {
         let changed = hash.as_ref() != Some(&wait.spec_hash) && !state.phase.is_past_return();
-        let cleaning = !state.cleanup.is_empty() && !state.phase.is_busy();
-        return if changed || cleaning {
-            Some(now)
-        } else {
-            wait.until
-        };
-    }
-    if !state.cleanup.is_empty() {
-        return Some(now);
+        return if changed { Some(now) } else { wait.until };
     }
     match state.phase {
         Phase::Tombstone if wanted.is_some() => Some(now),
@@ -56,3 +80,6 @@ pub(super) fn is_inherited(state: &State, wanted: &Wanted) -> bool {
     );
     rests && wanted.is_of_another(&state.namespace_uid)
 }
+
+/// The longest pause between two tries to remove a TXT record.
+pub(super) const LATEST_CLEAN: SignedDuration = SignedDuration::from_hours(24);

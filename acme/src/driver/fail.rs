@@ -250,10 +250,10 @@ impl Driver {
             },
         );
         // What can be tidied up is tidied up now, while the reasons are fresh.
-        Ok(if flow.record.state.cleanup.is_empty() {
-            Turn::Rest
-        } else {
+        Ok(if self.has_to_clean(flow) {
             Turn::Go
+        } else {
+            Turn::Rest
         })
     }
 }

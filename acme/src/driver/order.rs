@@ -164,14 +164,18 @@ impl Driver {
                 issuer: issuer.clone(),
                 domain: challenge.name.base()?.to_owned(),
                 record: challenge.dns.clone()?,
+                tries: 0,
+                next: None,
             })
         });
         let leftovers: Vec<Leftover> = leftovers.collect();
         let state = &mut flow.record.state;
         for leftover in leftovers {
-            if !state.cleanup.contains(&leftover) {
-                state.cleanup.push(leftover);
-            }
+            // The same place once more: it is new again.
+            state
+                .cleanup
+                .retain(|other| other.record != leftover.record);
+            state.cleanup.push(leftover);
         }
         state.challenges = challenges;
         self.enter(flow, Phase::Presenting).await

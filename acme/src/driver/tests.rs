@@ -6,6 +6,7 @@
 )]
 mod double;
 mod kept;
+mod leftovers;
 mod rounds;
 
 use std::sync::atomic::Ordering;

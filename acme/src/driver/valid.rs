@@ -30,9 +30,6 @@ impl Driver {
         if let Some(wanted) = &wanted {
             self.check_tenant(flow, wanted).await?;
         }
-        if !flow.record.state.cleanup.is_empty() {
-            return self.clean(flow).await;
-        }
         let Some(wanted) = wanted else {
             let state = &mut flow.record.state;
             state.until = Some(later(self.clock.now(), self.tombstone));
@@ -48,6 +45,10 @@ impl Driver {
             };
         }
         flow.record.state.asked = None;
+        // After what is wanted: a provider that is away holds no certificate.
+        if self.has_to_clean(flow) {
+            return self.clean(flow).await;
+        }
         let due = |current: &Current| current.ari.next_check.is_some_and(|check| check <= now);
         if flow.record.state.current.as_ref().is_some_and(due) {
             return self.check_window(flow).await;
@@ -346,12 +347,20 @@ impl Driver {
         if flow.record.state.asked.take().is_some() {
             self.save(flow).await?;
         }
+        if self.has_to_clean(flow) {
+            return self.clean(flow).await;
+        }
         let over = flow
             .record
             .state
             .until
             .is_none_or(|until| until <= self.clock.now());
         if let (true, Some(version)) = (over, flow.version.clone()) {
+            for leftover in &flow.record.state.cleanup {
+                let fqdn = &leftover.record.fqdn;
+                let text = format!("TXT record {fqdn} stays: remove it by hand");
+                self.tell(flow, What::Warning(text));
+            }
             let key = crate::vault::Key::Certificate(flow.target().clone());
             self.vault.remove(&key, &version).await?;
             flow.version = None;

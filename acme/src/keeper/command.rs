@@ -233,6 +233,10 @@ impl Driver {
             .into());
         }
         flow.record.state.asked = Some(asked);
+        if asked == Asked::Retry {
+            let left = flow.record.state.cleanup.iter_mut();
+            left.for_each(|leftover| leftover.next = None);
+        }
         flow.memo.rest_until = None;
         Ok(self.write(flow).await?)
     }

@@ -229,11 +229,7 @@ impl Ca for Authority {
         ready(made.and_then(|()| self.shown(&self.url(place))))
     }
 
-    fn order<'a>(
-        &'a self,
-        _: &'a Account,
-        url: &'a str,
-    ) -> Answer<'a, Result<Order, Refusal>> {
+    fn order<'a>(&'a self, _: &'a Account, url: &'a str) -> Answer<'a, Result<Order, Refusal>> {
         ready(self.step(Step::Order).and_then(|()| self.shown(url)))
     }
 
