@@ -239,6 +239,8 @@ impl Accounts {
         let now = self.clock.now();
         if let Some(trouble) = entry.sheet.troubles.get(&directory)
             && trouble.until > now
+            // Noted while the clock was ahead.
+            && trouble.until <= later(now, TROUBLE)
             && trouble.hash == hash
         {
             let mut failure = Failure::local(Class::Issuer, trouble.detail.clone());
@@ -290,7 +292,8 @@ impl Accounts {
         if !entry.sheet.accounts.contains_key(&directory) {
             return Ok(true);
         }
-        if let Some(last) = entry.sheet.reset.get(&directory) {
+        let last = entry.sheet.reset.get(&directory);
+        if let Some(last) = last.filter(|last| **last <= now) {
             let ago = between(*last, now);
             if ago < JUST_RESET {
                 // Another flow met the same: it is registered again already.

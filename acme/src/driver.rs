@@ -282,8 +282,7 @@ impl Driver {
             return Ok(None);
         };
         let changed = hash.as_ref() != Some(&wait.spec_hash) && !state.phase.is_past_return();
-        let over = wait.until.is_some_and(|until| until <= self.clock.now());
-        if changed || over || state.asked.is_some() {
+        if changed || wait.is_over(self.clock.now()) || state.asked.is_some() {
             if changed {
                 state.attempts.n = 0;
             }

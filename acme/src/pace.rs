@@ -72,26 +72,35 @@ impl Pace {
         let by_purpose = match purpose {
             Purpose::New => {
                 let limits = self.limits;
-                let minute = free(&self.new, usize_of(limits.orders_per_minute), MINUTE);
-                let hours = free(&self.new, usize_of(limits.orders_per_three_hours), HOURS);
+                let per_minute = usize_of(limits.orders_per_minute);
+                let minute = free(&self.new, per_minute, MINUTE, now);
+                let per_three_hours = usize_of(limits.orders_per_three_hours);
+                let hours = free(&self.new, per_three_hours, HOURS, now);
                 minute.max(hours)
             }
             Purpose::Renewal => {
                 let most = usize_of(self.limits.renewals_per_minute);
-                free(&self.renewals, most, MINUTE)
+                free(&self.renewals, most, MINUTE, now)
             }
         };
         let by_set = self
             .sets
             .get(set)
-            .and_then(|times| free(times, PER_SET, WEEK));
+            .and_then(|times| free(times, PER_SET, WEEK, now));
         by_purpose.max(by_set).map_or(now, |free| free.max(now))
     }
 }
 
-/// When one more fits below `most` in `span`; `None` if fewer were made at all.
-fn free(times: &VecDeque<Timestamp>, most: usize, span: SignedDuration) -> Option<Timestamp> {
-    let oldest_that_counts = times.len().checked_sub(most.max(1))?;
+/// When one more fits below `most` in `span`; `None` if fewer were made at all. What was counted while
+/// the clock was ahead does not count.
+fn free(
+    times: &VecDeque<Timestamp>,
+    most: usize,
+    span: SignedDuration,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let past = times.partition_point(|at| *at <= later(now, MINUTE));
+    let oldest_that_counts = past.checked_sub(most.max(1))?;
     times.get(oldest_that_counts).map(|at| later(*at, span))
 }
 
@@ -148,6 +157,15 @@ mod tests {
         assert_eq!(pace.free_at(Purpose::Renewal, "a", at(10)), at(10));
     }
 
+    #[test]
+    fn what_was_counted_while_the_clock_was_ahead_does_not_count() {
+        let mut pace = Pace::new(Limits::default());
+        for n in 0..5 {
+            pace.count_issue("a", at(400 * 86_400 + n));
+        }
+        assert_eq!(pace.free_at(Purpose::Renewal, "a", at(10)), at(10));
+    }
+
     proptest! {
         #[test]
         fn no_span_ever_holds_more_than_its_limit(
@@ -179,7 +197,7 @@ mod tests {
             let build = |times: &[i64]| {
                 let mut pace = Pace::new(limits);
                 for time in times { pace.count(Purpose::New, at(*time)); }
-                pace.free_at(Purpose::New, "", at(0))
+                pace.free_at(Purpose::New, "", at(10_000))
             };
             let one = build(&times);
             times.reverse();

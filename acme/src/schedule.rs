@@ -46,6 +46,24 @@ impl Window {
     }
 }
 
+/// A wait as it was noted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    /// When it was, if that was noted, too.
+    pub(crate) since: Option<Timestamp>,
+    /// Its end.
+    pub(crate) until: Timestamp,
+}
+
+impl Span {
+    /// Whether it is not over. A clock that is ahead, before it is set right, notes what nobody may
+    /// wait for: a begin in the future, or an end further away than any.
+    pub(crate) fn holds(self, now: Timestamp) -> bool {
+        let ahead = self.since.is_some_and(|since| since > later(now, SLACK));
+        self.until > now && !ahead && self.until <= later(now, LONGEST_WAIT)
+    }
+}
+
 /// Why a certificate is renewed at its moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -161,7 +179,13 @@ const SHORT: SignedDuration = SignedDuration::from_hours(10 * 24);
 
 const SOONEST_CHECK: SignedDuration = SignedDuration::from_mins(1);
 const USUAL_CHECK: SignedDuration = SignedDuration::from_hours(6);
-const LATEST_CHECK: SignedDuration = SignedDuration::from_hours(24);
+pub(crate) const LATEST_CHECK: SignedDuration = SignedDuration::from_hours(24);
+
+/// A clock that is disciplined goes back by less.
+const SLACK: SignedDuration = SignedDuration::from_mins(5);
+
+/// Longer than any wait that is stored: a limit of an authority is believed for eight days.
+const LONGEST_WAIT: SignedDuration = SignedDuration::from_hours(9 * 24);
 
 #[cfg(test)]
 mod tests {

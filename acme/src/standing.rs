@@ -14,7 +14,7 @@ use crate::issuers::Issuers;
 use crate::names::Name;
 use crate::pace::{Pace, Purpose};
 use crate::record::{State, set_of};
-use crate::schedule::between;
+use crate::schedule::{Span, between};
 
 /// What is known about all authorities.
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ pub(crate) struct Standing {
 struct Circuit {
     failures: u32,
     since: Timestamp,
-    until: Timestamp,
+    span: Span,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +36,7 @@ struct Limit {
     issuer: String,
     scope: Scope,
     set: String,
-    until: Timestamp,
+    span: Span,
 }
 
 impl Standing {
@@ -60,16 +60,16 @@ impl Standing {
         let (Some(wait), Some(revision)) = (&state.wait, &state.revision) else {
             return;
         };
-        let Some(until) = wait.until else { return };
+        let Some(span) = wait.span() else { return };
         match (wait.class, &wait.scope) {
             (Class::Limited, Some(scope)) => {
-                self.limit(&revision.issuer, scope.clone(), &revision.names, until);
+                self.limit(&revision.issuer, scope.clone(), &revision.names, span);
             }
             (Class::Outage, _) => {
                 let circuit = Circuit {
                     failures: state.attempts.n.max(1),
-                    since: revision.planned_at.min(until),
-                    until,
+                    since: revision.planned_at.min(span.until),
+                    span,
                 };
                 self.circuits
                     .entry(revision.directory.clone())
@@ -99,15 +99,22 @@ impl Standing {
             .or_insert(Circuit {
                 failures: 0,
                 since: now,
-                until: now,
+                span: Span {
+                    since: Some(now),
+                    until: now,
+                },
             });
+        circuit.since = circuit.since.min(now);
         // Eight flows that meet one outage are one failure.
-        if circuit.until <= now {
+        if !circuit.span.holds(now) {
             circuit.failures += 1;
             let until = failure.wait(circuit.failures, now, None, directory);
-            circuit.until = until.unwrap_or(now);
+            circuit.span = Span {
+                since: Some(now),
+                until: until.unwrap_or(now),
+            };
         }
-        circuit.until
+        circuit.span.until
     }
 
     /// An authority answered.
@@ -118,7 +125,7 @@ impl Standing {
     /// Until when an authority is not asked.
     pub(crate) fn away_until(&self, directory: &str, now: Timestamp) -> Option<Timestamp> {
         let circuit = self.circuits.get(directory)?;
-        (circuit.until > now).then_some(circuit.until)
+        circuit.span.holds(now).then_some(circuit.span.until)
     }
 
     /// For how long an authority has not answered.
@@ -128,12 +135,12 @@ impl Standing {
     }
 
     /// Remembers a limit of an authority for all that it concerns.
-    pub(crate) fn limit(&mut self, issuer: &str, scope: Scope, names: &[Name], until: Timestamp) {
+    pub(crate) fn limit(&mut self, issuer: &str, scope: Scope, names: &[Name], span: Span) {
         let limit = Limit {
             issuer: issuer.to_owned(),
             scope,
             set: set_of(names),
-            until,
+            span,
         };
         if !self.limits.contains(&limit) && self.limits.len() < MOST_LIMITS {
             self.limits.push(limit);
@@ -147,7 +154,7 @@ impl Standing {
         names: &[Name],
         now: Timestamp,
     ) -> Option<Timestamp> {
-        self.limits.retain(|limit| limit.until > now);
+        self.limits.retain(|limit| limit.span.holds(now));
         let set = set_of(names);
         let concerned = |limit: &&Limit| {
             limit.issuer == issuer
@@ -159,7 +166,7 @@ impl Standing {
                 }
         };
         let found = self.limits.iter().filter(concerned);
-        found.map(|limit| limit.until).max()
+        found.map(|limit| limit.span.until).max()
     }
 
     /// Counts an order if it may be made now; else when it may.

@@ -5,8 +5,8 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::plan::Wanted;
-use crate::record::{Leftover, Phase, Record, State};
-use crate::schedule::later;
+use crate::record::{Current, Leftover, Phase, Record, State};
+use crate::schedule::{LATEST_CHECK, later};
 
 /// When the driver has something to do with a record.
 pub(crate) fn due(record: &Record, wanted: Option<&Wanted>, now: Timestamp) -> Option<Timestamp> {
@@ -42,6 +42,17 @@ pub(super) fn due_again(leftover: &Leftover, now: Timestamp) -> Timestamp {
     }
 }
 
+/// When the authority is asked about the renewal.
+pub(super) fn asks(current: &Current, now: Timestamp) -> Option<Timestamp> {
+    let next = current.ari.next_check?;
+    // Noted while the clock was ahead.
+    Some(if next > later(now, LATEST_CHECK) {
+        now
+    } else {
+        next
+    })
+}
+
 /// When something is to be done about the certificate itself.
 fn own(
     record: &Record,
@@ -51,7 +62,11 @@ fn own(
     let state = &record.state;
     if let Some(wait) = &state.wait {
         let changed = hash.as_ref() != Some(&wait.spec_hash) && !state.phase.is_past_return();
-        return if changed { Some(now) } else { wait.until };
+        return if changed || wait.is_over(now) {
+            Some(now)
+        } else {
+            wait.until
+        };
     }
     match state.phase {
         Phase::Tombstone if wanted.is_some() => Some(now),
@@ -60,7 +75,7 @@ fn own(
             let current = state.current.as_ref().filter(|_| record.current.is_some());
             match (current, hash) {
                 (Some(current), Some(hash)) if current.spec_hash == hash && !current.revoked => {
-                    let check = current.ari.next_check;
+                    let check = asks(current, now);
                     let renewal = current.renew_at;
                     Some(check.map_or(renewal, |check| check.min(renewal)))
                 }

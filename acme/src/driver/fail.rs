@@ -12,7 +12,7 @@ use crate::events::What;
 use crate::failure::{Class, Failure, Scope};
 use crate::plan::Wanted;
 use crate::record::{Asked, Need, Phase, State, Wait};
-use crate::schedule::{between, later};
+use crate::schedule::{Span, between, later};
 use crate::vault::VaultError;
 
 impl Driver {
@@ -165,11 +165,12 @@ impl Driver {
         let now = self.clock.now();
         let until = failure.wait(1, now, None, "");
         if let (Ok(revision), Some(scope), Some(until)) = (flow.revision(), &failure.scope, until) {
+            let since = Some(now);
             self.standing().limit(
                 &revision.issuer,
                 Scope::clone(scope),
                 &revision.names,
-                until,
+                Span { since, until },
             );
         }
     }
@@ -192,7 +193,7 @@ impl Driver {
         until = until.map(|until| until.max(later(now, BREATH)));
         if failure.class == Class::Validation {
             let failed = &mut state.attempts.failed;
-            failed.retain(|at| between(*at, now) < HOUR);
+            failed.retain(|at| *at <= now && between(*at, now) < HOUR);
             failed.push(now);
             if failed.len() >= PER_HOUR {
                 let oldest = failed.first().map(|at| later(*at, HOUR));
@@ -235,6 +236,7 @@ impl Driver {
         let owed = state.asked.take() == Some(Asked::Renew) && state.revision.is_none();
         state.wait = Some(Wait {
             class: failure.class,
+            since: Some(self.clock.now()),
             until,
             scope: failure.scope.as_deref().cloned(),
             spec_hash,

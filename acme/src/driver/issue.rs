@@ -205,7 +205,7 @@ impl Driver {
         record
             .state
             .issued
-            .retain(|at| between(*at, now) < REMEMBERED);
+            .retain(|at| *at <= now && between(*at, now) < REMEMBERED);
         record.state.issued.push(now);
         record.state.attempts = Attempts::default();
         record.state.wait = None;

@@ -75,7 +75,7 @@ impl Driver {
         state.wait = None;
         state
             .ordered
-            .retain(|ordered| between(ordered.at, now) < PACE);
+            .retain(|ordered| ordered.at <= now && between(ordered.at, now) < PACE);
         state.ordered.push(Ordered {
             at: now,
             issuer: named.name.to_owned(),

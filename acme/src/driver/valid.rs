@@ -8,6 +8,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::due::asks;
 use super::{Driver, Flow, Trouble, Turn, issuer};
 use crate::accounts::Named;
 use crate::ca::{Ca, Directory, Refusal, Step};
@@ -49,7 +50,7 @@ impl Driver {
         if self.has_to_clean(flow) {
             return self.clean(flow).await;
         }
-        let due = |current: &Current| current.ari.next_check.is_some_and(|check| check <= now);
+        let due = |current: &Current| asks(current, now).is_some_and(|check| check <= now);
         if flow.record.state.current.as_ref().is_some_and(due) {
             return self.check_window(flow).await;
         }

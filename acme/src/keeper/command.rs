@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::again::End;
 use super::{Ask, Command, Reply, Work};
@@ -220,7 +220,8 @@ impl Driver {
     fn issued_this_week(&self, flow: &Flow) -> usize {
         let now = self.clock.now();
         let issued = flow.record.state.issued.iter();
-        issued.filter(|at| between(**at, now) < WEEK).count()
+        let recent = |at: &&Timestamp| **at <= now && between(**at, now) < WEEK;
+        issued.filter(recent).count()
     }
 
     async fn ask_for(&self, flow: &mut Flow, asked: Asked) -> Result<(), Refused> {

@@ -12,6 +12,7 @@ use crate::driver::{Flow, due};
 use crate::failure::Class;
 use crate::plan::Target;
 use crate::record::{Phase, Record};
+use crate::schedule::Span;
 
 /// Where a certificate is.
 pub(super) enum Slot {
@@ -167,7 +168,12 @@ fn when(flow: &Flow, stale: bool, now: Timestamp) -> Option<Timestamp> {
     } else {
         due(&flow.record, flow.wanted.as_ref(), now)?
     };
-    Some(flow.memo.rest_until.map_or(due, |rest| rest.max(due)))
+    // One that was noted while the clock was ahead is none.
+    let rest = flow.memo.rest_until.filter(|until| {
+        let (since, until) = (None, *until);
+        Span { since, until }.holds(now)
+    });
+    Some(rest.map_or(due, |rest| rest.max(due)))
 }
 
 fn urgency(record: &Record, now: Timestamp) -> (u8, SignedDuration) {

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Class, Scope};
+use crate::schedule::Span;
 
 /// Failures in a row.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +37,9 @@ pub struct Attempts {
 pub struct Wait {
     /// Why.
     pub class: Class,
+    /// When it began; a record of before does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
     /// Until when; `None` until something changes.
     pub until: Option<Timestamp>,
     /// Whom a limit concerns.
@@ -46,6 +50,19 @@ pub struct Wait {
     /// Whether a person asked for a renewal and has none yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub owed: bool,
+}
+
+impl Wait {
+    /// From when until when, if it has an end.
+    pub(crate) fn span(&self) -> Option<Span> {
+        let since = self.since;
+        self.until.map(|until| Span { since, until })
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn is_over(&self, now: Timestamp) -> bool {
+        self.span().is_some_and(|span| !span.holds(now))
+    }
 }
 
 /// What a person asked for.
