@@ -43,7 +43,7 @@ use crate::secrets::Secrets;
 use crate::standing::Standing;
 use crate::vault::{Key, Vault, VaultError, Version};
 
-pub(crate) use due::due;
+pub(crate) use due::{due, may_be_given_up};
 
 /// Where finished certificates go: Secrets of users, or nowhere in particular.
 pub trait Projector: Send + Sync {
@@ -271,7 +271,9 @@ impl Driver {
         let state = &mut flow.record.state;
         let ordered = state.revision.as_ref().map(|revision| &revision.spec_hash);
         let other = ordered.is_some() && ordered != hash.as_ref();
-        if state.phase.is_busy() && other && !state.phase.is_past_return() {
+        let other = state.phase.is_busy() && other && may_be_given_up(state);
+        let again = state.asked == Some(Asked::Renew) && due::is_refused(state);
+        if other || again {
             state.wait = None;
             flow.record.drop_revision();
             self.save(flow).await?;
@@ -281,7 +283,7 @@ impl Driver {
         let Some(wait) = &state.wait else {
             return Ok(None);
         };
-        let changed = hash.as_ref() != Some(&wait.spec_hash) && !state.phase.is_past_return();
+        let changed = hash.as_ref() != Some(&wait.spec_hash) && may_be_given_up(state);
         if changed || wait.is_over(self.clock.now()) || state.asked.is_some() {
             if changed {
                 state.attempts.n = 0;

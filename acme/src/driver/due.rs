@@ -4,6 +4,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::failure::Class;
 use crate::plan::Wanted;
 use crate::record::{Current, Leftover, Phase, Record, State};
 use crate::schedule::{LATEST_CHECK, later};
@@ -29,6 +30,25 @@ pub(crate) fn due(record: &Record, wanted: Option<&Wanted>, now: Timestamp) -> O
 pub(super) fn cleaning(state: &State, now: Timestamp) -> Option<Timestamp> {
     let left = state.cleanup.iter();
     left.map(|leftover| due_again(leftover, now)).min()
+}
+
+/// Whether an order may be given up because something else is wanted by now. Past the point of return
+/// it is finished first, unless what it brought was refused, or it stands still for a reason of which
+/// nobody knows whether it ends.
+pub(crate) fn may_be_given_up(state: &State) -> bool {
+    use Class::{Limited, NotYet, Outage, Transient};
+    match (state.phase, &state.wait) {
+        (Phase::Finalizing | Phase::Issued, Some(wait)) => {
+            !matches!(wait.class, Limited | NotYet | Outage | Transient)
+        }
+        (phase, _) => !phase.is_past_return(),
+    }
+}
+
+/// Whether what an order brought was refused: downloaded again, it is the same.
+pub(super) fn is_refused(state: &State) -> bool {
+    let wait = state.wait.as_ref();
+    state.phase == Phase::Issued && wait.is_some_and(|wait| wait.class == Class::BadCertificate)
 }
 
 /// When a TXT record is tried to be removed.
@@ -61,7 +81,7 @@ fn own(
 ) -> Option<Timestamp> {
     let state = &record.state;
     if let Some(wait) = &state.wait {
-        let changed = hash.as_ref() != Some(&wait.spec_hash) && !state.phase.is_past_return();
+        let changed = hash.as_ref() != Some(&wait.spec_hash) && may_be_given_up(state);
         return if changed || wait.is_over(now) {
             Some(now)
         } else {

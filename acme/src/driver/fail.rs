@@ -3,7 +3,7 @@
 //! Invariants:
 //! - Every failure ends in a stored wait or in a bounded repetition, and in one event.
 //! - From `Finalizing` on the order and its key are kept, whatever fails: only the order itself says
-//!   that it brings nothing.
+//!   that it brings nothing. While it stands still, another wish or a person may give it up.
 
 use jiff::{SignedDuration, Timestamp};
 

@@ -14,7 +14,7 @@ use super::again::End;
 use super::{Ask, Command, Reply, Work};
 use crate::accounts::{Named, NoAccount, Turn};
 use crate::ca::Refusal;
-use crate::driver::{Driver, Flow, Memo};
+use crate::driver::{Driver, Flow, Memo, may_be_given_up};
 use crate::failure::{Class, Failure};
 use crate::import::{fits, imported};
 use crate::leaf;
@@ -253,7 +253,7 @@ impl Driver {
         }
         // What is only not delivered yet may be the mistake that this one mends.
         let before = flow.record.state.phase;
-        if before.is_awaited() {
+        if before.is_awaited() && !may_be_given_up(&flow.record.state) {
             return Err(format!("a certificate for {target} is just being issued").into());
         }
         let uid = &flow.record.state.namespace_uid;

@@ -1,6 +1,7 @@
 //! Orders past the point of return.
 
 use super::*;
+use crate::keeper::Command;
 
 #[tokio::test(start_paused = true)]
 async fn a_secret_that_is_away_after_finalize_costs_neither_key_nor_order() {
@@ -73,4 +74,72 @@ async fn an_order_that_stays_ready_after_a_refusal_is_given_up_with_the_reason()
     let detail = report.detail.as_deref().unwrap_or_default();
     assert!(detail.contains("a weak key"), "{detail}");
     assert!(stand.stored("tls").await.next.is_none());
+}
+
+/// An order whose certificate has a name too many.
+async fn refused(stand: &Stand) -> crate::keeper::Keeper {
+    *stand.ca.adds.lock().expect("a name") = Some("more.example.org".to_owned());
+    let keeper = stand.keeper();
+    want(&keeper, vec![request("tls", &["a.example.org"])]);
+    let report = until(&keeper, ("tls", SOON), |report| report.waiting.is_some()).await;
+    assert_eq!(
+        (report.phase, report.waiting),
+        (Phase::Issued, Some(Class::BadCertificate))
+    );
+    keeper
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_wish_gives_up_an_order_whose_certificate_is_refused() {
+    let stand = Stand::new("");
+    let keeper = refused(&stand).await;
+    // As the authority makes it.
+    let both = ["a.example.org", "more.example.org"];
+    *stand.ca.adds.lock().expect("a name") = None;
+    want(&keeper, vec![request("tls", &both)]);
+    valid(&keeper, "tls").await;
+    assert_eq!(stand.ca.last_names(), both);
+    assert_eq!(stand.ca.count(Step::NewOrder), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobodys_wish_gives_up_an_order_whose_certificate_is_refused() {
+    let stand = Stand::new("");
+    let keeper = refused(&stand).await;
+    want(&keeper, vec![]);
+    until(&keeper, ("tls", SOON), |report| {
+        report.phase == Phase::Tombstone
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_person_renews_or_imports_instead_of_a_certificate_that_is_refused() {
+    let stand = Stand::new("");
+    let keeper = refused(&stand).await;
+    // Tried once more, it is the same.
+    command(&keeper, Command::Retry).await.expect("asked");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let report = until(&keeper, ("tls", SOON), |report| report.waiting.is_some()).await;
+    assert_eq!(
+        (report.phase, stand.ca.count(Step::NewOrder)),
+        (Phase::Issued, 1)
+    );
+    *stand.ca.adds.lock().expect("a name") = None;
+    command(&keeper, Command::Renew { force: false })
+        .await
+        .expect("asked");
+    valid(&keeper, "tls").await;
+    assert_eq!(stand.ca.count(Step::NewOrder), 2);
+
+    let stand = Stand::new("");
+    let keeper = refused(&stand).await;
+    let pair = rcgen::generate_simple_self_signed(["a.example.org".to_owned()]).expect("a pair");
+    let import = Command::Import {
+        chain: pair.cert.pem(),
+        key: crate::secrets::Secret::new(pair.signing_key.serialize_pem()),
+    };
+    command(&keeper, import).await.expect("imported");
+    valid(&keeper, "tls").await;
+    assert_eq!(stand.ca.count(Step::NewOrder), 1);
 }
