@@ -428,8 +428,13 @@ impl Record {
         }
     }
 
-    /// Gives up what is being ordered; TXT records stay on the list until they are removed.
+    /// Gives up what is being ordered; TXT records stay on the list until they are removed, and what a
+    /// person asked for is still to be done.
     pub fn drop_revision(&mut self) {
+        let revision = self.state.revision.as_ref();
+        if revision.is_some_and(|revision| revision.need == Need::Asked) {
+            self.state.asked = Some(Asked::Renew);
+        }
         self.state.phase = self.rest_phase();
         self.state.revision = None;
         self.state.challenges.clear();

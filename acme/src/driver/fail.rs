@@ -11,7 +11,7 @@ use super::{Driver, Flow, Trouble, Turn, named};
 use crate::events::What;
 use crate::failure::{Class, Failure, Scope};
 use crate::plan::Wanted;
-use crate::record::{Asked, Need, Phase, State, Wait};
+use crate::record::{Asked, Phase, State, Wait};
 use crate::schedule::{Span, between, later};
 use crate::vault::VaultError;
 
@@ -207,10 +207,6 @@ impl Driver {
             until = Some(later(now, LOOK_AGAIN));
         }
         if !keep {
-            let revision = state.revision.as_ref();
-            if revision.is_some_and(|revision| revision.need == Need::Asked) {
-                state.asked = Some(Asked::Renew);
-            }
             flow.record.drop_revision();
         }
         let turn = self.store_wait(flow, &failure, until).await?;

@@ -209,6 +209,8 @@ impl Driver {
         record.state.issued.push(now);
         record.state.attempts = Attempts::default();
         record.state.wait = None;
+        // Whatever a person asked for meanwhile, this is it.
+        record.state.asked = None;
         record.rejected = None;
         record.previous = record.current.replace(material);
         record.next = None;
@@ -244,7 +246,10 @@ impl Driver {
             }
         }
         self.pen.post(flow.target(), Vec::new()).await?;
-        flow.record.state.revision = None;
+        // What was asked for while it could not be handed out; one that was not ordered is no answer.
+        if flow.record.state.revision.take().is_some() {
+            flow.record.state.asked = None;
+        }
         flow.record.state.challenges.clear();
         flow.record.state.attempts = Attempts::default();
         flow.record.state.wait = None;

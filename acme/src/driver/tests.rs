@@ -1,6 +1,7 @@
 //! Steps that go wrong, before an authority in memory and with time that stands still.
 
 mod ahead;
+mod asked;
 #[expect(
     clippy::result_large_err,
     reason = "a refusal is made once per request to an authority: not worth a box"

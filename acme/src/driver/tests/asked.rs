@@ -1,0 +1,64 @@
+//! What a person asks for while an order is under way.
+
+use super::*;
+use crate::keeper::Command;
+
+const RENEW: Command = Command::Renew { force: false };
+
+#[tokio::test(start_paused = true)]
+async fn case_43_a_renewal_asked_for_while_the_secret_cannot_be_written_is_no_second_order() {
+    let stand = Stand::new("");
+    stand.shelf.full.store(true, Ordering::SeqCst);
+    let keeper = stand.keeper();
+    want(&keeper, vec![request("tls", &["a.example.org"])]);
+    let waits = |report: &crate::events::Report| report.waiting == Some(Class::Storage);
+    let report = until(&keeper, ("tls", SOON), waits).await;
+    assert_eq!(report.phase, Phase::Delivering);
+    stand.shelf.full.store(false, Ordering::SeqCst);
+    command(&keeper, RENEW).await.expect("asked");
+    valid(&keeper, "tls").await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(stand.ca.issued(), 1);
+    assert_eq!(stand.stored("tls").await.state.asked, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_asked_for_while_a_certificate_is_late_is_no_second_order() {
+    let stand = Stand::new("");
+    let late = || said(404, "malformed", "no such certificate");
+    stand
+        .ca
+        .play(move |step, _| (step == Step::Certificate).then(late));
+    let keeper = stand.keeper();
+    want(&keeper, vec![request("tls", &["a.example.org"])]);
+    let hour = Duration::from_secs(3_600);
+    let report = until(&keeper, ("tls", hour), |report| report.waiting.is_some()).await;
+    assert_eq!(
+        (report.phase, report.waiting),
+        (Phase::Issued, Some(Class::NotYet))
+    );
+    stand.ca.heal();
+    command(&keeper, RENEW).await.expect("asked");
+    until(&keeper, ("tls", hour), |report| {
+        report.phase == Phase::Valid
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(stand.ca.issued(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_was_asked_for_is_made_after_its_rehearsal() {
+    let stand = Stand::new(&format!("      testDirectory: {}\n", double::TEST));
+    let keeper = stand.keeper();
+    want(&keeper, vec![request("tls", &["a.example.org"])]);
+    let first = valid(&keeper, "tls").await;
+    stand.ca.believes.store(false, Ordering::SeqCst);
+    command(&keeper, RENEW).await.expect("asked");
+    until(&keeper, ("tls", SOON), |report| report.waiting.is_some()).await;
+    stand.ca.believes.store(true, Ordering::SeqCst);
+    let hour = Duration::from_secs(3_600);
+    renewed(&keeper, ("tls", hour), &first).await;
+    assert_eq!(stand.test.count(Step::NewOrder), 1);
+    assert_eq!((stand.test.issued(), stand.ca.issued()), (0, 2));
+}
