@@ -195,11 +195,12 @@ impl Driver {
             let failed = &mut state.attempts.failed;
             failed.retain(|at| *at <= now && between(*at, now) < HOUR);
             failed.push(now);
+            // The newest count: people may have asked for more than there should be.
+            failed.drain(..failed.len().saturating_sub(PER_HOUR));
             if failed.len() >= PER_HOUR {
                 let oldest = failed.first().map(|at| later(*at, HOUR));
                 until = until.max(oldest);
             }
-            failed.truncate(PER_HOUR);
             state.attempts.rehearsed = false;
         }
         if keep && until.is_none() {

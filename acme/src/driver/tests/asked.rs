@@ -62,3 +62,24 @@ async fn a_renewal_that_was_asked_for_is_made_after_its_rehearsal() {
     assert_eq!(stand.test.count(Step::NewOrder), 1);
     assert_eq!((stand.test.issued(), stand.ca.issued()), (0, 2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn validations_that_a_person_asked_for_count_too() {
+    let stand = Stand::new("");
+    stand.ca.believes.store(false, Ordering::SeqCst);
+    let keeper = stand.keeper();
+    want(&keeper, vec![request("tls", &["a.example.org"])]);
+    for failures in 1..4 {
+        until(&keeper, ("tls", SOON), |report| report.failures == failures).await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        command(&keeper, Command::Retry).await.expect("asked");
+    }
+    until(&keeper, ("tls", SOON), |report| report.failures == 4).await;
+    let failed = stand.stored("tls").await.state.attempts.failed;
+    let last = *failed.last().expect("a failure");
+    let ago = crate::schedule::between(last, stand.clock.now());
+    assert!(
+        failed.len() == 3 && ago < SignedDuration::from_secs(10),
+        "{failed:?}"
+    );
+}
