@@ -72,3 +72,6 @@ impl Clock for ScaledClock {
 
 /// Looks at the wall clock again after this, in case it was set.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3_600);
+
+/// How far our clock and an authority's may be apart: beyond, nothing is ordered.
+pub(crate) const SKEW: SignedDuration = SignedDuration::from_hours(1);

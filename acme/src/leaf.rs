@@ -18,6 +18,7 @@ use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
+use crate::clock::SKEW;
 use crate::issuers::KeyKind;
 use crate::names::Name;
 use crate::schedule::{Life, later};
@@ -203,7 +204,9 @@ pub fn serial_of(chain: &str) -> Option<String> {
 }
 
 fn life(leaf: &X509Certificate<'_>) -> Result<Life, String> {
+    // `99991231235959Z` is no end (RFC 5280, section 4.1.2.5), and later than any time here.
     let time = |seconds: i64| {
+        let seconds = seconds.min(Timestamp::MAX.as_second());
         Timestamp::from_second(seconds).map_err(|_| "a date out of range".to_owned())
     };
     // An authority key identifier is what RFC 9773 is built on; a private authority may lack it.
@@ -309,8 +312,8 @@ pub(crate) fn fingerprint(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(hash.as_ref().get(..15).unwrap_or_default())
 }
 
-/// Clocks of two honest machines.
-const TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
+/// What is ordered with a clock that is behind is taken with it, too.
+const TOLERANCE: SignedDuration = SignedDuration::from_secs(SKEW.as_secs() + 60);
 
 const LONGEST_CHAIN: usize = 10;
 

@@ -12,6 +12,7 @@ use super::due::asks;
 use super::{Driver, Flow, Trouble, Turn, issuer};
 use crate::accounts::Named;
 use crate::ca::{Ca, Directory, Refusal, Step};
+use crate::clock::SKEW;
 use crate::events::What;
 use crate::failure::{Class, Failure};
 use crate::issuers::{Issuers, KeyKind};
@@ -441,5 +442,4 @@ pub(super) fn first_renewal(current: &mut Current, now: Timestamp) {
 }
 
 const FALLBACK_AFTER: SignedDuration = SignedDuration::from_hours(1);
-const SKEW: SignedDuration = SignedDuration::from_hours(1);
 const FAR: SignedDuration = SignedDuration::from_hours(24);

@@ -121,3 +121,26 @@ fn case_62_every_kind_of_key_makes_a_request_with_exactly_the_names() {
         assert_ne!(key, generate(kind).expect("another"), "a new key each time");
     }
 }
+
+#[test]
+fn a_clock_that_orders_also_takes_what_it_ordered_and_a_life_without_end_ends_late() {
+    let key = generate(KeyKind::P256).expect("a key");
+    let root = authority("root");
+    let chain = leaf(&root, &key, &["a.example.org"], (2026, 2027)) + &root.pem;
+    let wanted = names(&["a.example.org"]);
+    let begin: Timestamp = "2026-01-01T00:00:00Z".parse().expect("a time");
+    let behind = |minutes| crate::schedule::earlier(begin, SignedDuration::from_mins(minutes));
+    check(&chain, &key, &wanted, behind(59)).expect("as far as it may be behind");
+    let why = check(&chain, &key, &wanted, behind(70)).expect_err("further");
+    assert!(why.contains("valid from"), "{why}");
+
+    let mut params = CertificateParams::new(["a.example.org".to_owned()]).expect("names");
+    params.not_after = rcgen::date_time_ymd(9999, 12, 31);
+    let endless = params.self_signed(&pair(&key).expect("a pair"));
+    let endless = endless.expect("a certificate").pem();
+    let life = check(&endless, &key, &wanted, now()).expect("good");
+    assert!(
+        life.not_after <= Timestamp::MAX && life.length() > SignedDuration::from_hours(60_000_000)
+    );
+    life.renewal(None);
+}
