@@ -251,7 +251,11 @@ impl Ca for Authority {
                 name: name.clone(),
                 status,
                 challenges: vec![Challenge {
-                    kind: ChallengeKind::Http01,
+                    kind: if name.is_wildcard() {
+                        ChallengeKind::Dns01
+                    } else {
+                        ChallengeKind::Http01
+                    },
                     url: format!("{url}/{name}/http"),
                     token: "token-of-sixteen".to_owned(),
                     status,
@@ -414,6 +418,8 @@ impl Secrets for Drawer {
 pub(super) struct Dns {
     pub(super) refuses: std::sync::atomic::AtomicBool,
     pub(super) cleanups: AtomicUsize,
+    /// Looks that do not see a record yet.
+    pub(super) hides: AtomicUsize,
 }
 
 impl Solver for Dns {
@@ -445,7 +451,14 @@ impl Solver for Dns {
     }
 
     fn ready<'a>(&'a self, _: &'a TxtRecord) -> Answer<'a, Result<Readiness, DnsError>> {
-        ready(Ok(Readiness::Visible))
+        let less = |left: usize| left.checked_sub(1);
+        let order = Ordering::SeqCst;
+        let hidden = self.hides.fetch_update(order, order, less).is_ok();
+        ready(Ok(if hidden {
+            Readiness::Missing("a server".to_owned())
+        } else {
+            Readiness::Visible
+        }))
     }
 }
 

@@ -96,3 +96,34 @@ async fn what_can_only_be_said_of_an_order_is_an_outage_where_there_is_none() {
         .await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn answers_are_published_once_while_dns_is_looked_at_again_and_again() {
+    let stand = Stand::new(
+        "      challenges: [http-01, dns-01]\n      dns: [{zones: [example.org], provider: rfc2136, \
+         server: '127.0.0.1:53'}]\n",
+    );
+    stand.dns.hides.store(100, Ordering::SeqCst);
+    let keeper = stand.keeper();
+    want(
+        &keeper,
+        vec![request("tls", &["a.example.org", "*.b.example.org"])],
+    );
+    until(&keeper, ("tls", SOON), |report| {
+        report.phase == Phase::Presenting
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(keeper.board.borrow().entries.len(), 1);
+    let before = stand.vault.writes();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(
+        stand.dns.hides.load(Ordering::SeqCst) < 80,
+        "it was looked for"
+    );
+    assert_eq!(stand.vault.writes(), before);
+    until(&keeper, ("tls", 3 * SOON), |report| {
+        report.phase == Phase::Valid
+    })
+    .await;
+}
