@@ -1,4 +1,4 @@
-//! A machine that starts with a clock from another decade.
+//! A machine that starts with a clock from another decade, or from next year.
 
 use std::time::Duration;
 
@@ -13,11 +13,23 @@ use crate::home::{Home, issuer, serves, wait_served};
 const KEPT: &str = "kept.example.test";
 const NEW: &str = "new.example.test";
 
-/// Ten years.
+/// Ten years, in seconds.
 const BACK: &str = "-315360000";
+
+/// 400 days.
+const AHEAD: &str = "34560000";
 
 #[test]
 fn case_39_ten_years_back_it_serves_and_orders_when_the_clocks_agree() {
+    is_set_right(BACK);
+}
+
+#[test]
+fn case_39_a_year_ahead_no_wait_outlives_the_clock_that_noted_it() {
+    is_set_right(AHEAD);
+}
+
+fn is_set_right(shifted_by: &str) {
     alone(|| {
         let pebble = Pebble::start_with(Setup::default().trusting());
         let proxy = Fault::before(&pebble);
@@ -33,7 +45,7 @@ fn case_39_ten_years_back_it_serves_and_orders_when_the_clocks_agree() {
 
         let scratch = Scratch::new();
         let (library, shift) = (preload::library(&scratch, "clock"), scratch.file("shift"));
-        scratch.write("shift", BACK);
+        scratch.write("shift", shifted_by);
         let shifted = [("LD_PRELOAD", &*library), ("CLOCK_SHIFT", &*shift)];
         let gateway = home.start_under(&shifted, address, &[]);
         assert!(serves(&gateway, KEPT), "at once");
