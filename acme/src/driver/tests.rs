@@ -9,6 +9,7 @@ mod asked;
 mod double;
 mod kept;
 mod leftovers;
+mod parts;
 mod rounds;
 
 use std::sync::atomic::Ordering;

@@ -1,7 +1,7 @@
 //! An authority that does as it is told, and a keeper before it: time stands still unless nothing else
 //! is left to do.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, PublicKeyData, SanType};
 use x509_parser::certification_request::X509CertificationRequest;
@@ -9,17 +9,15 @@ use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{FromDer, GeneralName};
 
 use super::super::*;
+use super::parts::{Dns, Drawer, Shelf, Wound};
 use crate::ca::{
     Account, AccountKey, Authorization, AuthorizationStatus, Ca, Cause, Chain, Challenge,
     ChallengeKind, Directory, NewOrder, OrderStatus, Problem, Registration, RenewalWindow,
 };
-use crate::clock::ScaledClock;
-use crate::dns::{DnsError, Readiness, TxtRecord};
 use crate::events::Report;
 use crate::keeper::{Command, Config, Keeper};
 use crate::names::Name;
 use crate::plan::Request;
-use crate::secrets::Entries;
 use crate::vault::memory::MemoryVault;
 
 /// What is done instead of a step.
@@ -195,7 +193,7 @@ pub(super) fn silence() -> Cause {
     Cause::Unreachable("nobody is there".to_owned())
 }
 
-fn ready<'a, T: Send + 'a>(value: T) -> Answer<'a, T> {
+pub(super) fn ready<'a, T: Send + 'a>(value: T) -> Answer<'a, T> {
     Box::pin(std::future::ready(value))
 }
 
@@ -360,125 +358,6 @@ impl Ca for Authority {
     }
 }
 
-/// A clock that can be set, and that ends a test in which nothing but looking at it happens.
-pub(super) struct Wound {
-    inner: ScaledClock,
-    shift: Mutex<SignedDuration>,
-    looks: AtomicUsize,
-}
-
-impl Wound {
-    /// Sets it this far from where it began.
-    pub(super) fn set(&self, shift: SignedDuration) {
-        *self.shift.lock().expect("a shift") = shift;
-    }
-
-    /// How often it was looked at.
-    pub(super) fn looks(&self) -> usize {
-        self.looks.load(Ordering::SeqCst)
-    }
-}
-
-impl Clock for Wound {
-    fn now(&self) -> Timestamp {
-        let looks = self.looks.fetch_add(1, Ordering::SeqCst);
-        assert!(looks < MOST_LOOKS, "something goes round without a wait");
-        let shift = *self.shift.lock().expect("a shift");
-        self.inner.now() + shift
-    }
-}
-
-/// Secrets as they are just now.
-#[derive(Default)]
-pub(super) struct Drawer(Mutex<BTreeMap<String, Entries>>);
-
-impl Drawer {
-    /// Puts a secret with one entry in.
-    pub(super) fn put(&self, name: &str, entry: &str, value: &str) {
-        let entries = Entries::from([(entry.to_owned(), crate::secrets::Secret::new(value))]);
-        let mut secrets = self.0.lock().expect("secrets");
-        secrets.insert(name.to_owned(), entries);
-    }
-
-    /// Takes a secret out.
-    pub(super) fn remove(&self, name: &str) {
-        self.0.lock().expect("secrets").remove(name);
-    }
-}
-
-impl Secrets for Drawer {
-    fn read<'a>(&'a self, name: &'a str) -> Answer<'a, Result<Entries, String>> {
-        let found = self.0.lock().expect("secrets").get(name).cloned();
-        ready(found.ok_or_else(|| "it is not there".to_owned()))
-    }
-}
-
-/// DNS that takes records, and gives them back or not.
-#[derive(Default)]
-pub(super) struct Dns {
-    pub(super) refuses: std::sync::atomic::AtomicBool,
-    pub(super) cleanups: AtomicUsize,
-    /// Looks that do not see a record yet.
-    pub(super) hides: AtomicUsize,
-}
-
-impl Solver for Dns {
-    fn locate<'a>(
-        &'a self,
-        domain: &'a str,
-        value: &'a str,
-    ) -> Answer<'a, Result<TxtRecord, DnsError>> {
-        ready(Ok(TxtRecord {
-            fqdn: format!("_acme-challenge.{domain}"),
-            zone: None,
-            value: value.to_owned(),
-        }))
-    }
-
-    fn present<'a>(&'a self, _: &'a TxtRecord) -> Answer<'a, Result<(), DnsError>> {
-        ready(Ok(()))
-    }
-
-    fn cleanup<'a>(&'a self, _: &'a TxtRecord) -> Answer<'a, Result<(), DnsError>> {
-        self.cleanups.fetch_add(1, Ordering::SeqCst);
-        let refused = self.refuses.load(Ordering::SeqCst);
-        let answer = if refused {
-            Err(DnsError::Configuration("no such token".to_owned()))
-        } else {
-            Ok(())
-        };
-        ready(answer)
-    }
-
-    fn ready<'a>(&'a self, _: &'a TxtRecord) -> Answer<'a, Result<Readiness, DnsError>> {
-        let less = |left: usize| left.checked_sub(1);
-        let order = Ordering::SeqCst;
-        let hidden = self.hides.fetch_update(order, order, less).is_ok();
-        ready(Ok(if hidden {
-            Readiness::Missing("a server".to_owned())
-        } else {
-            Readiness::Visible
-        }))
-    }
-}
-
-/// A target that takes certificates or not.
-#[derive(Default)]
-pub(super) struct Shelf {
-    pub(super) full: std::sync::atomic::AtomicBool,
-}
-
-impl Projector for Shelf {
-    fn preflight<'a>(&'a self, _: &'a Target) -> Answer<'a, Result<(), String>> {
-        ready(Ok(()))
-    }
-
-    fn project<'a>(&'a self, _: &'a Target, _: &'a Material) -> Answer<'a, Result<(), String>> {
-        let full = self.full.load(Ordering::SeqCst);
-        ready(if full { Err("full".to_owned()) } else { Ok(()) })
-    }
-}
-
 /// A keeper with two authorities, the second for rehearsals.
 pub(super) struct Stand {
     pub(super) clock: Arc<Wound>,
@@ -495,11 +374,7 @@ impl Stand {
     /// `more` are further lines of the issuer `main`.
     pub(super) fn new(more: &str) -> Self {
         let start = "2026-06-01T00:00:00Z".parse().expect("a time");
-        let clock = Arc::new(Wound {
-            inner: ScaledClock::new(start, 1),
-            shift: Mutex::default(),
-            looks: AtomicUsize::new(0),
-        });
+        let clock = Arc::new(Wound::new(start));
         let authority = |name: &str| Arc::new(Authority::new(name.to_owned(), Arc::clone(&clock)));
         Self {
             ca: authority(MAIN),
@@ -640,9 +515,6 @@ pub(super) async fn command(keeper: &Keeper, command: Command) -> Result<String,
 
 /// Long enough for everything that waits for nothing.
 pub(super) const SOON: Duration = Duration::from_secs(100);
-
-/// More than any test needs.
-const MOST_LOOKS: usize = 2_000_000;
 
 /// Of every certificate.
 const LIFE: SignedDuration = SignedDuration::from_hours(90 * 24);
