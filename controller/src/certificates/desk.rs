@@ -55,6 +55,24 @@ pub(super) struct Around {
 /// Certificates that may be served, and whether one comes before what is in the Secret.
 type Shown = BTreeMap<Target, (Arc<Certificate>, bool)>;
 
+/// What decides which certificates may be served.
+struct Seen {
+    certificates: Arc<Certificates>,
+    namespaces: Arc<Namespaces>,
+    planned: Arc<Wishes>,
+    /// How often the targets have changed.
+    count: u64,
+}
+
+impl Seen {
+    fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.certificates, &other.certificates)
+            && Arc::ptr_eq(&self.namespaces, &other.namespaces)
+            && Arc::ptr_eq(&self.planned, &other.planned)
+            && self.count == other.count
+    }
+}
+
 /// What is said: of the plan, of the certificates, of the file of issuers, by the healer.
 type Said = (
     Arc<Vec<Finding>>,
@@ -69,7 +87,9 @@ pub(super) struct Last {
     /// The objects that requests were made of.
     asked: Option<(Arc<Ingresses>, Arc<Namespaces>)>,
     /// What that was decided by.
-    seen: Option<(Arc<Certificates>, Arc<Namespaces>, u64)>,
+    seen: Option<Seen>,
+    /// The plan as long as nothing was asked for: nobody knows yet what is wanted.
+    unasked: Option<Arc<Wishes>>,
     /// What the world was told.
     kept: Shown,
     /// What the data plane was told.
@@ -222,20 +242,24 @@ impl Desk {
 
     /// Tells the world which certificates are kept.
     async fn hand_over(&mut self) -> Option<()> {
-        let new = self.keeper.certificates.borrow_and_update().clone();
+        let certificates = self.keeper.certificates.borrow_and_update().clone();
         let namespaces = Arc::clone(&self.reports.borrow().namespaces);
+        let planned = self.keeper.planned.borrow().clone();
         let cluster = self.cluster.as_mut();
-        let count = cluster.map_or(0, |around| *around.changes.borrow_and_update());
-        let same = |(certificates, known, counted): &(_, _, u64)| {
-            Arc::ptr_eq(certificates, &new) && Arc::ptr_eq(known, &namespaces) && *counted == count
+        let seen = Seen {
+            certificates,
+            namespaces,
+            planned,
+            count: cluster.map_or(0, |around| *around.changes.borrow_and_update()),
         };
         // Most rounds come from the engine, about endpoints.
-        if self.last.seen.as_ref().is_some_and(same) {
+        if self.last.seen.as_ref().is_some_and(|known| known.is(&seen)) {
             return Some(());
         }
-        let shown = self.shown(&new, &namespaces);
-        self.last.seen = Some((new, namespaces, count));
-        let new = shown;
+        let unasked = &mut self.last.unasked;
+        unasked.get_or_insert_with(|| Arc::clone(&seen.planned));
+        let new = self.shown(&seen);
+        self.last.seen = Some(seen);
         let old = std::mem::replace(&mut self.last.kept, new);
         let new = &self.last.kept;
         let gone = old.keys().filter(|target| !new.contains_key(*target));
@@ -262,22 +286,29 @@ impl Desk {
     }
 
     /// What may be served of what is kept. A namespace that was made anew under an old name is another
-    /// tenant.
-    fn shown(&self, all: &Certificates, namespaces: &Namespaces) -> Shown {
+    /// tenant. What nobody wants any more stands in for what its owner writes now, and not before it.
+    fn shown(&self, seen: &Seen) -> Shown {
         let another = |target: &Target, certificate: &Certificate| {
-            let namespace = namespaces.get(target.namespace.as_str());
+            let namespace = seen.namespaces.get(target.namespace.as_str());
             let uid = namespace.and_then(|namespace| namespace.metadata.uid.as_deref());
             !certificate.namespace_uid.is_empty()
                 && uid.is_some_and(|uid| uid != certificate.namespace_uid)
         };
+        let unasked = self.last.unasked.as_ref();
+        let unasked = unasked.is_some_and(|plan| Arc::ptr_eq(plan, &seen.planned));
+        let wanted = |target: &Target| unasked || seen.planned.contains_key(target);
         let cluster = self.cluster.as_ref();
-        let shown = all.iter().filter_map(|(target, certificate)| {
-            if another(target, certificate) {
-                return None;
-            }
-            let first = cluster.is_some_and(|around| around.targets.is_ours(target));
-            Some((target.clone(), (Arc::clone(certificate), first)))
-        });
+        let shown = seen
+            .certificates
+            .iter()
+            .filter_map(|(target, certificate)| {
+                if another(target, certificate) {
+                    return None;
+                }
+                let ours = cluster.is_some_and(|around| around.targets.is_ours(target));
+                let first = ours && wanted(target);
+                Some((target.clone(), (Arc::clone(certificate), first)))
+            });
         shown.collect()
     }
 }

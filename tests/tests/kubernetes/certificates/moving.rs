@@ -319,3 +319,30 @@ fn the_way_back_leaves_the_secrets_to_cert_manager() {
         assert_eq!(orders(&stand).len(), 0);
     });
 }
+
+#[test]
+fn what_its_owner_writes_is_served_once_nothing_asks_for_the_certificate_also_under_our_label() {
+    cluster::shared(|server| {
+        let (stand, host) = (Stand::new(server, "acme-by-hand"), "shop.example.test");
+        stand.want("shop", host);
+        let gateway = stand.replica();
+        let before = stand.wait_secret("shop");
+        wait_serves(&gateway, host);
+        documented(&stand, "gatehouse.dev/issuer-");
+        wait::until("nothing asks for it", || {
+            let list = ask(&gateway, &["cert", "list"]);
+            list.contains("unwanted").then_some(())
+        });
+        let own = CertManager::new().issue(host, DAY, DAY * 89);
+        let pair = json!({"stringData": {"tls.crt": own.chain, "tls.key": own.key}});
+        let kubectl = stand.space.kubectl();
+        kubectl.patch(&stand.space.name, "secret/shop", &pair);
+        let after = stand.secret("shop").expect("the Secret");
+        assert_ne!(data(&after), data(&before));
+        assert!(is_ours(&after), "the label is still there");
+        wait::until("what its owner wrote is served", || {
+            serves(&gateway, host, &own).then_some(())
+        });
+        assert_eq!(stand.pebble.issued().len(), 1);
+    });
+}
