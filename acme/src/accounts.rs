@@ -40,7 +40,11 @@ pub(crate) enum NoAccount {
 
 impl From<VaultError> for NoAccount {
     fn from(error: VaultError) -> Self {
-        Self::Vault(error)
+        match error {
+            // Only a person can mend it.
+            VaultError::Damaged(why) => Self::Failed(Failure::local(Class::Local, why)),
+            error => Self::Vault(error),
+        }
     }
 }
 
@@ -332,7 +336,7 @@ impl Accounts {
         let key = Key::Account(issuer.name.to_owned());
         let found = self.vault.read(&key).await?;
         let entry = if let Some(stored) = found {
-            read(&stored).map_err(VaultError::Unavailable)?
+            read(&stored).map_err(|why| VaultError::Damaged(format!("{key}: {why}")))?
         } else {
             let made = AccountKey::generate().map_err(VaultError::Unavailable)?;
             let mut entry = Entry {

@@ -71,6 +71,9 @@ pub enum VaultError {
     /// This process does not lead.
     #[error("this process does not lead: {0}")]
     NotLeader(String),
+    /// It is there, and nobody can read it: nothing may take its place.
+    #[error("{0}")]
+    Damaged(String),
     /// The storage is away; worth trying again.
     #[error("the vault cannot be reached: {0}")]
     Unavailable(String),
@@ -81,7 +84,8 @@ pub trait Vault: Send + Sync {
     /// All certificates.
     fn certificates(&self) -> Answer<'_, Result<Listing, VaultError>>;
 
-    /// One object; `None` if there is none, or none that can be read.
+    /// One object; `None` if there is none. What cannot be read is `None` as well, where another one may
+    /// take its place, as it may not for an account.
     fn read<'a>(&'a self, key: &'a Key) -> Answer<'a, Result<Option<Stored>, VaultError>>;
 
     /// Replaces the version that was read, or creates where nothing was.

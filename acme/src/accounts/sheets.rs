@@ -67,10 +67,13 @@ impl Accounts {
             if leads && self.sheets.borrow().known.contains_key(name) {
                 continue;
             }
-            if let Some(stored) = self.vault.read(&Key::Account(name.clone())).await? {
-                let entry = read(&stored);
-                found.insert(name.clone(), entry.map(|entry| Stored::of(&entry)));
-            }
+            let account = match self.vault.read(&Key::Account(name.clone())).await {
+                Ok(None) => continue,
+                Ok(Some(stored)) => read(&stored).map(|entry| Stored::of(&entry)),
+                Err(VaultError::Damaged(why)) => Err(why),
+                Err(error) => return Err(error),
+            };
+            found.insert(name.clone(), account);
         }
         self.sheets.send_if_modified(|sheets| {
             let first = !std::mem::replace(&mut sheets.read, true);

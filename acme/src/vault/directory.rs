@@ -227,13 +227,38 @@ impl Folder {
             }
             let key = Key::Certificate(target);
             if let Some(complaint) = complaint {
-                listing.damaged.push(format!("{key}: {complaint}"));
+                let then = match &sheet {
+                    Some(_) => "the version before is used",
+                    None => "there is no version before: it is ordered anew",
+                };
+                listing.damaged.push(format!("{key}: {complaint}; {then}"));
             }
             if let Some(sheet) = sheet {
                 listing.stored.push(sheet.stored(key));
             }
         }
         Ok(listing)
+    }
+
+    /// Reads one object; the version before, if the newest is damaged. A certificate can be ordered anew
+    /// and the board filled again, but another key is another account.
+    fn read(&self, key: &Key) -> Result<Option<Stored>, VaultError> {
+        let folder = self.folder(key);
+        match load(&folder) {
+            (None, Some(complaint)) if matches!(key, Key::Account(_)) => {
+                Err(VaultError::Damaged(format!(
+                    "{key}: {complaint}, and there is no version before: put it back from a backup, or \
+                     remove {} to register another account",
+                    folder.display()
+                )))
+            }
+            (sheet, complaint) => {
+                if let Some(error) = complaint {
+                    tracing::warn!(%key, error, "the vault is damaged; the version before is used, if there is one");
+                }
+                Ok(sheet.map(|sheet| sheet.stored(key.clone())))
+            }
+        }
     }
 
     fn write(
@@ -333,21 +358,16 @@ impl Sheet {
 
 /// What can be read of an object, and what is wrong with its newest version.
 fn load(folder: &Path) -> (Option<Sheet>, Option<String>) {
-    let record = folder.join(RECORD);
+    let (record, old) = (folder.join(RECORD), folder.join(OLD));
+    let damaged = |path: &Path, why: String| format!("{} is damaged ({why})", path.display());
     match read_sheet(&record) {
         Ok(Some(sheet)) => (Some(sheet), None),
         // Cut between two renames: the version before is the newest.
-        Ok(None) => (read_sheet(&folder.join(OLD)).ok().flatten(), None),
-        Err(why) => {
-            let old = read_sheet(&folder.join(OLD)).ok().flatten();
-            let then = if old.is_some() {
-                "the version before is used"
-            } else {
-                "there is no version before: it is ordered anew"
-            };
-            let complaint = format!("{} is damaged ({why}); {then}", record.display());
-            (old, Some(complaint))
-        }
+        Ok(None) => match read_sheet(&old) {
+            Ok(sheet) => (sheet, None),
+            Err(why) => (None, Some(damaged(&old, why))),
+        },
+        Err(why) => (read_sheet(&old).ok().flatten(), Some(damaged(&record, why))),
     }
 }
 
@@ -453,10 +473,7 @@ impl Vault for DirectoryVault {
 
     fn read<'a>(&'a self, key: &'a Key) -> Answer<'a, Result<Option<Stored>, VaultError>> {
         let key = key.clone();
-        Box::pin(self.on_disk(move |folder| {
-            let (sheet, _) = load(&folder.folder(&key));
-            Ok(sheet.map(|sheet| sheet.stored(key)))
-        }))
+        Box::pin(self.on_disk(move |folder| folder.read(&key)))
     }
 
     fn write<'a>(

@@ -148,11 +148,11 @@ impl SecretVault {
             None => Ok(None),
             Some(Ok(stored)) if stored.key == *key => Ok(Some(stored)),
             // Overwriting it could cost a key.
-            Some(Ok(stored)) => Err(VaultError::Unavailable(format!(
+            Some(Ok(stored)) => Err(VaultError::Damaged(format!(
                 "Secret {}/{name} is that of {}: move it away",
                 self.namespace, stored.key
             ))),
-            Some(Err(why)) => Err(VaultError::Unavailable(why)),
+            Some(Err(why)) => Err(VaultError::Damaged(why)),
         }
     }
 

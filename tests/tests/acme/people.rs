@@ -120,6 +120,44 @@ fn a_change_of_the_key_whose_answer_is_lost_is_ended_by_the_next_order() {
 }
 
 #[test]
+fn an_account_that_cannot_be_read_is_told_by_its_file_and_no_other_is_made() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        let proxy = Fault::before(&pebble);
+        let stand = Stand::new(&pebble, &proxy.directory(), "");
+        let account = stand.vault().join("accounts/main");
+        with(async || {
+            let keeper = stand.keeper();
+            want(&keeper, vec![request("one", &["one.example.test"])]);
+            valid(&keeper, "one").await;
+        });
+        let record = std::fs::read(account.join("record")).expect("the account");
+        for file in ["record", "record.old"] {
+            std::fs::write(account.join(file), "{").expect("damaged");
+        }
+        with(async || {
+            let keeper = stand.keeper();
+            let two = request("two", &["two.example.test"]);
+            let one = request("one", &["one.example.test"]);
+            want(&keeper, vec![one, two]);
+            let report = until(&keeper, "two", |report| report.waiting.is_some()).await;
+            let detail = report.detail.clone().expect("the reason");
+            let file = account.join("record").display().to_string();
+            assert!(detail.contains(&file), "{detail}");
+            let shown = keeper.asker().accounts().expect("accounts").remove(0);
+            assert_eq!(shown.unreadable.as_ref(), Some(&detail));
+            assert_eq!(proxy.count(Endpoint::NewAccount), 1, "no other account");
+            // Whoever puts it back has the account again.
+            std::fs::write(account.join("record"), &record).expect("put back");
+            let retry = async || keeper.command(target("two"), Command::Retry).await;
+            insist(retry).await.expect("tried");
+            valid(&keeper, "two").await;
+            assert_eq!(proxy.count(Endpoint::NewAccount), 1);
+        });
+    });
+}
+
+#[test]
 fn whoever_only_looks_for_an_account_makes_none() {
     alone(|| {
         let pebble = Pebble::start();

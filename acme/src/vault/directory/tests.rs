@@ -159,6 +159,31 @@ async fn without_a_good_version_the_object_is_as_if_it_never_was_and_that_is_sai
 }
 
 #[tokio::test]
+async fn an_account_that_nobody_can_read_is_refused_by_its_file_and_none_takes_its_place() {
+    let scratch = Scratch::new("account");
+    let vault = DirectoryVault::open(&scratch.0).expect("opened");
+    let account = Key::Account("main".into());
+    assert_eq!(vault.read(&account).await, Ok(None));
+    let first = vault.write(&account, None, &entries("one")).await;
+    let first = first.expect("created");
+    let second = vault.write(&account, Some(&first), &entries("two")).await;
+    second.expect("replaced");
+    let folder = scratch.0.join("accounts/main");
+    fs::write(folder.join(RECORD), "{").expect("damaged");
+    let read = vault.read(&account).await.expect("read").expect("there");
+    assert_eq!(read.entries, entries("one"), "the version before");
+    // The newest cut off, or gone.
+    fs::write(folder.join(OLD), "{").expect("damaged");
+    for left in [folder.join(RECORD), folder.join(OLD)] {
+        let Err(VaultError::Damaged(why)) = vault.read(&account).await else {
+            panic!("{} can be read", left.display());
+        };
+        assert!(why.contains(&left.display().to_string()), "{why}");
+        drop(fs::remove_file(folder.join(RECORD)));
+    }
+}
+
+#[tokio::test]
 async fn case_60_of_two_processes_one_writes_and_the_other_takes_over_when_it_ends() {
     let scratch = Scratch::new("two");
     let one = DirectoryVault::open(&scratch.0).expect("opened");
