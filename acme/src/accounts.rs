@@ -228,29 +228,22 @@ impl Accounts {
             .await
             .map_err(NoAccount::Failed)?;
         let mut entry = self.stored(known, issuer).await?;
-        if entry.next.is_some() && !issuer.test {
+        let (directory, now) = (issuer.directory().to_owned(), self.clock.now());
+        if entry.is_changing(issuer) {
+            let external = self.external(issuer).await.ok().flatten();
+            let hash = hash_of(issuer.spec, external.as_ref());
+            entry.untroubled(&directory, &hash, now)?;
             entry = self
                 .settle(known, issuer, authority.as_ref(), entry)
                 .await?;
         }
-        let directory = issuer.directory().to_owned();
         if let Some(url) = entry.sheet.accounts.get(&directory) {
             let (url, key) = (url.clone(), entry.key);
             return Ok((authority, Account { url, key }));
         }
         let external = self.external(issuer).await.map_err(NoAccount::Failed)?;
         let hash = hash_of(issuer.spec, external.as_ref());
-        let now = self.clock.now();
-        if let Some(trouble) = entry.sheet.troubles.get(&directory)
-            && trouble.until > now
-            // Noted while the clock was ahead.
-            && trouble.until <= later(now, TROUBLE)
-            && trouble.hash == hash
-        {
-            let mut failure = Failure::local(Class::Issuer, trouble.detail.clone());
-            failure.retry_after = Some(between(now, trouble.until));
-            return Err(NoAccount::Failed(failure));
-        }
+        entry.untroubled(&directory, &hash, now)?;
         let contact = issuer.spec.contact.iter();
         let registration = Registration {
             key: entry.key.clone(),
@@ -307,7 +300,9 @@ impl Accounts {
                 return Ok(false);
             }
         }
-        entry.sheet.accounts.remove(&directory);
+        if !entry.is_changing(issuer) {
+            entry.sheet.accounts.remove(&directory);
+        }
         entry.sheet.reset.insert(directory, now);
         self.store(&mut known, issuer, entry).await?;
         Ok(true)
@@ -324,7 +319,9 @@ impl Accounts {
             hash: hash_of(issuer.spec, external.as_ref()),
         };
         let directory = issuer.directory().to_owned();
-        entry.sheet.accounts.remove(&directory);
+        if !entry.is_changing(issuer) {
+            entry.sheet.accounts.remove(&directory);
+        }
         entry.sheet.troubles.insert(directory, trouble);
         self.store(&mut known, issuer, entry).await
     }
@@ -423,6 +420,28 @@ fn hash_of(spec: &IssuerSpec, external: Option<&ExternalAccount>) -> String {
 }
 
 impl Entry {
+    /// Whether a change of the key has begun that only the account at this directory can end.
+    fn is_changing(&self, issuer: Named<'_>) -> bool {
+        self.next.is_some() && !issuer.test
+    }
+
+    /// Refuses while an authority's refusal of this configuration holds.
+    fn untroubled(&self, directory: &str, hash: &str, now: Timestamp) -> Result<(), NoAccount> {
+        // One that ends later was noted while the clock was ahead.
+        let latest = later(now, TROUBLE);
+        match self.sheet.troubles.get(directory) {
+            Some(Trouble { until, hash: of, .. }) if *until <= now || *until > latest || of != hash => {
+                Ok(())
+            }
+            Some(trouble) => {
+                let mut failure = Failure::local(Class::Issuer, trouble.detail.clone());
+                failure.retry_after = Some(between(now, trouble.until));
+                Err(NoAccount::Failed(failure))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn entries(&self) -> Result<Entries, String> {
         let sheet = serde_json::to_vec_pretty(&self.sheet).map_err(|error| error.to_string())?;
         let pem = |key: &AccountKey| Secret::new(leaf::pem("PRIVATE KEY", key.pkcs8().expose()));

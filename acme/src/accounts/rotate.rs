@@ -4,7 +4,7 @@
 //! - The next key is stored before the authority is told of it, and the old one is kept until the
 //!   authority is known to have switched: a crash in between loses no account.
 //! - Which of the two is right is found out by looking for the account of the next key, which makes
-//!   none.
+//!   none. Until then the URL of the account is kept, whatever the authority refuses.
 //! - One key per issuer: what is registered at other directories of the issuer is forgotten, and
 //!   registered again with the new key when it is needed.
 
@@ -19,7 +19,11 @@ impl Accounts {
         issuer: Named<'_>,
         mut known: Turn,
     ) -> Result<String, NoAccount> {
-        // Also ends a change that was begun before.
+        // A person asks: a change that was begun before is ended now, whatever was refused of it.
+        let mut entry = self.stored(&mut known, issuer).await?;
+        if entry.next.is_some() && entry.sheet.troubles.remove(issuer.directory()).is_some() {
+            self.store(&mut known, issuer, entry).await?;
+        }
         let (authority, account) = self.registered(&mut known, issuer).await?;
         let mut entry = self.stored(&mut known, issuer).await?;
         let next = AccountKey::generate();
@@ -44,22 +48,16 @@ impl Accounts {
             return Ok(entry);
         };
         let directory = issuer.directory().to_owned();
-        let switched = match entry.sheet.accounts.get(&directory) {
-            // Nobody knows the old key, so nobody has to be told.
-            None => Ok(()),
-            Some(url) => {
-                let old = Account {
-                    url: url.clone(),
-                    key: entry.key.clone(),
-                };
-                switch(authority, &old, &next).await
-            }
-        };
-        match switched {
-            Ok(()) => {
+        let url = entry.sheet.accounts.get(&directory);
+        match switch(authority, url, &entry.key, &next).await {
+            Ok(url) => {
                 tracing::info!(issuer = issuer.name, "the account has another key");
                 entry.key = next;
-                entry.sheet.accounts.retain(|place, _| *place == directory);
+                entry.sheet.accounts = url
+                    .map(|url| (directory.clone(), url))
+                    .into_iter()
+                    .collect();
+                entry.sheet.troubles.remove(&directory);
             }
             // Either key may be the right one: it is found out the next time.
             Err((failure, Standing::Unknown)) => return Err(NoAccount::Failed(failure)),
@@ -84,31 +82,30 @@ enum Standing {
     Unknown,
 }
 
-/// Makes sure that the account has the next key.
+/// Makes sure that the account has the next key; answers with its URL, or that neither key has one.
 async fn switch(
     authority: &dyn Ca,
-    old: &Account,
+    url: Option<&String>,
+    key: &AccountKey,
     next: &AccountKey,
-) -> Result<(), (Failure, Standing)> {
-    let look = Registration {
-        key: next.clone(),
-        contact: Vec::new(),
-        terms_agreed: false,
-        external: None,
-        existing: true,
-    };
-    match authority.register(&look).await {
-        Ok(found) if found.url == old.url => return Ok(()),
-        Ok(found) => {
-            let detail = format!("the next key belongs to another account, {}", found.url);
+) -> Result<Option<String>, (Failure, Standing)> {
+    match (find(authority, next).await?, url) {
+        (Some(found), Some(url)) if found != *url => {
+            let detail = format!("the next key belongs to another account, {found}");
             return Err((Failure::local(Class::Local, detail), Standing::Old));
         }
-        Err(refusal) if refusal.is("accountDoesNotExist") => {}
-        // Limited, or away: an earlier change may have come through.
-        Err(refusal) => return Err((Failure::of(&refusal, false), Standing::Unknown)),
+        (Some(found), _) => return Ok(Some(found)),
+        (None, _) => {}
     }
-    let changed = authority.change_key(old, next).await;
-    changed.map(|_| ()).map_err(|refusal| {
+    let url = match url {
+        Some(url) => Some(url.clone()),
+        None => find(authority, key).await?,
+    };
+    // Nobody knows either key, so nobody has to be told.
+    let Some(url) = url else { return Ok(None) };
+    let key = key.clone();
+    let changed = authority.change_key(&Account { url, key }, next).await;
+    changed.map(|account| Some(account.url)).map_err(|refusal| {
         let failure = Failure::of(&refusal, false);
         let standing = match failure.class {
             Class::Outage | Class::Transient | Class::Limited => Standing::Unknown,
@@ -116,4 +113,21 @@ async fn switch(
         };
         (failure, standing)
     })
+}
+
+/// URL of the account that has this key, if there is one; makes none.
+async fn find(authority: &dyn Ca, key: &AccountKey) -> Result<Option<String>, (Failure, Standing)> {
+    let look = Registration {
+        key: key.clone(),
+        contact: Vec::new(),
+        terms_agreed: false,
+        external: None,
+        existing: true,
+    };
+    match authority.register(&look).await {
+        Ok(found) => Ok(Some(found.url)),
+        Err(refusal) if refusal.is("accountDoesNotExist") => Ok(None),
+        // Limited, away, or refused: an earlier change may have come through.
+        Err(refusal) => Err((Failure::of(&refusal, false), Standing::Unknown)),
+    }
 }

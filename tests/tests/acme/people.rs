@@ -3,11 +3,17 @@
 use std::sync::Arc;
 
 use gatehouse_acme::ca::AccountKey;
+use gatehouse_acme::failure::Class;
+use gatehouse_acme::issuers::KeyKind;
 use gatehouse_acme::keeper::Command;
+use gatehouse_acme::leaf;
 use gatehouse_acme::record::Phase;
 use gatehouse_acme::secrets::Secret;
+use gatehouse_acme::vault::directory::DirectoryVault;
 use gatehouse_acme::vault::memory::MemoryVault;
+use gatehouse_acme::vault::{Key, Vault as _};
 use gatehouse_tests::acme::fault::{Endpoint, Fault, Rule, Seen, Verdict};
+use gatehouse_tests::acme::rules::{On, edge_unavailable, problem};
 use gatehouse_tests::acme::{Pebble, Setup};
 use gatehouse_tests::kubernetes::cluster::alone;
 use gatehouse_tests::raw::Answer;
@@ -115,6 +121,87 @@ fn a_change_of_the_key_whose_answer_is_lost_is_ended_by_the_next_order() {
             assert!(!after.rotating);
             assert_eq!(after.url, before.url);
             assert_ne!(after.thumbprint, before.thumbprint);
+        });
+    });
+}
+
+#[test]
+fn an_account_is_kept_while_nobody_may_look_which_of_its_keys_is_right() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        let proxy = Fault::before(&pebble);
+        let stand = Stand::new(&pebble, &proxy.directory(), "");
+        with(async || {
+            let keeper = stand.keeper();
+            let one = || request("one", &["one.example.test"]);
+            want(&keeper, vec![one()]);
+            valid(&keeper, "one").await;
+            let asker = keeper.asker();
+            let before = asker.accounts().expect("accounts").remove(0);
+            // An order that is planned, and waits for an authority that is away.
+            proxy.rule(On::these(&[Endpoint::NewOrder], edge_unavailable(3_600)).times(1));
+            want(&keeper, vec![one(), request("two", &["two.example.test"])]);
+            until(&keeper, "two", |report| report.waiting.is_some()).await;
+            // The change does not reach the authority, so the old key is the right one.
+            proxy.rule(On::these(&[Endpoint::KeyChange], edge_unavailable(1)).times(1));
+            let rotate = async || asker.rotate("main".to_owned()).await;
+            insist(rotate).await.expect_err("no answer");
+            let refused = problem(403, "unauthorized", "not now");
+            proxy.rule(On::these(&[Endpoint::NewAccount], refused).times(1));
+            let retry = async || keeper.command(target("two"), Command::Retry).await;
+            insist(retry).await.expect("tried");
+            until(&keeper, "two", |report| {
+                report.waiting == Some(Class::Issuer)
+            })
+            .await;
+            let between = asker.accounts().expect("accounts").remove(0);
+            assert!(between.rotating);
+            assert_eq!(between.url, before.url);
+            assert_eq!(between.thumbprint, before.thumbprint);
+            insist(rotate).await.expect("ended, and another one");
+            let after = asker.accounts().expect("accounts").remove(0);
+            assert!(!after.rotating);
+            assert_eq!(after.url, before.url);
+            assert_ne!(after.thumbprint, before.thumbprint);
+            assert_eq!((after.refused, after.until), (None, None));
+        });
+    });
+}
+
+#[test]
+fn an_account_that_lost_its_url_in_a_change_of_the_key_is_found_by_either_key() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        let stand = Stand::new(&pebble, &pebble.directory(), "");
+        with(async || {
+            let keeper = stand.keeper();
+            want(&keeper, vec![request("one", &["one.example.test"])]);
+            valid(&keeper, "one").await;
+            let before = keeper.asker().accounts().expect("accounts").remove(0);
+            drop(keeper);
+            // As a program before this one left it.
+            let vault = DirectoryVault::open(stand.vault()).expect("a vault");
+            let leads = vault.epoch().wait_for(Option::is_some).await.is_ok();
+            assert!(leads);
+            let key = Key::Account("main".to_owned());
+            let stored = vault.read(&key).await.expect("read").expect("an account");
+            let mut entries = stored.entries;
+            let next = leaf::generate(KeyKind::P256).expect("a key");
+            entries.insert("next.pem".to_owned(), next);
+            let sheet = Secret::new(r#"{"accounts": {}}"#);
+            entries.insert("account.json".to_owned(), sheet);
+            let written = vault.write(&key, Some(&stored.version), &entries).await;
+            written.expect("written");
+            drop(vault);
+            let keeper = stand.keeper();
+            let names = ["one", "two"];
+            let all = names.map(|name| request(name, &[&format!("{name}.example.test")]));
+            want(&keeper, all.to_vec());
+            valid(&keeper, "two").await;
+            let after = keeper.asker().accounts().expect("accounts").remove(0);
+            assert_eq!(after.url, before.url);
+            assert_ne!(after.thumbprint, before.thumbprint);
+            assert!(!after.rotating);
         });
     });
 }
