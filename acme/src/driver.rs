@@ -144,6 +144,18 @@ pub(crate) struct Memo {
     pub(crate) rest_until: Option<Timestamp>,
     /// How often the authority did not know the account.
     resets: u32,
+    /// How often in a row the record was not stored; the next run remembers it, too.
+    pub(crate) unstored: u32,
+}
+
+impl Memo {
+    /// A run ends or begins.
+    pub(crate) fn forget(&mut self) {
+        *self = Self {
+            unstored: self.unstored,
+            ..Self::default()
+        };
+    }
 }
 
 /// What follows a step.
@@ -211,7 +223,7 @@ impl Driver {
     /// Works until nothing is to be done now. The error is the vault's: the record has to be read
     /// again.
     pub(crate) async fn run(&self, flow: &mut Flow) -> Result<(), VaultError> {
-        flow.memo = Memo::default();
+        flow.memo.forget();
         loop {
             // Boxed: a step is large, and only one exists at a time.
             let turn = match Box::pin(self.step(flow)).await {
@@ -312,6 +324,7 @@ impl Driver {
         let (phase, target) = (state.phase, state.target.clone());
         self.journal.reached(Point::Storing(phase), &target).await;
         self.write(flow).await?;
+        flow.memo.unstored = 0;
         self.served.show(&flow.record, flow.wanted.as_ref());
         self.journal.reached(Point::Stored(phase), &target).await;
         Ok(())
@@ -341,6 +354,7 @@ impl Driver {
             fresh: true,
             transient: flow.memo.transient,
             resets: flow.memo.resets,
+            unstored: flow.memo.unstored,
             ..Memo::default()
         };
         self.save(flow).await?;

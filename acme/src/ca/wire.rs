@@ -164,10 +164,18 @@ impl WireChallenge {
             token: self.token,
             status: self.status,
             error: self.error.map(Into::into),
-            issuers: self.issuers.into_iter().take(ENTRIES).collect(),
+            issuers: self
+                .issuers
+                .into_iter()
+                .filter(|issuer| issuer.len() <= LONGEST_DOMAIN)
+                .take(ENTRIES)
+                .collect(),
         })
     }
 }
+
+/// Letters of a domain name (RFC 1035, section 3.1), as text.
+const LONGEST_DOMAIN: usize = 253;
 
 /// RFC 8555, section 8: base64url, at least 128 bits; the bound is ours.
 fn is_token(text: &str) -> bool {
@@ -231,6 +239,14 @@ mod tests {
             (error.kind.as_str(), error.detail.as_str()),
             ("dns", "no record")
         );
+    }
+
+    #[test]
+    fn what_is_too_long_for_the_name_of_an_issuer_is_not_kept() {
+        let text = r#"{"identifier":{"type":"dns","value":"a.example"},"status":"pending","challenges":[
+            {"type":"dns-persist-01","url":"1","status":"pending","issuer-domain-names":["LONG","ca.example"]}]}"#;
+        let read = authorization(&text.replace("LONG", &"l".repeat(300_000)));
+        assert_eq!(read.challenges[0].issuers, ["ca.example"]);
     }
 
     #[test]

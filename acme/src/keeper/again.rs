@@ -3,11 +3,13 @@
 //! Invariants:
 //! - A record that could not be stored is read again before any step is made of it: what is stored
 //!   decides, not what was about to be.
+//! - After that nobody outside is asked before the vault has taken the record as it is, and each time
+//!   later: what cannot be stored would be asked for again and again.
 //! - The loop never waits for any of it.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use crate::driver::{Driver, Flow, Memo};
+use crate::driver::{Driver, Flow};
 use crate::events::{Event, What};
 use crate::plan::Wanted;
 use crate::record::Record;
@@ -31,11 +33,22 @@ impl Driver {
     /// Works on a certificate until it rests; a stale one is only read again.
     pub(super) async fn work(&self, flow: &mut Flow, stale: bool) -> End {
         if stale {
-            flow.memo = Memo::default();
+            flow.memo.forget();
             return self.read_again(flow).await;
         }
+        if flow.memo.unstored > 0
+            && flow.version.is_some()
+            && let Err(error) = self.write(flow).await
+        {
+            let end = self.not_stored(flow, &error).await;
+            flow.memo.rest_until = flow.memo.rest_until.min(Some(self.after(LONGEST_LOOK)));
+            return end;
+        }
         match self.run(flow).await {
-            Ok(()) => End::Rests,
+            Ok(()) => {
+                flow.memo.unstored = 0;
+                End::Rests
+            }
             Err(error) => self.not_stored(flow, &error).await,
         }
     }
@@ -47,8 +60,12 @@ impl Driver {
         let what = What::Warning(error.to_string());
         // Nobody has to listen.
         drop(self.events.send(Event { target, what }));
+        let grown = AGAIN * 2_i32.pow(flow.memo.unstored.min(MOST_DOUBLED));
+        flow.memo.unstored = flow.memo.unstored.saturating_add(1);
         let end = self.read_again(flow).await;
-        flow.memo.rest_until = Some(self.soon());
+        if end != End::Unread {
+            flow.memo.rest_until = Some(self.after(grown));
+        }
         end
     }
 
@@ -72,7 +89,7 @@ impl Driver {
             }
             Err(error) => {
                 tracing::warn!(%key, %error, "record not read");
-                flow.memo.rest_until = Some(self.soon());
+                flow.memo.rest_until = Some(self.after(AGAIN));
                 End::Unread
             }
         }
@@ -92,14 +109,14 @@ impl Driver {
             Err(error) => {
                 let key = Key::Certificate(flow.target().clone());
                 tracing::warn!(%key, %error, "record not stored again");
-                flow.memo.rest_until = Some(self.soon());
+                flow.memo.rest_until = Some(self.after(AGAIN));
                 End::Unread
             }
         }
     }
 
-    fn soon(&self) -> Timestamp {
-        later(self.clock.now(), AGAIN)
+    fn after(&self, pause: SignedDuration) -> Timestamp {
+        later(self.clock.now(), pause)
     }
 }
 
@@ -109,5 +126,10 @@ fn strange(key: &Key, why: &str) -> End {
     End::Strange
 }
 
-/// After a record could not be stored or read.
-const AGAIN: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
+/// After a record could not be stored or read; twice as long each time that it is not stored, up to a
+/// quarter of an hour.
+const AGAIN: SignedDuration = SignedDuration::from_secs(2);
+const MOST_DOUBLED: u32 = 9;
+
+/// After the vault did not even take what it has: nobody outside is asked for that.
+const LONGEST_LOOK: SignedDuration = SignedDuration::from_secs(60);

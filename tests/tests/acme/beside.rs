@@ -2,10 +2,11 @@
 //! authority, pages that people look at.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use gatehouse_acme::Answer;
 use gatehouse_acme::ca::Step;
+use gatehouse_acme::clock::{Clock as _, ScaledClock};
 use gatehouse_acme::driver::Projector;
 use gatehouse_acme::failure::Class;
 use gatehouse_acme::issuers::Issuers;
@@ -20,11 +21,13 @@ use gatehouse_tests::acme::fault::{Endpoint, Fault, Rule, Seen, Verdict};
 use gatehouse_tests::acme::{Pebble, Setup};
 use gatehouse_tests::kubernetes::cluster::alone;
 use gatehouse_tests::tls::Pair;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::customer::with;
 use crate::stand::{PATIENCE, Stand, request, served, target, until, valid, want};
+use crate::waits::Undated;
 
 /// A vault that is away for the next few uses of records, and counts how often accounts are read.
 #[derive(Clone)]
@@ -140,6 +143,105 @@ fn a_record_that_was_not_stored_is_read_again_before_any_step_is_made_of_it() {
             assert_eq!(*notes.stored.borrow(), [Some(Phase::Planned)]);
             assert_eq!(pebble.issued().len(), 1);
         });
+    });
+}
+
+/// A vault that takes a plan, and then nothing of this kind.
+struct Full {
+    inner: MemoryVault,
+    refuses: fn(Phase) -> bool,
+    planned: AtomicBool,
+    closed: Arc<AtomicBool>,
+}
+
+impl Vault for Full {
+    fn certificates(&self) -> Answer<'_, Result<Listing, VaultError>> {
+        self.inner.certificates()
+    }
+
+    fn read<'a>(&'a self, key: &'a Key) -> Answer<'a, Result<Option<Stored>, VaultError>> {
+        self.inner.read(key)
+    }
+
+    fn write<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: Option<&'a Version>,
+        entries: &'a Entries,
+    ) -> Answer<'a, Result<Version, VaultError>> {
+        let order = Ordering::SeqCst;
+        if matches!(key, Key::Certificate(_)) {
+            let phase = Record::from_entries(entries).expect("a record").state.phase;
+            let planned = self.planned.fetch_or(phase == Phase::Planned, order);
+            if planned && self.closed.load(order) && (self.refuses)(phase) {
+                let error = VaultError::Unavailable("it is full".to_owned());
+                return Box::pin(std::future::ready(Err(error)));
+            }
+        }
+        self.inner.write(key, expected, entries)
+    }
+
+    fn remove<'a>(
+        &'a self,
+        key: &'a Key,
+        expected: &'a Version,
+    ) -> Answer<'a, Result<(), VaultError>> {
+        self.inner.remove(key, expected)
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.changes()
+    }
+
+    fn epoch(&self) -> watch::Receiver<Option<u64>> {
+        self.inner.epoch()
+    }
+}
+
+/// Orders that an authority gets in ten minutes in which nothing can be stored of this kind, and before
+/// the certificate is there after that.
+fn orders_while_full(refuses: fn(Phase) -> bool) -> (usize, usize) {
+    let pebble = Pebble::start_with(Setup::default().trusting());
+    let proxy = Fault::before(&pebble);
+    proxy.rule(Undated);
+    let mut counts = (0, 0);
+    with(async || {
+        let closed = Arc::new(AtomicBool::new(true));
+        let vault = Full {
+            inner: MemoryVault::new(),
+            refuses,
+            planned: AtomicBool::new(false),
+            closed: Arc::clone(&closed),
+        };
+        let mut stand = Stand::new(&pebble, &proxy.directory(), "");
+        let begin = Timestamp::now();
+        let clock = Arc::new(ScaledClock::new(begin, 300));
+        stand.clock = Arc::<ScaledClock>::clone(&clock);
+        let keeper = stand.keeper_on(Arc::new(vault));
+        want(&keeper, vec![request("tls", &["a.example.test"])]);
+        asked(&proxy, Endpoint::NewOrder).await;
+        while clock.now() < begin + SignedDuration::from_mins(10) {
+            tokio::task::yield_now().await;
+        }
+        counts.0 = proxy.count(Endpoint::NewOrder);
+        closed.store(false, Ordering::SeqCst);
+        valid(&keeper, "tls").await;
+        counts.1 = proxy.count(Endpoint::NewOrder);
+    });
+    assert_eq!(pebble.issued().len(), 1);
+    counts
+}
+
+#[test]
+fn what_cannot_be_stored_is_not_asked_for_again_and_again() {
+    alone(|| {
+        let (meanwhile, all) = orders_while_full(|_| true);
+        assert_eq!(meanwhile, 1, "a vault that takes nothing");
+        assert_eq!(all, 2);
+        // As if only the order was too large for it. The last one may have been on its way.
+        let (meanwhile, all) = orders_while_full(|phase| phase == Phase::Ordered);
+        assert!(meanwhile <= 10, "{meanwhile} in ten minutes");
+        assert!(all <= meanwhile + 2, "{all} after {meanwhile}");
     });
 }
 
