@@ -21,6 +21,7 @@ use x509_parser::public_key::PublicKey;
 use crate::clock::SKEW;
 use crate::issuers::KeyKind;
 use crate::names::Name;
+use crate::record::Material;
 use crate::schedule::{Life, later};
 use crate::secrets::Secret;
 
@@ -39,6 +40,23 @@ pub fn generate(kind: KeyKind) -> Result<Secret, String> {
 
 fn rsa(size: RsaKeySize) -> Result<KeyPair, rcgen::Error> {
     KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, size)
+}
+
+/// A pair that nobody ever serves, to try out whether one can be stored: signed by itself, and as large as
+/// a certificate of a hundred names with its chain.
+pub fn stand_in() -> Result<Material, String> {
+    let failed = |error: rcgen::Error| format!("no certificate to try it out with: {error}");
+    let label = "x".repeat(40);
+    let names: Vec<String> = (0..100)
+        .map(|each| format!("{each}.{label}.invalid"))
+        .collect();
+    let pair = KeyPair::generate().map_err(failed)?;
+    let params = CertificateParams::new(names).map_err(failed)?;
+    let certificate = params.self_signed(&pair).map_err(failed)?;
+    Ok(Material {
+        chain: pem("CERTIFICATE", certificate.der()).repeat(2),
+        key: Secret::new(pair.serialize_pem()),
+    })
 }
 
 /// A CSR (DER) for a key in PEM.

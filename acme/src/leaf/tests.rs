@@ -144,3 +144,14 @@ fn a_clock_that_orders_also_takes_what_it_ordered_and_a_life_without_end_ends_la
     );
     life.renewal(None);
 }
+
+#[test]
+fn a_stand_in_is_a_pair_as_large_as_most_and_never_taken_for_a_certificate() {
+    let pair = stand_in().expect("a pair");
+    let names = names_in(&pair.chain).expect("names");
+    let now = life_of(&pair.chain).expect("dates").not_before;
+    check(&pair.chain, &pair.key, &names, later(now, TOLERANCE)).expect("key and chain fit");
+    assert_eq!(placeholder(&pair.chain).as_deref(), Some("itself"));
+    let size = pair.chain.len() + pair.key.expose().len();
+    assert!((12_000..24_000).contains(&size), "{size} bytes");
+}

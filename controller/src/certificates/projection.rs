@@ -4,7 +4,9 @@
 //! Invariants:
 //! - A Secret that Gatehouse did not write is never written, unless it is empty or its owner hands it
 //!   over by an annotation.
-//! - Whether it may be written is tried with the API server's own dry run before anything is ordered.
+//! - Whether it may be written is tried with the API server's own dry run before anything is ordered, with
+//!   a pair of the size that is to come: what has no room for it, or is refused empty, would be refused
+//!   after the order.
 //! - Chain and key go in one request, and only onto the version that was judged.
 //! - What cert-manager has written over ours is not written over.
 
@@ -13,6 +15,7 @@ use std::time::Duration;
 
 use gatehouse_acme::Answer;
 use gatehouse_acme::driver::Projector;
+use gatehouse_acme::leaf::stand_in;
 use gatehouse_acme::plan::Target;
 use gatehouse_acme::record::Material;
 use gatehouse_acme::secrets::Secret as Value;
@@ -121,21 +124,19 @@ impl Projection {
         if is_ours(target, &secret) || is_empty(&secret) {
             return Ok(None);
         }
-        let entry = |name: &str| {
-            let value = secret.data.as_ref().and_then(|data| data.get(name));
-            value.map(|value| value.0.as_slice()).unwrap_or_default()
-        };
-        Ok(Some(Material {
-            chain: String::from_utf8_lossy(entry("tls.crt")).into_owned(),
-            key: Value::new(entry("tls.key")),
-        }))
+        Ok(Some(material(&secret)))
     }
 
     async fn try_out(&self, target: &Target) -> Result<(), Trouble> {
         let found = self.find(target).await?;
         judge(target, found.as_ref()).map_err(Trouble::Refused)?;
-        let nothing = Value::default();
-        let applied = self.applied(target, found.as_ref(), &nothing, &nothing);
+        let there = found.as_ref().filter(|found| is_ours(target, found));
+        let pair = match there.and_then(pair_in) {
+            Some(pair) => pair,
+            None => stand_in().map_err(Trouble::Away)?,
+        };
+        let (chain, key) = (Value::new(pair.chain), pair.key);
+        let applied = self.applied(target, found.as_ref(), &chain, &key);
         self.apply(target, &applied, found.is_some(), true).await
     }
 
@@ -279,6 +280,25 @@ fn judge(target: &Target, secret: Option<&Secret>) -> Result<(), String> {
 fn is_empty(secret: &Secret) -> bool {
     let mut data = secret.data.iter().flatten();
     data.all(|(name, value)| !ENTRIES.contains(&name.as_str()) || value.0.is_empty())
+}
+
+/// Certificate and key as they are there.
+fn material(secret: &Secret) -> Material {
+    let entry = |name: &str| {
+        let value = secret.data.as_ref().and_then(|data| data.get(name));
+        value.map(|value| value.0.as_slice()).unwrap_or_default()
+    };
+    Material {
+        chain: String::from_utf8_lossy(entry("tls.crt")).into_owned(),
+        key: Value::new(entry("tls.key")),
+    }
+}
+
+/// The same, if there are both.
+fn pair_in(secret: &Secret) -> Option<Material> {
+    let there = material(secret);
+    let both = !there.chain.is_empty() && !there.key.expose().is_empty();
+    both.then_some(there)
 }
 
 /// Whether cert-manager has written another certificate into a Secret that is ours; the answer says so

@@ -143,6 +143,35 @@ fn case_42_a_secret_that_cannot_be_written_blocks_before_any_order() {
 }
 
 #[test]
+fn case_42_a_secret_without_room_for_a_certificate_blocks_before_any_order() {
+    cluster::shared(|server| {
+        let stand = Stand::new(server, "acme-room");
+        // A Secret has room for 1 MiB.
+        let secret = |bytes: usize| {
+            let more = "A".repeat(bytes);
+            format!(
+                "{{apiVersion: v1, kind: Secret, metadata: {{name: shop, namespace: demo}}, type: \
+                 kubernetes.io/tls, stringData: {{tls.crt: '', tls.key: '', more: {more}}}}}"
+            )
+        };
+        stand.space.create(&secret(1_047_000));
+        stand.want("shop", HOST);
+        let gateway = stand.replica();
+        gateway.wait_diagnostic(&["CertificateSecretNotWritable", "shop", "1048576"]);
+        assert_eq!(stand.authority.count(Endpoint::NewOrder), 0);
+        stand.space.delete("secret/shop");
+        stand.space.create(&secret(1_000_000));
+        wait_serves(&gateway, HOST);
+        let written = wait::until("the Secret is written", || {
+            stand.secret("shop").filter(holds_certificate)
+        });
+        assert!(written["data"]["more"].is_string(), "what others put there");
+        assert_eq!(stand.authority.count(Endpoint::NewOrder), 1);
+        assert_eq!(stand.pebble.issued().len(), 1);
+    });
+}
+
+#[test]
 fn case_43_a_secret_that_cannot_be_written_any_more_costs_no_certificate() {
     cluster::shared(|server| {
         let stand = Stand::new(server, "acme-late");
