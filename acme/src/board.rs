@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 
 use crate::ca::ChallengeKind;
-use crate::issuers::Http01;
+use crate::issuers::{Http01, Issuers};
 use crate::names::Name;
 use crate::plan::Target;
 use crate::secrets::{Entries, Secret};
@@ -169,6 +169,18 @@ impl Pen {
     ) -> Result<(), VaultError> {
         self.change(|board| {
             board.accounts.insert(issuer.to_owned(), account);
+        })
+        .await
+    }
+
+    /// Answers for accounts as their issuers say now.
+    pub(crate) async fn answer_as(&self, issuers: &Issuers) -> Result<(), VaultError> {
+        self.change(|board| {
+            for (name, account) in &mut board.accounts {
+                if let Some(spec) = issuers.issuers.get(name) {
+                    account.answers = spec.http01;
+                }
+            }
         })
         .await
     }

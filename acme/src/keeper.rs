@@ -382,12 +382,15 @@ impl Work {
         }
     }
 
-    /// What others wrote about accounts.
+    /// What others wrote about accounts; who leads has them answered for as the configuration says.
     async fn look_at_accounts(&mut self, leads: bool) {
         let issuers = self.issuers.borrow().clone();
         // Who could not look at all of them has not seen what others wrote.
         let leads = leads && self.look_again.is_none_or(|(_, leads)| leads);
-        let looked = self.driver.accounts.look(&issuers, leads).await;
+        let mut looked = self.driver.accounts.look(&issuers, leads).await;
+        if looked.is_ok() && self.epoch.is_some() {
+            looked = self.driver.pen.answer_as(&issuers).await;
+        }
         self.look_again = looked.err().map(|error| {
             tracing::warn!(%error, "the accounts were not read");
             (tokio::time::Instant::now() + LOOK_AGAIN, leads)

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::Answer;
+use crate::board::Thumbprint;
+use crate::issuers::Http01;
 use crate::secrets::{Entries, SecretFolder};
 use crate::vault::memory::MemoryVault;
 use crate::vault::{Stored, VaultError, Version};
@@ -55,24 +57,62 @@ impl Vault for Shy {
     }
 }
 
+fn issuers(more: &str) -> Issuers {
+    let text = format!(
+        "acme:\n  issuers:\n    main:\n      directory: https://ca.test/dir\n      \
+         acceptTerms: true\n{more}  default: main\n"
+    );
+    Issuers::parse(&text).expect("issuers")
+}
+
+fn start(vault: Arc<dyn Vault>, issuers: watch::Receiver<Arc<Issuers>>) -> Keeper {
+    Keeper::start(Config::alone(
+        issuers,
+        vault,
+        Arc::new(SecretFolder::new("/nowhere")),
+        Arc::new(|_| Err("no authority in this test".to_owned())),
+        Arc::new(|_, _| Err("no DNS in this test".to_owned())),
+    ))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_shall_answer_published_tokens_only_does_so_from_then_on() {
+    let vault = MemoryVault::new();
+    let pen = Pen::new(Arc::new(vault.clone()), watch::Sender::default());
+    let account = Thumbprint {
+        thumbprint: "thumb".to_owned(),
+        answers: Http01::Stateless,
+    };
+    pen.introduce("main", account).await.expect("stored");
+    let (file, followed) = watch::channel(Arc::new(issuers("")));
+    let keeper = start(Arc::new(vault.clone()), followed);
+    // Whatever was to be done at the start is done, since time passes.
+    tokio::time::advance(Duration::from_secs(1)).await;
+    keeper.shown().await;
+    let answered = async |more: &str, wanted: Http01| {
+        file.send_replace(Arc::new(issuers(more)));
+        let mut board = keeper.board.clone();
+        let answered = board.wait_for(|board| {
+            let main = board.accounts.get("main");
+            main.is_some_and(|account| account.answers == wanted)
+        });
+        let answered = tokio::time::timeout(Duration::from_secs(30), answered).await;
+        drop(answered.expect("in time").expect("a keeper"));
+    };
+    answered("", Http01::Stateless).await;
+    answered("      http01: published\n", Http01::Published).await;
+    answered("", Http01::Stateless).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn accounts_that_could_not_be_read_are_looked_at_again_until_they_are() {
-    let text = "acme:\n  issuers:\n    main:\n      directory: https://ca.test/dir\n      \
-                acceptTerms: true\n  default: main\n";
-    let issuers = Issuers::parse(text).expect("issuers");
-    let (_issuers, issuers) = watch::channel(Arc::new(issuers));
+    let (_issuers, issuers) = watch::channel(Arc::new(issuers("")));
     // The first looks of a follower and of a leader, and one more.
     let vault = Arc::new(Shy {
         inner: MemoryVault::new(),
         away: AtomicUsize::new(3),
     });
-    let keeper = Keeper::start(Config::alone(
-        issuers,
-        Arc::<Shy>::clone(&vault),
-        Arc::new(SecretFolder::new("/nowhere")),
-        Arc::new(|_| Err("no authority in this test".to_owned())),
-        Arc::new(|_, _| Err("no DNS in this test".to_owned())),
-    ));
+    let keeper = start(Arc::<Shy>::clone(&vault), issuers);
     let asker = keeper.asker();
     keeper.shown().await;
     let early = asker.accounts().expect_err("nobody has read them");
