@@ -4,9 +4,11 @@
 //! - Every question goes over TCP: an answer is never cut, and nobody off the way can forge one.
 //! - A question ends within [`DEADLINE`]; a walk has a bound on its steps.
 //! - Nothing is cached: a record that was just written must not be hidden by an older "no".
+//! - A server of some zones that is named as a resolver refuses to speak of others: that is no answer
+//!   while another resolver has one.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, ResponseCode};
@@ -26,6 +28,9 @@ const HOPS: usize = 8;
 
 /// Servers of a zone that are asked: more than anybody has.
 const SERVERS: usize = 32;
+
+/// Addresses of one of them in one family.
+const ADDRESSES: usize = 8;
 
 /// Whom to ask where nothing else is known.
 #[derive(Debug, Clone)]
@@ -93,67 +98,125 @@ impl Resolver {
             };
             self.servers_of(&zone).await?
         } else {
-            self.servers.clone()
+            let server = |at: &SocketAddr| Server::at(vec![*at]);
+            self.servers.iter().map(server).collect()
         };
         for server in servers {
-            let kind = RecordType::TXT;
-            let question = ask(server, &record.fqdn, kind, !authoritative).await;
-            let message = match question {
-                Ok(message) => message,
-                Err(error) => return Ok(Readiness::Missing(format!("{server}: {error}"))),
-            };
-            let mut answers = message.answers.iter();
-            let seen = answers.any(|answer| says(answer, &record.value));
-            if !seen {
-                let text = format!("{server} does not have the record of {} yet", record.fqdn);
-                return Ok(Readiness::Missing(text));
+            if let Err(missing) = server.has(record, !authoritative).await {
+                return Ok(Readiness::Missing(missing));
             }
         }
         Ok(Readiness::Visible)
     }
 
-    /// Addresses of all name servers of a zone, sorted.
-    async fn servers_of(&self, zone: &str) -> Result<Vec<SocketAddr>, DnsError> {
+    /// All name servers of a zone, sorted, none twice.
+    async fn servers_of(&self, zone: &str) -> Result<Vec<Server>, DnsError> {
         let message = self.ask(zone, RecordType::NS).await?;
         let names = message.answers.iter();
         let names = names.filter_map(|record| target(record, RecordType::NS));
         let names: BTreeSet<String> = names.take(SERVERS).collect();
-        let mut addresses = BTreeSet::new();
+        let mut servers = BTreeSet::new();
         for name in &names {
-            let mut found = Vec::new();
+            let mut found = BTreeSet::new();
             for wanted in [RecordType::A, RecordType::AAAA] {
                 let message = self.ask(name, wanted).await?;
-                found.extend(message.answers.iter().filter_map(address));
+                let addresses = message.answers.iter().filter_map(address);
+                found.extend(addresses.take(ADDRESSES).map(|at| SocketAddr::new(at, 53)));
             }
-            // IPv6 may be out of reach from here: one family of a server is enough.
-            let four = found.iter().filter(|address| address.is_ipv4());
-            let four: Vec<IpAddr> = four.copied().collect();
-            addresses.extend(if four.is_empty() { found } else { four });
+            if !found.is_empty() {
+                servers.insert(Server::at(found.into_iter().collect()));
+            }
         }
-        if addresses.is_empty() {
+        if servers.is_empty() {
             let text = format!("no address of a name server of {zone} is known");
             return Err(DnsError::Temporary(text));
         }
-        let at = |address| SocketAddr::new(address, 53);
-        Ok(addresses.into_iter().take(SERVERS).map(at).collect())
+        Ok(servers.into_iter().collect())
     }
 
-    /// Asks one server after the other; that the name does not exist is an answer.
+    /// Asks one server after the other; that the name does not exist is an answer. That all of them
+    /// refuse is one as well: they know nothing of it.
     pub(super) async fn ask(&self, name: &str, kind: RecordType) -> Result<Message, DnsError> {
-        let mut last = String::new();
+        let (mut last, mut refused) = (None, None);
         for server in &self.servers {
             match ask(*server, name, kind, true).await {
+                Ok(message) if is_refused(&message) => refused = Some(message),
                 Ok(message) => return Ok(message),
-                Err(error) => last = format!("{server}: {error}"),
+                Err(error) => last = Some(format!("{server}: {error}")),
             }
         }
-        Err(DnsError::Temporary(format!(
-            "no answer about {name}: {last}"
-        )))
+        match (last, refused) {
+            (None, Some(message)) => Ok(message),
+            (last, _) => Err(DnsError::Temporary(format!(
+                "no answer about {name}: {}",
+                last.unwrap_or_default()
+            ))),
+        }
     }
 }
 
-/// One question to one server. That the name does not exist is an answer.
+/// A name server by its addresses.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Server {
+    /// All of these are asked: an authority may come to any of them.
+    first: Vec<SocketAddr>,
+    /// Asked instead, if one of those does not answer: their family may be out of reach from here.
+    other: Vec<SocketAddr>,
+}
+
+impl Server {
+    fn at(addresses: Vec<SocketAddr>) -> Self {
+        let (four, six): (Vec<_>, Vec<_>) = addresses.into_iter().partition(SocketAddr::is_ipv4);
+        if four.is_empty() {
+            return Self {
+                first: six,
+                other: four,
+            };
+        }
+        Self {
+            first: four,
+            other: six,
+        }
+    }
+
+    /// Whether it has the record; the error says where it is missing.
+    async fn has(&self, record: &TxtRecord, recurse: bool) -> Result<(), String> {
+        match all_have(&self.first, record, recurse).await {
+            Ok(seen) => seen,
+            Err(silent) if self.other.is_empty() => Err(silent),
+            Err(silent) => match all_have(&self.other, record, recurse).await {
+                Ok(seen) => seen,
+                Err(also) => Err(format!("{silent}; {also}")),
+            },
+        }
+    }
+}
+
+/// Whether the record is at all of these addresses, else where it is missing; the error says which of
+/// them does not answer.
+async fn all_have(
+    addresses: &[SocketAddr],
+    record: &TxtRecord,
+    recurse: bool,
+) -> Result<Result<(), String>, String> {
+    for at in addresses {
+        let question = ask(*at, &record.fqdn, RecordType::TXT, recurse).await;
+        let message = question.map_err(|error| format!("{at}: {error}"))?;
+        let mut answers = message.answers.iter();
+        if !answers.any(|answer| says(answer, &record.value)) {
+            let fqdn = &record.fqdn;
+            return Ok(Err(format!("{at} does not have the record of {fqdn} yet")));
+        }
+    }
+    Ok(Ok(()))
+}
+
+fn is_refused(message: &Message) -> bool {
+    message.metadata.response_code == ResponseCode::Refused
+}
+
+/// One question to one server. That the name does not exist is an answer, and so is that a resolver
+/// refuses.
 async fn ask(
     server: SocketAddr,
     name: &str,
@@ -164,7 +227,6 @@ async fn ask(
     match message.metadata.response_code {
         ResponseCode::NoError | ResponseCode::NXDomain => Ok(message),
         ResponseCode::Refused if recurse => {
-            // A server of some zones, named as a resolver: it knows nothing of this one.
             message.answers.clear();
             Ok(message)
         }
@@ -201,4 +263,112 @@ pub(super) async fn exchange(
         return Err("an answer to another question".to_owned());
     }
     Ok((answer, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::rdata::{SOA, TXT};
+    use hickory_proto::rr::{Name, RData};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A server that answers every question like this, on loopback.
+    async fn server(
+        answer: impl Fn(&Name) -> Result<RData, ResponseCode> + Send + 'static,
+    ) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let at = listener.local_addr().expect("an address");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let length = stream.read_u16().await.expect("a length");
+                let mut bytes = vec![0; usize::from(length)];
+                stream.read_exact(&mut bytes).await.expect("a question");
+                let mut message = Message::from_vec(&bytes).expect("a question");
+                message.metadata.message_type = MessageType::Response;
+                let name = message.queries[0].name().clone();
+                match answer(&name) {
+                    Ok(data) => {
+                        message.add_answer(Record::from_rdata(name, 60, data));
+                    }
+                    Err(code) => message.metadata.response_code = code,
+                }
+                let bytes = message.to_vec().expect("an answer");
+                let length = u16::try_from(bytes.len()).expect("short");
+                stream.write_u16(length).await.expect("sent");
+                stream.write_all(&bytes).await.expect("sent");
+            }
+        });
+        at
+    }
+
+    async fn nobody() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        listener.local_addr().expect("an address")
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_refuses_leaves_the_answer_to_the_next_one() {
+        let zone = "example.test";
+        let refusing = server(|_| Err(ResponseCode::Refused)).await;
+        let knowing = server(move |name| {
+            let root = Name::root();
+            let start = SOA::new(root.clone(), root, 1, 1, 1, 1, 1);
+            let known = shown(name) == zone;
+            if known {
+                Ok(RData::SOA(start))
+            } else {
+                Err(ResponseCode::NXDomain)
+            }
+        })
+        .await;
+        let resolver = |servers: &[SocketAddr]| Resolver::new(servers.to_vec()).expect("servers");
+        let found = resolver(&[refusing, knowing]).zone("a.example.test").await;
+        assert_eq!(found, Ok(zone.to_owned()));
+        // All of them: they know nothing of it.
+        let refused = resolver(&[refusing, refusing]).zone("a.example.test").await;
+        assert!(
+            matches!(refused, Err(DnsError::Configuration(_))),
+            "{refused:?}"
+        );
+        // The one that may know it does not answer.
+        let unknown = resolver(&[refusing, nobody().await])
+            .zone("a.example.test")
+            .await;
+        assert!(
+            matches!(unknown, Err(DnsError::Temporary(_))),
+            "{unknown:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_server_whose_first_family_is_out_of_reach_is_asked_over_the_other_one() {
+        let value =
+            |text: &'static str| move |_: &Name| Ok(RData::TXT(TXT::new(vec![text.to_owned()])));
+        let (right, old) = (server(value("v")).await, server(value("old")).await);
+        let record = TxtRecord {
+            fqdn: "_acme-challenge.example.test".to_owned(),
+            zone: None,
+            value: "v".to_owned(),
+        };
+        let away = nobody().await;
+        let has = async |first: SocketAddr, other: &[SocketAddr]| {
+            let (first, other) = (vec![first], other.to_vec());
+            Server { first, other }.has(&record, false).await
+        };
+        assert_eq!(has(away, &[right]).await, Ok(()));
+        assert!(has(away, &[]).await.is_err());
+        assert!(
+            has(away, &[old])
+                .await
+                .expect_err("missing")
+                .contains("yet")
+        );
+        // It answers: the other family does not speak for it.
+        assert!(has(old, &[right]).await.is_err());
+        let both = ["192.0.2.1:53", "[2001:db8::1]:53"].map(|at| at.parse().expect("an address"));
+        let [four, six] = both;
+        let server = Server::at(vec![six, four]);
+        assert_eq!((server.first, server.other), (vec![four], vec![six]));
+    }
 }

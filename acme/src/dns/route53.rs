@@ -1,7 +1,8 @@
 //! Records written at Amazon Route 53.
 //!
 //! All values of a name are one record set there, and a change replaces the set: so it is read, the one
-//! value put in or taken out, and written, one change at a time.
+//! value put in or taken out, and written, one change at a time. What others have in it stays as it is,
+//! how long it lives as well: a set is removed only by its exact content.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -116,34 +117,23 @@ impl Route53 {
         })
     }
 
-    /// Values of the set and how long they are kept, if there is one.
-    async fn set(
-        &self,
-        zone: &str,
-        record: &TxtRecord,
-    ) -> Result<(Vec<String>, Option<u32>), DnsError> {
+    async fn set(&self, zone: &str, record: &TxtRecord) -> Result<Set, DnsError> {
         let path = format!("{VERSION}/hostedzone/{zone}/rrset");
         let query = format!("maxitems=1&name={}&type=TXT", encoded(&record.fqdn));
         let answer = self.call(Method::GET, &path, &query, String::new()).await?;
-        let sets = elements(&answer, "ResourceRecordSet");
-        // The list begins at the name, or at the next one there is.
-        let set = sets.into_iter().find(|set| {
-            let name = element(set, "Name").map(|name| name.trim_end_matches('.'));
-            name == Some(record.fqdn.as_str()) && element(set, "Type") == Some("TXT")
-        });
-        let ttl = set.and_then(|set| element(set, "TTL")?.parse().ok());
-        let values = set.map(|set| elements(set, "Value")).unwrap_or_default();
-        let values = values
-            .into_iter()
-            .map(|value| value.replace("&quot;", "\""))
-            .collect();
-        Ok((values, ttl))
+        Ok(Set::read(&answer, &record.fqdn).unwrap_or(Set {
+            ttl: self.ttl,
+            values: Vec::new(),
+        }))
     }
 
     async fn change(&self, record: &TxtRecord, add: bool) -> Result<(), DnsError> {
         let _turn = TURN.lock().await;
         let zone = self.zone_id(record).await?;
-        let (before, ttl) = self.set(&zone, record).await?;
+        let Set {
+            ttl,
+            values: before,
+        } = self.set(&zone, record).await?;
         let ours = format!("\"{}\"", record.value);
         if before.contains(&ours) == add {
             return Ok(());
@@ -163,11 +153,50 @@ impl Route53 {
         } else {
             ("UPSERT", &after)
         };
-        let body = batch(action, &record.fqdn, ttl.unwrap_or(self.ttl), values);
+        let body = batch(action, &record.fqdn, ttl, values);
         let path = format!("{VERSION}/hostedzone/{zone}/rrset");
         self.call(Method::POST, &path, "", body).await?;
         Ok(())
     }
+}
+
+/// The TXT records of a name.
+#[derive(Debug, PartialEq, Eq)]
+struct Set {
+    ttl: u32,
+    values: Vec<String>,
+}
+
+impl Set {
+    /// The set of this name in a list of them.
+    fn read(answer: &str, fqdn: &str) -> Option<Self> {
+        // The list begins at the name, or at the next one there is.
+        let set = elements(answer, "ResourceRecordSet")
+            .into_iter()
+            .find(|set| {
+                let name = element(set, "Name").map(|name| name.trim_end_matches('.'));
+                name == Some(fqdn) && element(set, "Type") == Some("TXT")
+            })?;
+        Some(Self {
+            ttl: element(set, "TTL")?.trim().parse().ok()?,
+            values: elements(set, "Value").into_iter().map(unescaped).collect(),
+        })
+    }
+}
+
+/// The text that stands for itself in XML (XML 1.0, section 4.6).
+fn unescaped(text: &str) -> String {
+    let marks = [
+        ("&quot;", "\""),
+        ("&apos;", "'"),
+        ("&lt;", "<"),
+        ("&gt;", ">"),
+    ];
+    let text = marks
+        .iter()
+        .fold(text.to_owned(), |text, (mark, own)| text.replace(mark, own));
+    // Last: what it brings is no mark.
+    text.replace("&amp;", "&")
 }
 
 fn batch(action: &str, name: &str, ttl: u32, values: &[String]) -> String {
@@ -220,5 +249,38 @@ impl Writer for Route53 {
 
     fn remove<'a>(&'a self, record: &'a TxtRecord) -> Answer<'a, Result<(), DnsError>> {
         Box::pin(self.change(record, false))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_have_in_a_set_is_written_as_it_was_read() {
+        let value = "<ResourceRecord><Value>VALUE</Value></ResourceRecord>";
+        let records: Vec<String> = [
+            "&quot;a&amp;b&quot;",
+            "&quot;&amp;quot; &lt;c&gt; &apos;&quot;",
+        ]
+        .map(|text| value.replace("VALUE", text))
+        .into();
+        let answer = format!(
+            "<ResourceRecordSets><ResourceRecordSet><Name>x.example.test.</Name><Type>TXT</Type>\
+             <TTL>300</TTL><ResourceRecords>{}</ResourceRecords></ResourceRecordSet>\
+             </ResourceRecordSets>",
+            records.concat()
+        );
+        let set = Set::read(&answer, "x.example.test").expect("the set");
+        assert_eq!(set.ttl, 300);
+        assert_eq!(set.values, ["\"a&b\"", "\"&quot; <c> '\""]);
+        let body = batch("UPSERT", "x.example.test", set.ttl, &set.values);
+        let written: Vec<String> = elements(&body, "Value")
+            .into_iter()
+            .map(unescaped)
+            .collect();
+        assert_eq!(written, set.values);
+        assert!(body.contains("<TTL>300</TTL>"), "{body}");
+        assert_eq!(Set::read(&answer, "y.example.test"), None);
     }
 }
