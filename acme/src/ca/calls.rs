@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::client::{Client, Observer, location};
 use super::jws::{self, Signer};
 use super::reply::{links, parsed, refusal, retry_after};
-use super::wire::{WireAccount, WireAuthorization, WireOrder, WireRenewal};
+use super::wire::{LONGEST_URL, WireAccount, WireAuthorization, WireOrder, WireRenewal};
 use super::{
     Account, AccountKey, Authorization, AuthorizationStatus, Ca, Cause, Chain, Directory, Endpoint,
     NewOrder, Order, Problem, Refusal, Registration, RenewalWindow, Step,
@@ -443,14 +443,15 @@ fn missing(step: Step, what: &str) -> Refusal {
 }
 
 fn located(step: Step, reply: &Reply) -> Result<String, Refusal> {
-    location(&reply.headers).ok_or_else(|| {
-        let text = "an answer without Location".to_owned();
-        refusal(
-            step,
-            Cause::Answer(reply.status.as_u16(), text),
-            &reply.headers,
-        )
-    })
+    let unusable = |text: &str| {
+        let cause = Cause::Answer(reply.status.as_u16(), text.to_owned());
+        refusal(step, cause, &reply.headers)
+    };
+    match location(&reply.headers) {
+        None => Err(unusable("an answer without Location")),
+        Some(url) if url.len() > LONGEST_URL => Err(unusable("a Location that is too long")),
+        Some(url) => Ok(url),
+    }
 }
 
 fn pem(step: Step, reply: &Reply) -> Result<String, Refusal> {

@@ -158,6 +158,9 @@ impl WireChallenge {
         if kind != ChallengeKind::DnsPersist01 && !is_token(&self.token) {
             return None;
         }
+        if self.url.len() > LONGEST_URL {
+            return None;
+        }
         Some(Challenge {
             kind,
             url: self.url,
@@ -168,7 +171,7 @@ impl WireChallenge {
                 .issuers
                 .into_iter()
                 .filter(|issuer| issuer.len() <= LONGEST_DOMAIN)
-                .take(ENTRIES)
+                .take(ISSUERS)
                 .collect(),
         })
     }
@@ -176,6 +179,12 @@ impl WireChallenge {
 
 /// Letters of a domain name (RFC 1035, section 3.1), as text.
 const LONGEST_DOMAIN: usize = 253;
+
+/// Names that an authority has for itself; they are stored with the certificate.
+const ISSUERS: usize = 10;
+
+/// URLs of an authority are stored with the certificate, a hundred of them, and that has a bound.
+pub(super) const LONGEST_URL: usize = 2_048;
 
 /// RFC 8555, section 8: base64url, at least 128 bits; the bound is ours.
 fn is_token(text: &str) -> bool {
@@ -242,10 +251,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_for_the_name_of_an_issuer_is_not_kept() {
+    fn what_is_too_long_to_be_stored_is_not_kept() {
         let text = r#"{"identifier":{"type":"dns","value":"a.example"},"status":"pending","challenges":[
-            {"type":"dns-persist-01","url":"1","status":"pending","issuer-domain-names":["LONG","ca.example"]}]}"#;
+            {"type":"dns-persist-01","url":"1","status":"pending","issuer-domain-names":["LONG","ca.example"]},
+            {"type":"dns-persist-01","url":"LONG","status":"pending"}]}"#;
         let read = authorization(&text.replace("LONG", &"l".repeat(300_000)));
+        assert_eq!(read.challenges.len(), 1);
         assert_eq!(read.challenges[0].issuers, ["ca.example"]);
     }
 

@@ -3,6 +3,7 @@
 //! Invariants:
 //! - An order is stored before anything else is done with it; if that write is refused, the order
 //!   is forgotten: another leader has its own.
+//! - Only what was ordered is proved, whatever the authority asks for.
 //! - After a failed attempt the next one begins with another type of challenge.
 
 use super::{Driver, Flow, Trouble, Turn, named};
@@ -139,6 +140,11 @@ impl Driver {
         let named = named(&issuers, flow.revision()?)?;
         let mut challenges = Vec::new();
         for authorization in &authorizations {
+            let name = &authorization.name;
+            if !is_of(&flow.revision()?.names, name) {
+                let detail = format!("the authority wants proof of {name}, which was not ordered");
+                return Err(Failure::local(Class::Local, detail).into());
+            }
             match authorization.status {
                 AuthorizationStatus::Valid => {}
                 AuthorizationStatus::Pending | AuthorizationStatus::Processing => {
@@ -193,6 +199,13 @@ impl Driver {
         }
         self.enter(flow, Phase::Finalizing).await
     }
+}
+
+/// Whether proof of this name is proof of one of these: nothing is written or published for others.
+fn is_of(ordered: &[Name], name: &Name) -> bool {
+    // Authorities differ in how they mark that of a wildcard.
+    let same = |other: &Name| name.base().is_some() && name.base() == other.base();
+    ordered.iter().any(|other| other == name || same(other))
 }
 
 fn choose_challenge(

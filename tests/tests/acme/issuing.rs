@@ -7,10 +7,11 @@ use gatehouse_acme::failure::Class;
 use gatehouse_acme::issuers::KeyKind;
 use gatehouse_acme::plan::Code;
 use gatehouse_acme::record::Phase;
-use gatehouse_tests::acme::fault::{Endpoint, Fault};
+use gatehouse_tests::acme::fault::{Endpoint, Fault, Rule, Seen};
 use gatehouse_tests::acme::rules::{AlternatesGone, On, SlowFinalize, problem};
 use gatehouse_tests::acme::{Pebble, Setup};
 use gatehouse_tests::kubernetes::cluster::alone;
+use gatehouse_tests::raw::Answer;
 
 use crate::customer::with;
 use crate::stand::{Stand, event, issuers, request, served, until, valid, want};
@@ -389,6 +390,46 @@ fn case_45_a_host_that_is_removed_after_finalize_is_finished_and_kept_for_a_whil
             valid(&keeper, "tls").await;
             assert_eq!(pebble.issued().len(), 1);
             assert_eq!(proxy.count(Endpoint::NewOrder), 1);
+        });
+    });
+}
+
+/// An authority that wants proof of another name than the one that was ordered.
+struct Another;
+
+impl Rule for Another {
+    fn after(&mut self, seen: &Seen, answer: &mut Answer) {
+        if seen.endpoint == Endpoint::Authorization {
+            let text = answer.text().replace("a.example.test", "b.example.test");
+            answer.body = text.into_bytes();
+        }
+    }
+}
+
+#[test]
+fn proof_of_a_name_that_was_not_ordered_is_neither_published_nor_offered() {
+    alone(|| {
+        let pebble = Pebble::start();
+        let proxy = Fault::before(&pebble);
+        proxy.rule(Another);
+        with(async || {
+            let stand = Stand::new(&pebble, &proxy.directory(), "");
+            let _server = stand.serve(&pebble);
+            let keeper = stand.keeper();
+            let mut board = keeper.board.clone();
+            want(&keeper, vec![request("tls", &["a.example.test"])]);
+            let waits = until(&keeper, "tls", |report| report.waiting.is_some());
+            tokio::select! {
+                report = waits => {
+                    assert_eq!(report.waiting, Some(Class::Local), "{report:?}");
+                    let detail = report.detail.clone().unwrap_or_default();
+                    assert!(detail.contains("b.example.test"), "{detail}");
+                }
+                posted = board.wait_for(|board| !board.entries.is_empty()) => {
+                    panic!("published: {:?}", posted.expect("a keeper").entries);
+                }
+            }
+            assert_eq!(proxy.count(Endpoint::Challenge), 0);
         });
     });
 }
