@@ -158,8 +158,24 @@ impl Folder {
             Err(_) => u64::try_from(Timestamp::now().as_second()).unwrap_or(1),
         };
         replace(&path, epoch.to_string().as_bytes(), None)?;
+        if let Err(error) = self.sweep() {
+            tracing::warn!(%error, "what was removed before a crash is still there");
+        }
         *held = Some(file);
         Ok(Some(epoch))
+    }
+
+    /// Ends removals that a crash interrupted: there is a key in what they leave.
+    fn sweep(&self) -> io::Result<()> {
+        for (_, namespace) in folders(&self.root.join("certs"))? {
+            for entry in fs::read_dir(namespace)? {
+                let path = entry?.path();
+                if path.extension().is_some_and(|mark| mark == REMOVED) {
+                    fs::remove_dir_all(path)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Says that this process reads what another one writes, as long as the file is open.
@@ -288,7 +304,9 @@ impl Folder {
         let keep = (complaint.is_none() && record.exists()).then(|| folder.join(OLD));
         replace(&record, &text, keep.as_deref()).map_err(unavailable)?;
         if number == 1 {
+            // The entry of the object, and that of its namespace, which may be new as well.
             sync(parent).map_err(unavailable)?;
+            sync(parent.parent().unwrap_or(&self.root)).map_err(unavailable)?;
         }
         Ok(sheet.version())
     }
@@ -305,7 +323,7 @@ impl Folder {
         }
         // Renamed first, so that no reader sees a part of it.
         let mut aside = folder.clone().into_os_string();
-        aside.push(".removed");
+        aside.push(format!(".{REMOVED}"));
         drop(fs::remove_dir_all(&aside));
         fs::rename(&folder, &aside)
             .and_then(|()| fs::remove_dir_all(&aside))
@@ -521,6 +539,9 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Largest object: a record with a hundred names and three chains has about 40 KB.
 const LARGEST: u64 = 4 << 20;
+
+/// What the folder of an object ends with while it is removed; no name of an object does.
+const REMOVED: &str = "removed";
 
 const RECORD: &str = "record";
 const OLD: &str = "record.old";

@@ -184,6 +184,28 @@ async fn an_account_that_nobody_can_read_is_refused_by_its_file_and_none_takes_i
 }
 
 #[tokio::test]
+async fn what_a_crash_left_of_a_removal_goes_with_the_next_start() {
+    let scratch = Scratch::new("removal");
+    let first = DirectoryVault::open(&scratch.0).expect("opened");
+    for name in ["a", "b"] {
+        let written = first.write(&key(name), None, &entries(name)).await;
+        written.expect("created");
+    }
+    drop(first);
+    let folder = scratch.0.join("certs/shop");
+    fs::rename(folder.join("a"), folder.join("a.removed")).expect("renamed");
+    let second = DirectoryVault::open(&scratch.0).expect("opened");
+    second
+        .epoch()
+        .wait_for(Option::is_some)
+        .await
+        .expect("it leads");
+    assert!(!folder.join("a.removed").exists(), "there was a key in it");
+    let listing = second.certificates().await.expect("listed");
+    assert_eq!(listing.stored.len(), 1);
+}
+
+#[tokio::test]
 async fn case_60_of_two_processes_one_writes_and_the_other_takes_over_when_it_ends() {
     let scratch = Scratch::new("two");
     let one = DirectoryVault::open(&scratch.0).expect("opened");
