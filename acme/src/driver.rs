@@ -43,6 +43,8 @@ use crate::secrets::Secrets;
 use crate::standing::Standing;
 use crate::vault::{Key, Vault, VaultError, Version};
 
+#[cfg(test)]
+pub(crate) use challenge::LONGEST_DNS;
 pub(crate) use due::{due, may_be_given_up};
 
 /// Where finished certificates go: Secrets of users, or nowhere in particular.

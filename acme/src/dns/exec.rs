@@ -24,8 +24,8 @@ use crate::Answer;
 use crate::http::shown;
 use crate::secrets::Entries;
 
-/// Longest run.
-const DEADLINE: Duration = Duration::from_secs(120);
+/// Longest run: less than what anybody waits for a provider, so that who was too slow is named.
+const DEADLINE: Duration = Duration::from_secs(55);
 
 const SHELL: &str = "/bin/sh";
 
@@ -170,6 +170,7 @@ impl Writer for Exec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::LONGEST_DNS;
     use crate::secrets::Secret;
 
     fn made(command: &str, entry: &str) -> Result<Exec, String> {
@@ -201,7 +202,22 @@ mod tests {
             fqdn: "_acme-challenge.a.test".into(),
             value: "v".into(),
         };
-        exec.run("present", &record).await.expect_err("it fails")
+        let run = timeout(LONGEST_DNS, exec.run("present", &record)).await;
+        run.expect("it ends by itself").expect_err("it fails")
+    }
+
+    #[tokio::test]
+    async fn a_program_that_does_not_end_is_named() {
+        let program = std::env::temp_dir().join(format!("gatehouse-slow-{}", std::process::id()));
+        std::fs::write(&program, "#!/bin/sh\nexec sleep 1000\n").expect("a file");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).expect("executable");
+        // From here on only time can pass.
+        tokio::time::pause();
+        let error = ended(&program.to_string_lossy()).await.to_string();
+        std::fs::remove_file(&program).expect("removed");
+        assert!(error.contains("gatehouse-slow"), "{error}");
+        assert!(error.contains("not done within"), "{error}");
     }
 
     #[tokio::test]

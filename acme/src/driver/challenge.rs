@@ -356,7 +356,7 @@ pub(super) fn poll(polls: u32, retry_after: Option<Duration>) -> Duration {
 const FIRST_POLL: Duration = Duration::from_millis(250);
 const LONGEST_POLL: Duration = Duration::from_secs(60);
 const DNS_POLL: Duration = Duration::from_secs(2);
-const LONGEST_DNS: Duration = Duration::from_secs(60);
+pub(crate) const LONGEST_DNS: Duration = Duration::from_secs(60);
 const LONGEST_BARRIER: Duration = Duration::from_secs(60);
 const PROPAGATION: SignedDuration = SignedDuration::from_mins(5);
 const VALIDATION: SignedDuration = SignedDuration::from_mins(10);
