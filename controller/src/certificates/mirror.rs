@@ -6,6 +6,7 @@
 //!   a second one says the same.
 //! - Every answer has a deadline, and no watch lives longer than [`LIFE`].
 //! - Every attempt after a failure waits; the pauses grow up to [`LONGEST`].
+//! - A Secret is held until a page of a list is read and no longer: anybody may label large ones.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -23,27 +24,37 @@ use crate::leader::Clients;
 use crate::source::kubernetes::plain;
 
 /// News of the server.
-pub(super) enum News {
+pub(super) enum News<T> {
     /// These are there, and no others.
-    All(Vec<Secret>),
+    All(Vec<T>),
     /// This one is new or has changed.
-    Now(Box<Secret>),
+    Now(T),
     /// This one is gone.
-    Gone(Box<Secret>),
+    Gone(T),
 }
 
 /// Which Secrets.
-pub(super) struct Mirror {
+pub(super) struct Mirror<T> {
     pub(super) clients: Clients,
     /// In one namespace, or in all.
     pub(super) namespace: Option<Arc<str>>,
     /// With these labels.
     pub(super) labels: &'static str,
+    /// What matters of each; nothing, if it cannot matter.
+    pub(super) read: fn(&Secret) -> Option<T>,
 }
 
-impl Mirror {
+/// A list as it was read.
+struct Listed<T> {
+    /// To go on from.
+    version: String,
+    names: BTreeSet<String>,
+    all: Vec<T>,
+}
+
+impl<T> Mirror<T> {
     /// Tells the news, for ever.
-    pub(super) async fn follow(self, mut tell: impl FnMut(News)) {
+    pub(super) async fn follow(self, mut tell: impl FnMut(News<T>)) {
         let mut pause = FIRST;
         let mut known = BTreeSet::new();
         let mut complained = false;
@@ -74,16 +85,16 @@ impl Mirror {
     async fn round(
         &self,
         known: &mut BTreeSet<String>,
-        tell: &mut impl FnMut(News),
+        tell: &mut impl FnMut(News<T>),
     ) -> Result<(), String> {
-        let (mut version, mut all) = self.list().await?;
-        let kept = all.iter().filter(|one| known.contains(&name(one))).count();
-        if kept * 2 < known.len() {
+        let mut listed = self.list().await?;
+        if listed.names.intersection(known).count() * 2 < known.len() {
             sleep(CONFIRM).await;
-            (version, all) = self.list().await?;
+            listed = self.list().await?;
         }
-        *known = all.iter().map(name).collect();
-        tell(News::All(all));
+        let mut version = listed.version;
+        *known = listed.names;
+        tell(News::All(listed.all));
         loop {
             let begun = Instant::now();
             if !self.watch(&mut version, known, tell).await? {
@@ -95,22 +106,28 @@ impl Mirror {
         }
     }
 
-    /// Everything, page by page, and the version to go on from.
-    async fn list(&self) -> Result<(String, Vec<Secret>), String> {
+    /// Everything, page by page.
+    async fn list(&self) -> Result<Listed<T>, String> {
         let mut params = ListParams::default().labels(self.labels).limit(PAGE);
-        let mut all = Vec::new();
+        let mut listed = Listed {
+            version: String::new(),
+            names: BTreeSet::new(),
+            all: Vec::new(),
+        };
         loop {
             let api = self.api();
             let page = timeout(ANSWER, api.list(&params)).await;
             let page = page
                 .map_err(|_| format!("no answer in {ANSWER:?}"))?
                 .map_err(|error| plain(&error))?;
-            all.extend(page.items);
+            listed.names.extend(page.items.iter().map(name));
+            listed.all.extend(page.items.iter().filter_map(self.read));
             let rest = page.metadata.continue_.filter(|rest| !rest.is_empty());
-            match rest {
-                Some(rest) => params.continue_token = Some(rest),
-                None => return Ok((page.metadata.resource_version.unwrap_or_default(), all)),
-            }
+            let Some(rest) = rest else {
+                listed.version = page.metadata.resource_version.unwrap_or_default();
+                return Ok(listed);
+            };
+            params.continue_token = Some(rest);
         }
     }
 
@@ -119,7 +136,7 @@ impl Mirror {
         &self,
         version: &mut String,
         known: &mut BTreeSet<String>,
-        tell: &mut impl FnMut(News),
+        tell: &mut impl FnMut(News<T>),
     ) -> Result<bool, String> {
         let end = Instant::now() + LIFE;
         let params = WatchParams::default()
@@ -140,12 +157,16 @@ impl Mirror {
                 WatchEvent::Added(secret) | WatchEvent::Modified(secret) => {
                     keep(version, secret.metadata.resource_version.as_ref());
                     known.insert(name(&secret));
-                    tell(News::Now(Box::new(secret)));
+                    if let Some(read) = (self.read)(&secret) {
+                        tell(News::Now(read));
+                    }
                 }
                 WatchEvent::Deleted(secret) => {
                     keep(version, secret.metadata.resource_version.as_ref());
                     known.remove(&name(&secret));
-                    tell(News::Gone(Box::new(secret)));
+                    if let Some(read) = (self.read)(&secret) {
+                        tell(News::Gone(read));
+                    }
                 }
                 WatchEvent::Bookmark(mark) => {
                     keep(version, Some(&mark.metadata.resource_version));

@@ -60,6 +60,11 @@ impl Targets {
                 clients: Arc::clone(clients),
                 namespace: namespace.clone(),
                 labels: WRITTEN,
+                read: |secret| {
+                    let target = target_of(secret)?;
+                    let mark = Mark::of(&target, secret);
+                    Some((target, mark))
+                },
             };
             let (seen, changes) = (Arc::clone(&seen), changes.clone());
             let mut first = true;
@@ -108,28 +113,18 @@ impl Targets {
 }
 
 impl Seen {
-    fn take(&mut self, namespace: Option<&str>, news: News) {
+    fn take(&mut self, namespace: Option<&str>, news: News<(Target, Mark)>) {
         match news {
             News::All(all) => {
                 self.marks
                     .retain(|target, _| namespace.is_some_and(|own| target.namespace != own));
-                let all = all.iter().filter_map(|secret| {
-                    let target = target_of(secret)?;
-                    let mark = Mark::of(&target, secret);
-                    Some((target, mark))
-                });
                 self.marks.extend(all);
             }
-            News::Now(secret) => {
-                if let Some(target) = target_of(&secret) {
-                    let mark = Mark::of(&target, &secret);
-                    self.marks.insert(target, mark);
-                }
+            News::Now((target, mark)) => {
+                self.marks.insert(target, mark);
             }
-            News::Gone(secret) => {
-                if let Some(target) = target_of(&secret) {
-                    self.marks.remove(&target);
-                }
+            News::Gone((target, _)) => {
+                self.marks.remove(&target);
             }
         }
     }

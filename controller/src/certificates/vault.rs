@@ -59,6 +59,10 @@ impl SecretVault {
             clients: Arc::clone(clients),
             namespace: Some(Arc::clone(&namespace)),
             labels: VAULT,
+            read: |secret| {
+                let name = secret.metadata.name.clone()?;
+                Some((name, stored(secret)))
+            },
         };
         let own = Arc::clone(&copy);
         let (news, mut heard) = watch::channel(0_u64);
@@ -364,19 +368,14 @@ fn add(listing: &mut Listing, one: Result<Stored, String>) {
     }
 }
 
-fn take(copy: &mut Option<Copy>, news: News) {
-    let name = |secret: &Secret| secret.metadata.name.clone().unwrap_or_default();
+fn take(copy: &mut Option<Copy>, news: News<(String, Result<Stored, String>)>) {
     match news {
-        News::All(all) => {
-            let all = all.iter().map(|secret| (name(secret), stored(secret)));
-            *copy = Some(all.collect());
+        News::All(all) => *copy = Some(all.into_iter().collect()),
+        News::Now((name, stored)) => {
+            copy.get_or_insert_default().insert(name, stored);
         }
-        News::Now(secret) => {
-            let copy = copy.get_or_insert_default();
-            copy.insert(name(&secret), stored(&secret));
-        }
-        News::Gone(secret) => {
-            copy.get_or_insert_default().remove(&name(&secret));
+        News::Gone((name, _)) => {
+            copy.get_or_insert_default().remove(&name);
         }
     }
 }
