@@ -3,6 +3,8 @@
 //!
 //! Invariants:
 //! - Only the leader writes, and only certificates that are wanted and delivered.
+//! - When a certificate is renewed is known only after it was written, and may move: the annotation that
+//!   says so follows, once in [`NOTED`] at most, since that is a write of the whole Secret.
 //! - A Secret that is changed again and again is left alone after [`OFTEN`] rewrites in [`WINDOW`], and
 //!   said to be contested, and one that cert-manager writes at once; what is kept goes on serving.
 
@@ -14,6 +16,7 @@ use gatehouse_acme::driver::Wishes;
 use gatehouse_acme::plan::Target;
 use gatehouse_acme::record::Phase;
 use gatehouse_acme::served::{Certificate, Certificates, Reports};
+use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -54,6 +57,8 @@ struct Patient {
     not_before: Option<Instant>,
     /// Because somebody else goes on writing it.
     contested: bool,
+    /// When what is said on it was last brought up to date.
+    noted: Option<Instant>,
     finding: Option<Wound>,
 }
 
@@ -111,6 +116,10 @@ impl Healer {
             }
             let patient = patients.entry(target.clone()).or_default();
             let away = self.treat(target, certificate, patient).await;
+            let renew_at = reports.get(target).and_then(|report| report.renew_at);
+            if let Some(renew_at) = renew_at.filter(|_| !away) {
+                self.note(target, patient, renew_at).await;
+            }
             let again = patient.not_before;
             next = next.into_iter().chain(again).min();
             if away {
@@ -190,6 +199,32 @@ impl Healer {
         }
     }
 
+    /// Has the Secret say when its certificate is renewed, if it says something else.
+    async fn note(&self, target: &Target, patient: &mut Patient, renew_at: Timestamp) {
+        let Some((certificate, mark)) = &patient.due else {
+            return;
+        };
+        let now = Instant::now();
+        let lately = |at: Instant| now.duration_since(at) < NOTED;
+        if patient.noted.is_some_and(lately)
+            || !self.targets.holds(target, mark)
+            || self.targets.says(target, renew_at)
+        {
+            return;
+        }
+        patient.noted = Some(now);
+        if let Err(trouble) = self.projection.note(target, &certificate.material).await {
+            let (namespace, name) = (&target.namespace, &target.secret);
+            let error = trouble.words();
+            tracing::debug!(
+                namespace,
+                name,
+                error,
+                "the annotations of a Secret stay as they are"
+            );
+        }
+    }
+
     fn say(&self, patients: &BTreeMap<Target, Patient>) {
         let found = patients
             .values()
@@ -246,5 +281,7 @@ const PAUSES: [Duration; 3] = [
     Duration::from_secs(15),
 ];
 const LONGEST: Duration = Duration::from_secs(60);
+/// Between two writes of what is said on a Secret.
+const NOTED: Duration = Duration::from_secs(60);
 /// Without news.
 const IDLE: Duration = Duration::from_secs(60);

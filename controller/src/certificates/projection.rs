@@ -31,7 +31,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::request::ISSUER;
-use super::targets::{Mark, RECORD, TLS, is_ours};
+use super::targets::{Mark, RECORD, RENEW_AT, TLS, is_ours};
 use super::vault::{MANAGED_BY, name_of};
 use crate::leader::{Clients, Leadership};
 use crate::source::kubernetes::plain;
@@ -96,7 +96,7 @@ impl Projection {
         let found = self.find(target).await?;
         judge(target, found.as_ref()).map_err(Trouble::Refused)?;
         let there = found.as_ref().map(|secret| Mark::of(target, secret));
-        if there == Some(Mark::due(material)) {
+        if there.is_some_and(|there| there.is(&Mark::due(material))) {
             return Ok(Written::Before);
         }
         if let Some(found) = &found
@@ -113,6 +113,19 @@ impl Projection {
         let applied = self.apply(target, &applied, found.is_some(), false).await;
         applied.map_err(|trouble| Trouble::Refused(trouble.words()))?;
         Ok(Written::Now)
+    }
+
+    /// Writes what is said about the certificate once more, if it is the one that is there.
+    pub(super) async fn note(&self, target: &Target, material: &Material) -> Result<(), Trouble> {
+        let found = self.find(target).await?;
+        let due = Mark::due(material);
+        let there = |secret: &Secret| Mark::of(target, secret).is(&due);
+        if !found.as_ref().is_some_and(there) || self.leadership.epoch().is_none() {
+            return Ok(());
+        }
+        let (chain, key) = (Value::new(material.chain.as_bytes()), material.key.clone());
+        let applied = self.applied(target, found.as_ref(), &chain, &key);
+        self.apply(target, &applied, true, false).await
     }
 
     /// What the owner of the target hands over, if it is there and not ours yet.
@@ -207,7 +220,7 @@ impl Projection {
             say("gatehouse.dev/serial", report.serial.clone());
             let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
             say("gatehouse.dev/not-after", time(report.not_after));
-            say("gatehouse.dev/renew-at", time(report.renew_at));
+            say(RENEW_AT, time(report.renew_at));
         }
         annotations
     }

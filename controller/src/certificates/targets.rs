@@ -11,6 +11,7 @@ use gatehouse_acme::plan::Target;
 use gatehouse_acme::record::Material;
 use gatehouse_acme::vault::Key;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -35,10 +36,12 @@ struct Seen {
 }
 
 /// What tells one content from another.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Mark {
     content: String,
     ours: bool,
+    /// When it says that it is renewed: its reader's, and not part of what tells it from another.
+    renew_at: Option<String>,
 }
 
 impl Targets {
@@ -108,7 +111,18 @@ impl Targets {
 
     /// Whether exactly this is there.
     pub(super) fn holds(&self, target: &Target, mark: &Mark) -> bool {
-        lock(&self.seen).marks.get(target) == Some(mark)
+        let seen = lock(&self.seen);
+        seen.marks.get(target).is_some_and(|there| there.is(mark))
+    }
+
+    /// Whether what is there says that it is renewed then.
+    pub(super) fn says(&self, target: &Target, renew_at: Timestamp) -> bool {
+        let seen = lock(&self.seen);
+        let said = seen
+            .marks
+            .get(target)
+            .and_then(|mark| mark.renew_at.as_ref());
+        said.is_some_and(|said| *said == renew_at.to_string())
     }
 }
 
@@ -136,6 +150,7 @@ impl Mark {
         Self {
             content: content(TLS, material.chain.as_bytes(), material.key.expose()),
             ours: true,
+            renew_at: None,
         }
     }
 
@@ -146,10 +161,19 @@ impl Mark {
             value.map(|value| value.0.as_slice()).unwrap_or_default()
         };
         let kind = secret.type_.as_deref().unwrap_or_default();
+        let annotations = secret.metadata.annotations.as_ref();
+        let renew_at = annotations.and_then(|all| all.get(RENEW_AT));
         Self {
             content: content(kind, entry("tls.crt"), entry("tls.key")),
             ours: is_ours(target, secret),
+            // Anybody may write a long one.
+            renew_at: renew_at.filter(|text| text.len() <= TIME).cloned(),
         }
+    }
+
+    /// Whether this is the same content.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        self.content == other.content && self.ours == other.ours
     }
 }
 
@@ -188,6 +212,11 @@ fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
 pub(super) const TLS: &str = "kubernetes.io/tls";
 /// Names the record that a Secret is made from.
 pub(super) const RECORD: &str = "gatehouse.dev/record";
+/// Says when the certificate in a Secret is renewed.
+pub(super) const RENEW_AT: &str = "gatehouse.dev/renew-at";
+
+/// Letters of a moment.
+const TIME: usize = 40;
 
 /// Label of what Gatehouse writes for others, unlike its own records.
 const WRITTEN: &str = "app.kubernetes.io/managed-by=gatehouse,!gatehouse.dev/vault";

@@ -4,6 +4,7 @@ use gatehouse_tests::acme::fault::Endpoint;
 use gatehouse_tests::kubernetes::cluster;
 use gatehouse_tests::raw;
 use gatehouse_tests::wait;
+use serde_json::Value;
 
 use super::{Stand, serves, wait_serves};
 
@@ -51,6 +52,15 @@ fn case_01_an_annotation_is_enough_and_the_certificate_lies_in_the_secret_and_in
             let kubectl = stand.space.kubectl();
             let list = kubectl.run(&[&flags[..], &[valid]].concat()).success();
             (list.lines().count() == 1).then_some(())
+        });
+        // The authority is asked for its window after the Secret was written.
+        wait::until("the Secret says when it is renewed", || {
+            let (_, shown) = gateway.admin_get("/api/certificates/acme-first/shop");
+            let shown: Value = serde_json::from_str(&shown).ok()?;
+            shown["window"].as_object()?;
+            let renewal = shown["renewAt"].as_str()?.to_owned();
+            let annotations = &stand.secret("shop")?["metadata"]["annotations"];
+            (annotations["gatehouse.dev/renew-at"] == renewal).then_some(())
         });
         // Everybody else is redirected as before, and nothing is complained about.
         let answer = raw::get(gateway.http, host, "/").expect("an answer");
