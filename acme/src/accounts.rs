@@ -203,8 +203,7 @@ impl Accounts {
             directory: place.0.clone(),
             roots: place.1.clone(),
         };
-        let authority =
-            (self.connect)(&endpoint).map_err(|why| Failure::local(Class::Issuer, why))?;
+        let authority = (self.connect)(&endpoint).map_err(unreadable)?;
         known.authorities.insert(place, Arc::clone(&authority));
         Ok(authority)
     }
@@ -389,8 +388,9 @@ impl Accounts {
         let text = text.replace('+', "-").replace('/', "_");
         let mac = URL_SAFE_NO_PAD.decode(&text).map_err(|_| {
             let secret = &eab.secret;
-            let detail = format!("entry mac of secret {secret} is not base64url: copy it whole");
-            Failure::local(Class::Issuer, detail)
+            unreadable(format!(
+                "entry mac of secret {secret} is not base64url: copy it whole"
+            ))
         })?;
         Ok(Some(ExternalAccount {
             kid: eab.kid.clone(),
@@ -399,14 +399,20 @@ impl Accounts {
     }
 
     async fn entry(&self, secret: &str, entry: &str, issuer: &str) -> Result<Secret, Failure> {
-        let failed = |why: String| {
-            let detail = format!("issuer {issuer}: secret {secret}: {why}");
-            Failure::local(Class::Issuer, detail)
-        };
+        let failed = |why: String| unreadable(format!("issuer {issuer}: secret {secret}: {why}"));
         let mut entries = self.secrets.read(secret).await.map_err(failed)?;
         entries
             .remove(entry)
             .ok_or_else(|| failed(format!("it has no entry {entry}")))
+    }
+}
+
+/// What an issuer needs from here cannot be read: no authority has refused anything, so whoever puts
+/// it right need not say so.
+fn unreadable(detail: String) -> Failure {
+    Failure {
+        retry_after: Some(READ_AGAIN),
+        ..Failure::local(Class::Local, detail)
     }
 }
 
@@ -479,6 +485,9 @@ fn read(stored: &Stored) -> Result<Entry, String> {
         sheet: serde_json::from_str(text(SHEET)?).map_err(|error| format!("{SHEET}: {error}"))?,
     })
 }
+
+/// A secret that could not be read is read again this often.
+const READ_AGAIN: SignedDuration = SignedDuration::from_mins(5);
 
 /// An account that is refused is probed this often.
 const TROUBLE: SignedDuration = SignedDuration::from_hours(24);

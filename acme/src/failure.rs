@@ -148,6 +148,8 @@ impl Failure {
                 let until = asked.unwrap_or_else(|| later(now, LIMITED));
                 return Some(until.clamp(later(now, SOONEST), later(now, LONGEST_LIMIT)));
             }
+            // What is looked at here costs nobody outside anything.
+            Class::Local if self.retry_after.is_some() => SignedDuration::ZERO,
             Class::Validation | Class::Local => {
                 let table = jittered(pick(&VALIDATION, n), jitter);
                 let most = life.map_or(DAY, |life| (life.left(now) / 8).max(LEAST_CAP));
@@ -183,7 +185,6 @@ fn class(refusal: &Refusal, replacing: bool) -> Class {
         _ if replacing && new_order && is_about_replacing(problem) => Class::Replaces,
         "accountDoesNotExist" => Class::AccountGone,
         "userActionRequired" | "externalAccountRequired" => Class::Issuer,
-        "unauthorized" if matches!(refusal.step, Step::Account | Step::NewOrder) => Class::Issuer,
         _ if refusal.step == Step::Account => Class::Issuer,
         // Another account's: a private authority was reset, and the key has another account since.
         "unauthorized" if matches!(refusal.step, Step::Order | Step::Certificate) => {

@@ -117,13 +117,7 @@ async fn switch(
 
 /// URL of the account that has this key, if there is one; makes none.
 async fn find(authority: &dyn Ca, key: &AccountKey) -> Result<Option<String>, (Failure, Standing)> {
-    let look = Registration {
-        key: key.clone(),
-        contact: Vec::new(),
-        terms_agreed: false,
-        external: None,
-        existing: true,
-    };
+    let look = Registration::look(key);
     match authority.register(&look).await {
         Ok(found) => Ok(Some(found.url)),
         Err(refusal) if refusal.is("accountDoesNotExist") => Ok(None),

@@ -105,6 +105,19 @@ pub struct Registration {
     pub existing: bool,
 }
 
+impl Registration {
+    /// Only looks for the account of this key.
+    pub fn look(key: &AccountKey) -> Self {
+        Self {
+            key: key.clone(),
+            contact: Vec::new(),
+            terms_agreed: false,
+            external: None,
+            existing: true,
+        }
+    }
+}
+
 /// Credentials of an external account binding (RFC 8555, section 7.3.4), HS256.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExternalAccount {

@@ -8,7 +8,7 @@
 
 use super::{Driver, Flow, Trouble, Turn, named};
 use crate::ca::{Account, Authorization, AuthorizationStatus, Ca, ChallengeKind, NewOrder};
-use crate::ca::{OrderStatus, Step};
+use crate::ca::{Order, OrderStatus, Registration, Step};
 use crate::events::What;
 use crate::failure::{Class, Failure};
 use crate::issuers::IssuerSpec;
@@ -60,13 +60,8 @@ impl Driver {
             profile: revision.profile.clone(),
             replaces: revision.replaces.clone(),
         };
-        self.check_lead(flow)?;
         let order = self
-            .ask(
-                flow,
-                Step::NewOrder,
-                authority.new_order(&account, &request),
-            )
+            .new_order(flow, authority.as_ref(), &account, &request)
             .await?;
         let stored = flow.revision_mut()?;
         stored.order = Some(order.url.clone());
@@ -93,6 +88,32 @@ impl Driver {
             },
         );
         Ok(turn)
+    }
+
+    /// Asks for the order. What is refused may be the account or these names: the account is looked
+    /// at, so that names that it may not have stop no other certificate.
+    async fn new_order(
+        &self,
+        flow: &Flow,
+        authority: &dyn Ca,
+        account: &Account,
+        request: &NewOrder,
+    ) -> Result<Order, Trouble> {
+        self.check_lead(flow)?;
+        let call = authority.new_order(account, request);
+        let refused = match self.ask(flow, Step::NewOrder, call).await {
+            Err(failure) if failure.class == Class::Validation => failure,
+            made => return Ok(made?),
+        };
+        let look = Registration::look(&account.key);
+        let found = self
+            .ask(flow, Step::Account, authority.register(&look))
+            .await;
+        Err(match found {
+            Err(failure) if matches!(failure.class, Class::Issuer | Class::AccountGone) => failure,
+            _ => refused,
+        }
+        .into())
     }
 
     /// The conversation that the revision needs.

@@ -36,13 +36,8 @@ fn each_answer_has_its_class() {
             Class::Paused,
         ),
         (order, 409, "alreadyReplaced", "", Class::Replaces),
-        (
-            order,
-            403,
-            "unauthorized",
-            "account deactivated",
-            Class::Issuer,
-        ),
+        // Whether the account may have these names, or is good at all, is found out by asking.
+        (order, 403, "unauthorized", "not for you", Class::Validation),
         (order, 403, "userActionRequired", "terms", Class::Issuer),
         (order, 400, "accountDoesNotExist", "", Class::AccountGone),
         (order, 400, "rejectedIdentifier", "", Class::Spec),
@@ -230,5 +225,14 @@ proptest! {
         prop_assert_eq!(until.is_none(), failure.class == Class::Spec);
         let second = until.map_or(0, Timestamp::as_second);
         prop_assert!((0..=8 * 86_400).contains(&second));
+    }
+}
+
+#[test]
+fn what_says_itself_when_to_look_again_is_looked_at_then() {
+    let mut failure = Failure::local(Class::Local, "a secret is not there");
+    failure.retry_after = Some(SignedDuration::from_mins(5));
+    for n in 1..9 {
+        assert_eq!(failure.wait(n, at(0), None, ""), Some(at(300)));
     }
 }

@@ -19,6 +19,7 @@ mod home;
 mod issuing;
 mod keys;
 mod kills;
+mod neighbours;
 mod orders;
 mod outages;
 mod people;

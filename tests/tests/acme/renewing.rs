@@ -233,8 +233,9 @@ fn case_57_a_deactivated_account_is_the_issuers_trouble_once() {
         let proxy = Fault::before(&pebble);
         with(async || {
             let stand = Stand::new(&pebble, &proxy.directory(), "");
-            let refused = problem(403, "unauthorized", "account is deactivated");
-            proxy.rule(On::these(&[Endpoint::NewOrder], refused));
+            let refused = || problem(403, "unauthorized", "account is deactivated");
+            proxy.rule(On::these(&[Endpoint::NewOrder], refused()));
+            proxy.rule(On::these(&[Endpoint::NewAccount], refused()).after(1));
             let keeper = stand.keeper();
             let mut events = keeper.events();
             want(&keeper, vec![request("a", &["a.example.test"])]);
