@@ -138,10 +138,17 @@ pub fn next_check(now: Timestamp, retry_after: Option<Duration>) -> Timestamp {
     later(now, wait)
 }
 
-/// When to ask again after the `n`th failure in a row: 1, 2, 4 … minutes, at most six hours.
-pub fn next_check_after_failure(now: Timestamp, n: u32) -> Timestamp {
+/// When to ask again after the `n`th failure in a row: 1, 2, 4 … minutes, at most six hours; not
+/// before the pause is over that was asked for, of a day at most.
+pub fn next_check_after_failure(now: Timestamp, n: u32, pause: SignedDuration) -> Timestamp {
     let minutes = 1_i64 << n.saturating_sub(1).min(9);
-    later(now, SignedDuration::from_mins(minutes).min(USUAL_CHECK))
+    let own = SignedDuration::from_mins(minutes).min(USUAL_CHECK);
+    later(now, own.max(pause.min(LATEST_CHECK)))
+}
+
+/// When to look again whether windows are offered, where they are not.
+pub fn next_look(now: Timestamp) -> Timestamp {
+    later(now, LATEST_CHECK)
 }
 
 /// A whole number below `width`, made of text: evenly spread and always the same.
@@ -255,8 +262,12 @@ mod tests {
         assert_eq!(check(Some(7_200)), at(7_200));
         assert_eq!(check(None), at(6 * 3_600));
         assert_eq!(check(Some(u64::MAX)), at(6 * 3_600));
-        let after = |n| next_check_after_failure(now, n).as_second() / 60;
+        let next = |n, pause| next_check_after_failure(now, n, pause).as_second() / 60;
+        let after = |n| next(n, SignedDuration::ZERO);
         assert_eq!([1, 2, 3, 9, 10, 99].map(after), [1, 2, 4, 256, 360, 360]);
+        let hour = SignedDuration::from_hours(1);
+        assert_eq!([1, 9].map(|n| next(n, hour)), [60, 256]);
+        assert_eq!(next(1, hour * 24 * 30), 24 * 60);
         assert_eq!(Window::new(at(1), at(1)), None);
     }
 
@@ -282,11 +293,11 @@ mod tests {
 
         #[test]
         fn the_next_check_is_never_nearer_than_a_minute_nor_further_than_a_day(
-            wait in prop::option::of(any::<u64>()), n in any::<u32>(),
+            wait in prop::option::of(any::<u64>()), n in any::<u32>(), pause in any::<i64>(),
         ) {
             for next in [
                 next_check(at(0), wait.map(Duration::from_secs)),
-                next_check_after_failure(at(0), n),
+                next_check_after_failure(at(0), n, SignedDuration::from_secs(pause)),
             ] {
                 prop_assert!((60..=DAY).contains(&next.as_second()));
             }

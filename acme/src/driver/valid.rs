@@ -20,7 +20,7 @@ use crate::leaf;
 use crate::plan::Wanted;
 use crate::record::{Ari, Asked, Current, Need, Next, Phase, Revision};
 use crate::schedule::{
-    Reason, Window, between, earlier, later, next_check, next_check_after_failure,
+    Reason, Window, between, earlier, later, next_check, next_check_after_failure, next_look,
 };
 use crate::secrets::Secret;
 
@@ -281,18 +281,26 @@ impl Driver {
                     stored.ari.window = sensible;
                     stored.ari.url = window.explanation;
                 }
-                Ok(None) => stored.ari = Ari::default(),
-                Err(_) => {
+                // The next one may be offered again.
+                Ok(None) => {
+                    stored.ari = Ari {
+                        next_check: Some(next_look(now)),
+                        refused: stored.ari.refused,
+                        ..Ari::default()
+                    }
+                }
+                Err(trouble) => {
                     stored.ari.failures = stored.ari.failures.saturating_add(1);
-                    let next = next_check_after_failure(now, stored.ari.failures);
+                    let pause = pause(&trouble, now);
+                    let next = next_check_after_failure(now, stored.ari.failures, pause);
                     stored.ari.next_check = Some(next);
                 }
             }
             let (renew_at, reason) = stored.life.renewal(stored.ari.window);
             stored.renew_at = renew_at;
             stored.renew_reason = reason;
-            // Nobody asks about what is over.
-            if stored.life.not_after <= now {
+            // Nobody asks about what is over, or has no identifier.
+            if stored.life.not_after <= now || stored.life.cert_id.starts_with('.') {
                 stored.ari.next_check = None;
             }
         }
@@ -317,15 +325,19 @@ impl Driver {
             return Ok(None);
         }
         let now = self.clock.now();
-        if self.standing().away_until(named.directory(), now).is_some() {
-            return Err(Failure::local(Class::Outage, "away").into());
+        let (place, windows) = (named.directory(), windows_of(named.directory()));
+        let away = [place, &windows].map(|place| self.standing().away_until(place, now));
+        if let Some(until) = away.into_iter().flatten().max() {
+            let mut failure = Failure::local(Class::Outage, "away");
+            failure.until = Some(until);
+            return Err(failure.into());
         }
-        let (authority, account) = self.accounts.account(named).await?;
+        let asked = self.accounts.account(named).await;
+        let (authority, account) =
+            asked.map_err(|error| self.with_directory(error.into(), named, now))?;
         let directory = authority.directory().await;
-        if !directory
-            .map_err(|refusal| Failure::of(&refusal, false))?
-            .renewal_info
-        {
+        let directory = directory.map_err(|refusal| self.refused(&refusal, named, now))?;
+        if !directory.renewal_info {
             return Ok(None);
         }
         let point = crate::journal::Point::Asking(Step::RenewalInfo);
@@ -333,9 +345,23 @@ impl Driver {
         let window = authority
             .renewal_info(&account, &current.life.cert_id)
             .await;
-        window
-            .map(Some)
-            .map_err(|refusal| Failure::of(&refusal, false).into())
+        let mut standing = self.standing();
+        let refusal = match window {
+            Ok(window) => {
+                standing.answered(&windows);
+                return Ok(Some(window));
+            }
+            Err(refusal) => refusal,
+        };
+        let mut failure = Failure::of(&refusal, false);
+        // Else it is about this certificate, and others may have a window.
+        if refusal
+            .status()
+            .is_none_or(|status| status == 429 || status >= 500)
+        {
+            failure.until = Some(standing.outage(&windows, &failure, now));
+        }
+        Err(failure.into())
     }
 
     /// `Tombstone`: revived if wanted again, removed when it is over.
@@ -408,6 +434,20 @@ fn check_profile(wanted: &Wanted, named: Named<'_>, directory: &Directory) -> Re
         named.name
     );
     Err(Failure::local(Class::Spec, detail))
+}
+
+/// In place of a directory: windows may be away alone, and orders do not wait for them.
+fn windows_of(directory: &str) -> String {
+    format!("{directory}#windows")
+}
+
+/// For how long nobody asks for a window.
+fn pause(trouble: &Trouble, now: Timestamp) -> SignedDuration {
+    let Trouble::Failed(failure) = trouble else {
+        return SignedDuration::ZERO;
+    };
+    let until = failure.until.map(|until| between(now, until));
+    until.or(failure.retry_after).unwrap_or_default()
 }
 
 /// An authority that explains its window, or moves it far ahead, wants people to know.

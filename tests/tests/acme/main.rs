@@ -32,4 +32,5 @@ mod stand;
 mod standalone;
 mod together;
 mod waits;
+mod windows;
 mod wishes;
