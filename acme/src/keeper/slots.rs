@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::driver::{Flow, due};
 use crate::failure::Class;
 use crate::plan::Target;
-use crate::record::{Phase, Record};
+use crate::record::{Asked, Phase, Record, Wait};
 use crate::schedule::Span;
 
 /// Where a certificate is.
@@ -22,8 +22,8 @@ pub(super) enum Slot {
         /// Has to be read again before anything is done.
         stale: bool,
     },
-    /// With a flow.
-    Busy,
+    /// With a flow, since this configuration.
+    Busy(u64),
     /// A record that this program does not understand.
     LeftAlone,
 }
@@ -31,11 +31,19 @@ pub(super) enum Slot {
 #[derive(Default)]
 pub(super) struct Slots {
     by_target: BTreeMap<Target, Slot>,
+    /// How often the configuration changed.
+    changes: u64,
 }
 
 impl Slots {
-    pub(super) fn insert(&mut self, flow: Flow) {
+    pub(super) fn insert(&mut self, mut flow: Flow) {
         let target = flow.target().clone();
+        // It may have failed by what no longer holds.
+        if let Some(Slot::Busy(since)) = self.by_target.get(&target)
+            && *since < self.changes
+        {
+            wait_no_longer(&mut flow);
+        }
         let slot = Slot::Idle {
             flow: Box::new(flow),
             stale: false,
@@ -80,7 +88,7 @@ impl Slots {
                 "the record of {target} is one that this program does not understand, the log says \
                  why: run a newer program, or move the record away"
             )),
-            Some(slot) => match std::mem::replace(slot, Slot::Busy) {
+            Some(slot) => match std::mem::replace(slot, Slot::Busy(self.changes)) {
                 Slot::Idle { flow, stale: false } => Ok(Some(*flow)),
                 other => {
                     *slot = other;
@@ -92,7 +100,8 @@ impl Slots {
 
     /// A certificate that is not here yet is worked on.
     pub(super) fn occupy(&mut self, target: &Target) {
-        self.by_target.insert(target.clone(), Slot::Busy);
+        let busy = Slot::Busy(self.changes);
+        self.by_target.insert(target.clone(), busy);
     }
 
     /// Whether a certificate may have something on the board.
@@ -108,23 +117,17 @@ impl Slots {
     pub(super) fn has_answers(&self) -> bool {
         self.by_target.values().any(|slot| match slot {
             Slot::Idle { flow, .. } => !flow.record.state.challenges.is_empty(),
-            Slot::Busy | Slot::LeftAlone => false,
+            Slot::Busy(_) | Slot::LeftAlone => false,
         })
     }
 
-    /// The configuration changed: what waited for that waits no longer.
+    /// The configuration changed: what waited for that waits no longer, nor will what fails by the old
+    /// one.
     pub(super) fn reconsider(&mut self) {
+        self.changes += 1;
         for slot in self.by_target.values_mut() {
-            let Slot::Idle { flow, .. } = slot else {
-                continue;
-            };
-            let wait = &mut flow.record.state.wait;
-            let concerned = |class| {
-                use Class::{Issuer, Local, Spec, Storage};
-                matches!(class, Issuer | Spec | Local | Storage)
-            };
-            if wait.as_ref().is_some_and(|wait| concerned(wait.class)) {
-                *wait = None;
+            if let Slot::Idle { flow, .. } = slot {
+                wait_no_longer(flow);
             }
         }
     }
@@ -145,9 +148,10 @@ impl Slots {
             }
         }
         let target = best?.1.clone();
-        match self.by_target.insert(target, Slot::Busy)? {
+        let busy = Slot::Busy(self.changes);
+        match self.by_target.insert(target, busy)? {
             Slot::Idle { flow, stale } => Some((*flow, stale)),
-            Slot::Busy | Slot::LeftAlone => None,
+            Slot::Busy(_) | Slot::LeftAlone => None,
         }
     }
 
@@ -155,9 +159,19 @@ impl Slots {
     pub(super) fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
         let idle = self.by_target.values().filter_map(|slot| match slot {
             Slot::Idle { flow, stale } => when(flow, *stale, now),
-            Slot::Busy | Slot::LeftAlone => None,
+            Slot::Busy(_) | Slot::LeftAlone => None,
         });
         idle.min()
+    }
+}
+
+/// Ends a wait for the configuration. What a person was promised is not forgotten with it.
+fn wait_no_longer(flow: &mut Flow) {
+    use Class::{Issuer, Local, Spec, Storage};
+    let state = &mut flow.record.state;
+    let concerned = |wait: &mut Wait| matches!(wait.class, Issuer | Spec | Local | Storage);
+    if state.wait.take_if(concerned).is_some_and(|wait| wait.owed) {
+        state.asked = Some(Asked::Renew);
     }
 }
 

@@ -2,10 +2,15 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use jiff::Timestamp;
+
 use super::*;
 use crate::Answer;
 use crate::board::Thumbprint;
-use crate::issuers::Http01;
+use crate::failure::Class;
+use crate::issuers::{Http01, KeyKind};
+use crate::plan::Wanted;
+use crate::record::{Asked, Wait};
 use crate::secrets::{Entries, SecretFolder};
 use crate::vault::memory::MemoryVault;
 use crate::vault::{Stored, VaultError, Version};
@@ -123,4 +128,66 @@ async fn accounts_that_could_not_be_read_are_looked_at_again_until_they_are() {
     looked.expect("in time").expect("a keeper");
     assert_eq!(vault.away.load(Ordering::SeqCst), 0);
     assert_eq!(asker.accounts().expect("accounts").len(), 1);
+}
+
+/// A certificate that waits for a change of the configuration.
+fn waiting(owed: bool) -> Flow {
+    let wanted = Wanted {
+        target: Target {
+            namespace: "shop".to_owned(),
+            secret: "tls".to_owned(),
+        },
+        namespace_uid: String::new(),
+        names: Vec::new(),
+        issuer: "main".to_owned(),
+        profile: None,
+        key: KeyKind::P256,
+        challenges: Vec::new(),
+    };
+    let mut record = Record::new(&wanted, 1);
+    record.state.wait = Some(Wait {
+        class: Class::Spec,
+        until: None,
+        scope: None,
+        spec_hash: wanted.hash(),
+        owed,
+    });
+    Flow {
+        record,
+        version: None,
+        wanted: Some(wanted),
+        epoch: 1,
+        memo: Memo::default(),
+    }
+}
+
+#[test]
+fn a_renewal_that_is_owed_is_made_when_the_configuration_has_changed() {
+    for owed in [true, false] {
+        let mut slots = Slots::default();
+        slots.insert(waiting(owed));
+        slots.reconsider();
+        let (flow, _) = slots.take_due(Timestamp::UNIX_EPOCH).expect("due");
+        let state = &flow.record.state;
+        assert_eq!(state.wait, None);
+        assert_eq!(state.asked, owed.then_some(Asked::Renew));
+    }
+}
+
+#[test]
+fn what_fails_by_a_configuration_that_has_changed_meanwhile_is_tried_once_more() {
+    let now = Timestamp::UNIX_EPOCH;
+    let mut slots = Slots::default();
+    let failed = waiting(false).record.state.wait;
+    let mut flow = waiting(false);
+    flow.record.state.wait = None;
+    slots.insert(flow);
+    let (mut flow, _) = slots.take_due(now).expect("due");
+    slots.reconsider();
+    flow.record.state.wait.clone_from(&failed);
+    slots.insert(flow);
+    let (mut flow, _) = slots.take_due(now).expect("tried once more");
+    flow.record.state.wait = failed;
+    slots.insert(flow);
+    assert!(slots.take_due(now).is_none(), "by the one that holds");
 }
