@@ -34,6 +34,8 @@ struct Circuit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Limit {
     issuer: String,
+    /// Its test directory counts by itself.
+    directory: String,
     scope: Scope,
     set: String,
     span: Span,
@@ -63,7 +65,8 @@ impl Standing {
         let Some(span) = wait.span() else { return };
         match (wait.class, &wait.scope) {
             (Class::Limited, Some(scope)) => {
-                self.limit(&revision.issuer, scope.clone(), &revision.names, span);
+                let place = (&*revision.issuer, &*revision.directory);
+                self.limit(place, scope.clone(), &revision.names, span);
             }
             (Class::Outage, _) => {
                 let circuit = Circuit {
@@ -135,9 +138,16 @@ impl Standing {
     }
 
     /// Remembers a limit of an authority for all that it concerns.
-    pub(crate) fn limit(&mut self, issuer: &str, scope: Scope, names: &[Name], span: Span) {
+    pub(crate) fn limit(
+        &mut self,
+        (issuer, directory): (&str, &str),
+        scope: Scope,
+        names: &[Name],
+        span: Span,
+    ) {
         let limit = Limit {
             issuer: issuer.to_owned(),
+            directory: directory.to_owned(),
             scope,
             set: set_of(names),
             span,
@@ -150,7 +160,7 @@ impl Standing {
     /// Until when a limit forbids an order for these names.
     pub(crate) fn limited_until(
         &mut self,
-        issuer: &str,
+        (issuer, directory): (&str, &str),
         names: &[Name],
         now: Timestamp,
     ) -> Option<Timestamp> {
@@ -158,6 +168,7 @@ impl Standing {
         let set = set_of(names);
         let concerned = |limit: &&Limit| {
             limit.issuer == issuer
+                && limit.directory == directory
                 && match &limit.scope {
                     Scope::Account => true,
                     Scope::Set => limit.set == set,

@@ -106,6 +106,9 @@ impl Driver {
         let until = failure
             .until
             .unwrap_or_else(|| self.standing().outage(&directory, &failure, now));
+        if is_rehearsal(flow) {
+            return self.without_rehearsal(flow, &failure).await;
+        }
         let state = &mut flow.record.state;
         state.attempts.detail = Some(failure.detail.clone());
         self.store_wait(flow, &failure, Some(until)).await
@@ -167,7 +170,7 @@ impl Driver {
         if let (Ok(revision), Some(scope), Some(until)) = (flow.revision(), &failure.scope, until) {
             let since = Some(now);
             self.standing().limit(
-                &revision.issuer,
+                (&revision.issuer, &revision.directory),
                 Scope::clone(scope),
                 &revision.names,
                 Span { since, until },
@@ -177,6 +180,9 @@ impl Driver {
 
     /// Counts the failure and waits; `keep` says whether the order stays.
     async fn wait(&self, flow: &mut Flow, failure: Failure, keep: bool) -> Result<Turn, Trouble> {
+        if is_rehearsal(flow) && is_the_directorys(failure.class) {
+            return self.without_rehearsal(flow, &failure).await;
+        }
         let now = self.clock.now();
         let state = &mut flow.record.state;
         if state.attempts.class != Some(failure.class) {
@@ -215,6 +221,33 @@ impl Driver {
             self.pen.post(flow.target(), Vec::new()).await?;
         }
         Ok(turn)
+    }
+
+    /// The test directory is of no use now: nothing but a name that it cannot prove keeps the real one
+    /// from being asked.
+    pub(super) async fn without_rehearsal(
+        &self,
+        flow: &mut Flow,
+        failure: &Failure,
+    ) -> Result<Turn, Trouble> {
+        let text = format!("the test directory is left out: {}", failure.detail);
+        self.tell(flow, What::Warning(text));
+        self.end_rehearsal(flow).await
+    }
+
+    /// The next attempt is the real one.
+    pub(super) async fn end_rehearsal(&self, flow: &mut Flow) -> Result<Turn, Trouble> {
+        let state = &mut flow.record.state;
+        state.attempts.rehearsed = true;
+        state.wait = None;
+        let revision = state.revision.as_ref();
+        if revision.is_some_and(|revision| revision.need == Need::Asked) {
+            state.asked = Some(Asked::Renew);
+        }
+        flow.record.drop_revision();
+        self.save(flow).await?;
+        self.pen.post(flow.target(), Vec::new()).await?;
+        Ok(Turn::Go)
     }
 
     async fn store_wait(
@@ -274,6 +307,19 @@ fn is_of_an_order(class: Class) -> bool {
 
 /// The shortest pause between two attempts.
 const BREATH: SignedDuration = SignedDuration::from_secs(5);
+
+fn is_rehearsal(flow: &Flow) -> bool {
+    flow.revision().is_ok_and(|revision| revision.test)
+}
+
+/// Whether a failure is one of the directory, and not of the names or of this side.
+pub(super) fn is_the_directorys(class: Class) -> bool {
+    use Class::{AccountGone, Issuer, Limited, Outage, Paused, Spec};
+    matches!(
+        class,
+        AccountGone | Issuer | Limited | Outage | Paused | Spec
+    )
+}
 
 /// Rejected nonces in one flow; below this they are nobody's failure.
 const MOST_TRANSIENT: u32 = 10;

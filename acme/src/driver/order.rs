@@ -36,9 +36,9 @@ impl Driver {
             return Ok(Turn::Go);
         }
         let (authority, account) = self.accounts.account(named).await?;
-        if let Some(until) = self
-            .standing()
-            .limited_until(named.name, &revision.names, now)
+        if let Some(until) =
+            self.standing()
+                .limited_until((named.name, named.directory()), &revision.names, now)
         {
             let mut failure = Failure::local(Class::Limited, "a limit of the authority holds");
             failure.until = Some(until);
@@ -211,12 +211,7 @@ impl Driver {
     /// All names are proved: a rehearsal ends here, the real thing goes on.
     pub(super) async fn proved(&self, flow: &mut Flow) -> Result<Turn, Trouble> {
         if flow.revision()?.test {
-            flow.record.state.attempts.rehearsed = true;
-            flow.record.state.wait = None;
-            flow.record.drop_revision();
-            self.save(flow).await?;
-            self.pen.post(flow.target(), Vec::new()).await?;
-            return Ok(Turn::Go);
+            return self.end_rehearsal(flow).await;
         }
         self.enter(flow, Phase::Finalizing).await
     }

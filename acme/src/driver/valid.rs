@@ -9,6 +9,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::due::asks;
+use super::fail::is_the_directorys;
 use super::{Driver, Flow, Trouble, Turn, issuer};
 use crate::accounts::Named;
 use crate::ca::{Ca, Directory, Refusal, Step};
@@ -106,10 +107,26 @@ impl Driver {
         self.save(flow).await
     }
 
-    /// Everything that has to be true before an order, then the plan.
+    /// Plans at the directory that is to be asked.
     async fn begin(&self, flow: &mut Flow, wanted: &Wanted, need: Need) -> Result<Turn, Trouble> {
         let issuers = self.issuers.borrow().clone();
         let named = self.choose(flow, wanted, &issuers)?;
+        match self.plan(flow, wanted, need, named).await {
+            Err(Trouble::Failed(failure)) if named.test && is_the_directorys(failure.class) => {
+                self.without_rehearsal(flow, &failure).await
+            }
+            planned => planned,
+        }
+    }
+
+    /// Everything that has to be true before an order, then the plan.
+    async fn plan(
+        &self,
+        flow: &mut Flow,
+        wanted: &Wanted,
+        need: Need,
+        named: Named<'_>,
+    ) -> Result<Turn, Trouble> {
         let now = self.clock.now();
         if let Some(until) = self.standing().away_until(named.directory(), now) {
             let mut failure =

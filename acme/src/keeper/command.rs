@@ -387,8 +387,11 @@ impl Driver {
                  {end:.0}"
             ));
         }
+        let issuers = self.issuers.borrow().clone();
+        let named = Named::find(&issuers, &wanted.issuer);
+        let directory = named.map_or("", Named::directory);
         let mut standing = self.standing();
-        match standing.limited_until(&wanted.issuer, &wanted.names, now) {
+        match standing.limited_until((&wanted.issuer, directory), &wanted.names, now) {
             Some(end) => Err(format!("a limit of the authority holds until {end:.0}")),
             None => Ok(()),
         }

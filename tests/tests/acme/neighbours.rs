@@ -5,11 +5,12 @@ use std::sync::Arc;
 use gatehouse_acme::clock::ScaledClock;
 use gatehouse_acme::failure::Class;
 use gatehouse_tests::acme::fault::{Endpoint, Fault, Rule, Seen, Verdict};
-use gatehouse_tests::acme::rules::problem;
+use gatehouse_tests::acme::rules::{On, edge_unavailable, problem, rate_limited};
 use gatehouse_tests::acme::{Pebble, Setup};
 use gatehouse_tests::kubernetes::cluster::alone;
 use gatehouse_tests::raw::Answer;
 use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use crate::customer::with;
 use crate::stand::{Stand, request, until, valid, want};
@@ -26,6 +27,20 @@ impl Rule for NotFor {
             return Verdict::Answer(problem(403, "unauthorized", &text));
         }
         Verdict::Pass
+    }
+}
+
+/// Offers no profile.
+struct NoProfiles;
+
+impl Rule for NoProfiles {
+    fn after(&mut self, seen: &Seen, answer: &mut Answer) {
+        if seen.endpoint == Endpoint::Directory
+            && let Ok(mut directory) = serde_json::from_slice::<Value>(&answer.body)
+        {
+            directory["meta"]["profiles"] = json!({});
+            answer.body = directory.to_string().into_bytes();
+        }
     }
 }
 
@@ -73,3 +88,70 @@ fn a_secret_of_an_issuer_that_is_put_back_is_read_within_minutes() {
         });
     });
 }
+
+/// A second attempt, which goes to the test directory first, while that one has a fault.
+async fn rehearsed(pebble: &Pebble, fault: impl FnOnce(&Fault)) {
+    let (real, test) = (Fault::before(pebble), Fault::before(pebble));
+    let more = format!(
+        "      profile: classic\n      testDirectory: {}\n",
+        test.directory()
+    );
+    let mut stand = Stand::new(pebble, &real.directory(), &more);
+    stand.clock = Arc::new(ScaledClock::new(Timestamp::now(), 600));
+    for proxy in [&real, &test] {
+        proxy.rule(Undated);
+    }
+    let refused = problem(403, "caa", "CAA forbids");
+    real.rule(On::these(&[Endpoint::NewOrder], refused).times(1));
+    fault(&test);
+    let issued = pebble.issued().len();
+    let keeper = stand.keeper();
+    want(&keeper, vec![request("a", &["a.example.test"])]);
+    valid(&keeper, "a").await;
+    assert!(!test.journal().is_empty(), "the test directory was asked");
+    // Nor does another certificate wait for what the test directory said.
+    let both = [("a", "a.example.test"), ("b", "b.example.test")];
+    let both = both.map(|(secret, host)| request(secret, &[host]));
+    want(&keeper, both.to_vec());
+    valid(&keeper, "b").await;
+    assert_eq!(pebble.issued().len(), issued + 2);
+}
+
+#[test]
+fn a_test_directory_that_is_away_does_not_keep_the_real_one_from_issuing() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        let away = |test: &Fault| test.rule(On::everything(edge_unavailable(DAYS)));
+        with(async || rehearsed(&pebble, away).await);
+    });
+}
+
+#[test]
+fn a_limit_of_a_test_directory_is_none_of_the_real_one() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        let limit = || rate_limited("new orders (300) from this account", DAYS, "");
+        let limits = |test: &Fault| test.rule(On::these(&[Endpoint::NewOrder], limit()));
+        with(async || rehearsed(&pebble, limits).await);
+    });
+}
+
+#[test]
+fn a_test_directory_without_the_profile_does_not_keep_the_real_one_from_issuing() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        let less = |test: &Fault| test.rule(NoProfiles);
+        with(async || rehearsed(&pebble, less).await);
+    });
+}
+
+#[test]
+fn a_name_that_the_test_directory_has_proved_is_ordered_at_the_real_one() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        with(async || rehearsed(&pebble, |_| {}).await);
+    });
+}
+
+/// Three days, in seconds.
+const DAYS: u64 = 3 * 86_400;
