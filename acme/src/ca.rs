@@ -125,6 +125,9 @@ pub trait Ca: Send + Sync {
     /// Ends the account for good: no order of it, old or new, is worked on afterwards.
     fn deactivate<'a>(&'a self, account: &'a Account) -> Answer<'a, Result<(), Refusal>>;
 
+    /// Makes [`Ca::date`] one that no cache has kept; asks only if the newest is not of this minute.
+    fn look(&self) -> Answer<'_, Result<(), Refusal>>;
+
     /// The `Date` of the newest answer, and when it came; also of a refusal.
     fn date(&self) -> Option<(Timestamp, Instant)>;
 }

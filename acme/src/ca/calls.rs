@@ -430,6 +430,10 @@ impl Ca for Authority {
         })
     }
 
+    fn look(&self) -> Answer<'_, Result<(), Refusal>> {
+        Box::pin(self.client.look())
+    }
+
     fn date(&self) -> Option<(Timestamp, Instant)> {
         self.client.date()
     }

@@ -37,6 +37,9 @@ const NONCES: usize = 16;
 /// A nonce older than this is likely forgotten by the authority.
 const NONCE_AGE: Duration = Duration::from_secs(5 * 60);
 
+/// How long a `Date` is new: while clocks differ, one look serves everybody who asks.
+const LOOK_AGE: Duration = Duration::from_secs(60);
+
 /// How long a directory is believed.
 const DIRECTORY_AGE: Duration = Duration::from_secs(24 * 3600);
 
@@ -52,7 +55,16 @@ pub(super) struct Client {
 struct State {
     directory: Option<(Arc<WireDirectory>, Instant)>,
     nonces: VecDeque<(String, Instant)>,
-    date: Option<(Timestamp, Instant)>,
+    date: Option<Reading>,
+}
+
+/// A `Date` of the authority.
+#[derive(Clone, Copy)]
+struct Reading {
+    date: Timestamp,
+    came: Instant,
+    /// Whether a cache may have kept the answer: nothing else than a directory.
+    cached: bool,
 }
 
 impl Client {
@@ -131,7 +143,19 @@ impl Client {
 
     /// `Date` of the newest answer, and when it came.
     pub(super) fn date(&self) -> Option<(Timestamp, Instant)> {
-        self.state().date
+        self.state().date.map(|read| (read.date, read.came))
+    }
+
+    /// Makes the newest `Date` one of this minute that no cache has kept: a nonce is never kept (RFC
+    /// 8555, section 7.2), and the next request needs one.
+    pub(super) async fn look(&self) -> Result<(), Refusal> {
+        let known = self.state().date;
+        if known.is_some_and(|read| !read.cached && read.came.elapsed() < LOOK_AGE) {
+            return Ok(());
+        }
+        let url = self.directory().await?.new_nonce.clone();
+        self.send(Step::Nonce, Method::HEAD, &url, None).await?;
+        Ok(())
     }
 
     async fn nonce(&self) -> Result<String, Refusal> {
@@ -163,7 +187,7 @@ impl Client {
         let mut said = None;
         if let Ok(reply) = &outcome {
             said = date(&reply.headers);
-            self.state().note(&reply.headers);
+            self.state().note(step, &reply.headers);
         }
         let judged = judged(step, outcome);
         let refusal = judged.as_ref().err();
@@ -227,7 +251,7 @@ impl State {
         None
     }
 
-    fn note(&mut self, headers: &HeaderMap) {
+    fn note(&mut self, step: Step, headers: &HeaderMap) {
         let now = Instant::now();
         if let Some(nonce) = nonce_of(headers) {
             if self.nonces.len() >= NONCES {
@@ -236,7 +260,15 @@ impl State {
             self.nonces.push_back((nonce, now));
         }
         if let Some(date) = date(headers) {
-            self.date = Some((date, now));
+            let cached = step == Step::Directory;
+            let worse = cached && self.date.is_some_and(|read| !read.cached);
+            if !worse {
+                self.date = Some(Reading {
+                    date,
+                    came: now,
+                    cached,
+                });
+            }
         }
     }
 }
@@ -279,12 +311,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_nonce_is_used_once_the_newest_first_and_not_when_it_is_old() {
         let mut state = state();
-        state.note(&with_nonce("a"));
-        state.note(&with_nonce("b"));
+        state.note(Step::Nonce, &with_nonce("a"));
+        state.note(Step::Nonce, &with_nonce("b"));
         assert_eq!(state.kept_nonce().as_deref(), Some("b"));
         assert_eq!(state.kept_nonce().as_deref(), Some("a"));
         assert_eq!(state.kept_nonce(), None);
-        state.note(&with_nonce("c"));
+        state.note(Step::Nonce, &with_nonce("c"));
         tokio::time::advance(NONCE_AGE).await;
         assert_eq!(state.kept_nonce(), None);
     }
@@ -293,7 +325,7 @@ mod tests {
     async fn the_nonces_that_are_kept_have_a_bound() {
         let mut state = state();
         for number in 0..100 {
-            state.note(&with_nonce(&number.to_string()));
+            state.note(Step::Nonce, &with_nonce(&number.to_string()));
         }
         assert_eq!(state.nonces.len(), NONCES);
         assert_eq!(state.kept_nonce().as_deref(), Some("99"));

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use gatehouse_tests::acme::fault::{Endpoint, Fault};
+use gatehouse_tests::acme::fault::{Endpoint, Fault, Rule, Seen};
 use gatehouse_tests::acme::{Pebble, Setup};
 use gatehouse_tests::kubernetes::cluster::{self, alone};
 use gatehouse_tests::manifests::Scratch;
+use gatehouse_tests::raw::Answer;
 use gatehouse_tests::{preload, wait};
 
+use crate::customer::with;
 use crate::home::{Home, issuer, serves, wait_served};
+use crate::stand::{Stand, request, valid, want};
 
 const KEPT: &str = "kept.example.test";
 const NEW: &str = "new.example.test";
@@ -64,5 +67,40 @@ fn is_set_right(shifted_by: &str) {
         assert!(ordered.is_some(), "{}", gateway.diagnostics());
         assert!(serves(&gateway, KEPT));
         assert_eq!(pebble.issued().len(), 2, "the kept one was not renewed");
+    });
+}
+
+/// A cache before the directory, with an answer of long ago.
+struct Kept;
+
+impl Rule for Kept {
+    fn after(&mut self, seen: &Seen, answer: &mut Answer) {
+        for (name, value) in &mut answer.headers {
+            if seen.endpoint == Endpoint::Directory && name.eq_ignore_ascii_case("date") {
+                "Thu, 01 Jan 2026 00:00:00 GMT".clone_into(value);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_a_cache_has_kept_for_long_says_nothing_about_the_clocks() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        let proxy = Fault::before(&pebble);
+        proxy.rule(Kept);
+        with(async || {
+            let stand = Stand::new(&pebble, &proxy.directory(), "");
+            let mut wishes = vec![request("a", &["a.example.test"])];
+            let keeper = stand.keeper();
+            want(&keeper, wishes.clone());
+            valid(&keeper, "a").await;
+            // The account is known by now: the directory is all that is asked before an order.
+            drop(keeper);
+            let keeper = stand.keeper();
+            wishes.push(request("b", &["b.example.test"]));
+            want(&keeper, wishes);
+            valid(&keeper, "b").await;
+        });
     });
 }
