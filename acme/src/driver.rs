@@ -148,6 +148,8 @@ pub(crate) struct Memo {
     resets: u32,
     /// How often in a row the record was not stored; the next run remembers it, too.
     pub(crate) unstored: u32,
+    /// Whether it is in the middle of a step, and rests only because others need not wait for that.
+    polling: bool,
 }
 
 impl Memo {
@@ -164,7 +166,7 @@ impl Memo {
 pub(crate) enum Turn {
     /// The next step.
     Go,
-    /// The same step after a short wait.
+    /// The same step after a wait.
     Poll(Duration),
     /// Nothing, until the record is due.
     Rest,
@@ -225,7 +227,10 @@ impl Driver {
     /// Works until nothing is to be done now. The error is the vault's: the record has to be read
     /// again.
     pub(crate) async fn run(&self, flow: &mut Flow) -> Result<(), VaultError> {
-        flow.memo.forget();
+        if !std::mem::take(&mut flow.memo.polling) {
+            flow.memo.forget();
+        }
+        flow.memo.rest_until = None;
         loop {
             // Boxed: a step is large, and only one exists at a time.
             let turn = match Box::pin(self.step(flow)).await {
@@ -235,8 +240,14 @@ impl Driver {
             match turn {
                 Turn::Go => {}
                 Turn::Poll(wait) => {
+                    let long = wait > LONGEST_HELD;
                     let wait = SignedDuration::try_from(wait).unwrap_or_default();
                     let until = crate::schedule::later(self.clock.now(), wait);
+                    if long {
+                        flow.memo.polling = true;
+                        flow.memo.rest_until = Some(until);
+                        return Ok(());
+                    }
                     tokio::time::sleep_until(self.clock.instant(until)).await;
                 }
                 Turn::Rest => return Ok(()),
@@ -456,6 +467,9 @@ fn named<'a>(issuers: &'a Issuers, revision: &Revision) -> Result<Named<'a>, Fai
     }
     Ok(found)
 }
+
+/// A certificate that looks again after more than this lets others work meanwhile.
+const LONGEST_HELD: Duration = Duration::from_secs(5);
 
 /// No call takes longer, whatever the parts below promise.
 const LONGEST_CALL: Duration = Duration::from_secs(60);

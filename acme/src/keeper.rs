@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - Only who leads works; everybody else shows what is stored.
-//! - At most [`Config::flows`] certificates are worked on at once; what is nearly over comes first.
+//! - At most [`Config::flows`] certificates of one authority are worked on at once; what is nearly over
+//!   comes first.
 //! - Nothing happens before it is known what is wanted: an empty start removes nothing.
 //! - Dropping the [`Keeper`] ends all work at once, as a crash would.
 
@@ -41,7 +42,7 @@ use crate::vault::{Key, Listing, Vault};
 use again::End;
 use ask::{Ask, Reply};
 use command::Done;
-use slots::{Slot, Slots};
+use slots::{Share, Slot, Slots};
 
 pub use ask::{Asker, Command};
 
@@ -67,7 +68,7 @@ pub struct Config {
     pub clock: Arc<dyn Clock>,
     /// Who listens to the steps.
     pub journal: Arc<dyn Journal>,
-    /// Certificates that are worked on at once.
+    /// Certificates of one authority that are worked on at once.
     pub flows: usize,
     /// How long a certificate is kept that is no longer wanted.
     pub tombstone: SignedDuration,
@@ -472,10 +473,12 @@ impl Work {
             return idle;
         }
         let now = clock.now();
-        while self.running.len() < self.flows {
-            let Some((mut flow, stale)) = self.slots.take_due(now) else {
-                break;
-            };
+        let issuers = self.issuers.borrow().clone();
+        let share = Share {
+            issuers: &issuers,
+            most: self.flows,
+        };
+        while let Some((mut flow, stale)) = self.slots.take_due(now, share) {
             let driver = Arc::clone(&self.driver);
             let target = flow.target().clone();
             let task = self.running.spawn(async move {
@@ -484,10 +487,7 @@ impl Work {
             });
             self.held.insert(task.id(), target);
         }
-        if self.running.len() >= self.flows {
-            return idle;
-        }
-        let next = self.slots.next_due(now);
+        let next = self.slots.next_due(now, share);
         next.map_or(idle, |at| clock.instant(at).min(idle))
     }
 

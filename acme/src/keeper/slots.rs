@@ -2,14 +2,17 @@
 //!
 //! Invariants:
 //! - A certificate is worked on by one flow at a time: its slot is empty meanwhile.
+//! - No authority has more than its share of flows: one that is slow keeps the others' certificates from
+//!   nothing.
 //! - What was begun goes first, then what is nearly over, then what is missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::driver::{Flow, due};
 use crate::failure::Class;
+use crate::issuers::Issuers;
 use crate::plan::Target;
 use crate::record::{Asked, Phase, Record, Wait};
 use crate::schedule::Span;
@@ -22,10 +25,25 @@ pub(super) enum Slot {
         /// Has to be read again before anything is done.
         stale: bool,
     },
-    /// With a flow, since this configuration.
-    Busy(u64),
+    /// With a flow or a command.
+    Busy(Busy),
     /// A record that this program does not understand.
     LeftAlone,
+}
+
+/// What is remembered of a certificate that is not here.
+pub(super) struct Busy {
+    /// By which configuration it began.
+    since: u64,
+    /// Directory of the authority whose flow it has; a command has none.
+    at: Option<String>,
+}
+
+/// How many certificates of one authority are worked on at once.
+#[derive(Clone, Copy)]
+pub(super) struct Share<'a> {
+    pub(super) issuers: &'a Issuers,
+    pub(super) most: usize,
 }
 
 #[derive(Default)]
@@ -39,8 +57,8 @@ impl Slots {
     pub(super) fn insert(&mut self, mut flow: Flow) {
         let target = flow.target().clone();
         // It may have failed by what no longer holds.
-        if let Some(Slot::Busy(since)) = self.by_target.get(&target)
-            && *since < self.changes
+        if let Some(Slot::Busy(busy)) = self.by_target.get(&target)
+            && busy.since < self.changes
         {
             wait_no_longer(&mut flow);
         }
@@ -82,13 +100,14 @@ impl Slots {
 
     /// Takes a certificate that nobody works on; `None` if there is none. The error is a sentence.
     pub(super) fn take(&mut self, target: &Target) -> Result<Option<Flow>, String> {
+        let busy = self.busy(None);
         match self.by_target.get_mut(target) {
             None => Ok(None),
             Some(Slot::LeftAlone) => Err(format!(
                 "the record of {target} is one that this program does not understand, the log says \
                  why: run a newer program, or move the record away"
             )),
-            Some(slot) => match std::mem::replace(slot, Slot::Busy(self.changes)) {
+            Some(slot) => match std::mem::replace(slot, busy) {
                 Slot::Idle { flow, stale: false } => Ok(Some(*flow)),
                 other => {
                     *slot = other;
@@ -100,8 +119,25 @@ impl Slots {
 
     /// A certificate that is not here yet is worked on.
     pub(super) fn occupy(&mut self, target: &Target) {
-        let busy = Slot::Busy(self.changes);
+        let busy = self.busy(None);
         self.by_target.insert(target.clone(), busy);
+    }
+
+    fn busy(&self, at: Option<String>) -> Slot {
+        let since = self.changes;
+        Slot::Busy(Busy { since, at })
+    }
+
+    /// Directories of the authorities that have all their flows.
+    fn full(&self, most: usize) -> BTreeSet<&str> {
+        let mut flows: BTreeMap<&str, usize> = BTreeMap::new();
+        for slot in self.by_target.values() {
+            if let Slot::Busy(Busy { at: Some(at), .. }) = slot {
+                *flows.entry(at).or_default() += 1;
+            }
+        }
+        let full = flows.into_iter().filter(|(_, count)| *count >= most);
+        full.map(|(at, _)| at).collect()
     }
 
     /// Whether a certificate may have something on the board.
@@ -132,14 +168,17 @@ impl Slots {
         }
     }
 
-    /// Takes the most urgent certificate that is due, and says whether it has to be read again.
-    pub(super) fn take_due(&mut self, now: Timestamp) -> Option<(Flow, bool)> {
+    /// Takes the most urgent certificate that is due and whose authority has a flow left, and says
+    /// whether it has to be read again.
+    pub(super) fn take_due(&mut self, now: Timestamp, share: Share<'_>) -> Option<(Flow, bool)> {
+        let full = self.full(share.most);
         let mut best: Option<((u8, SignedDuration), &Target)> = None;
         for (target, slot) in &self.by_target {
             let Slot::Idle { flow, stale } = slot else {
                 continue;
             };
-            if when(flow, *stale, now).is_none_or(|at| at > now) {
+            let full = full.contains(authority(flow, share.issuers));
+            if full || when(flow, *stale, now).is_none_or(|at| at > now) {
                 continue;
             }
             let urgency = urgency(&flow.record, now);
@@ -148,21 +187,37 @@ impl Slots {
             }
         }
         let target = best?.1.clone();
-        let busy = Slot::Busy(self.changes);
-        match self.by_target.insert(target, busy)? {
-            Slot::Idle { flow, stale } => Some((*flow, stale)),
+        let busy = self.busy(None);
+        match self.by_target.insert(target.clone(), busy)? {
+            Slot::Idle { flow, stale } => {
+                let busy = self.busy(Some(authority(&flow, share.issuers).to_owned()));
+                self.by_target.insert(target, busy);
+                Some((*flow, stale))
+            }
             Slot::Busy(_) | Slot::LeftAlone => None,
         }
     }
 
-    /// When the next one is due.
-    pub(super) fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
+    /// When the next one is due whose authority has a flow left.
+    pub(super) fn next_due(&self, now: Timestamp, share: Share<'_>) -> Option<Timestamp> {
+        let full = self.full(share.most);
         let idle = self.by_target.values().filter_map(|slot| match slot {
+            Slot::Idle { flow, .. } if full.contains(authority(flow, share.issuers)) => None,
             Slot::Idle { flow, stale } => when(flow, *stale, now),
             Slot::Busy(_) | Slot::LeftAlone => None,
         });
         idle.min()
     }
+}
+
+/// Directory of the authority that a step of this certificate asks; nothing, if it asks none.
+fn authority<'a>(flow: &'a Flow, issuers: &'a Issuers) -> &'a str {
+    if let Some(revision) = &flow.record.state.revision {
+        return &revision.directory;
+    }
+    let issuer = flow.wanted.as_ref().map(|wanted| &wanted.issuer);
+    let spec = issuer.and_then(|issuer| issuers.issuers.get(issuer));
+    spec.map_or("", |spec| &spec.directory)
 }
 
 /// Ends a wait for the configuration. What a person was promised is not forgotten with it.

@@ -161,13 +161,19 @@ fn waiting(owed: bool) -> Flow {
     }
 }
 
+/// Two flows for each authority.
+fn two(issuers: &Issuers) -> Share<'_> {
+    Share { issuers, most: 2 }
+}
+
 #[test]
 fn a_renewal_that_is_owed_is_made_when_the_configuration_has_changed() {
     for owed in [true, false] {
         let mut slots = Slots::default();
         slots.insert(waiting(owed));
         slots.reconsider();
-        let (flow, _) = slots.take_due(Timestamp::UNIX_EPOCH).expect("due");
+        let issuers = Issuers::default();
+        let (flow, _) = slots.take_due(Timestamp::UNIX_EPOCH, two(&issuers)).expect("due");
         let state = &flow.record.state;
         assert_eq!(state.wait, None);
         assert_eq!(state.asked, owed.then_some(Asked::Renew));
@@ -176,18 +182,46 @@ fn a_renewal_that_is_owed_is_made_when_the_configuration_has_changed() {
 
 #[test]
 fn what_fails_by_a_configuration_that_has_changed_meanwhile_is_tried_once_more() {
-    let now = Timestamp::UNIX_EPOCH;
+    let (now, issuers) = (Timestamp::UNIX_EPOCH, Issuers::default());
     let mut slots = Slots::default();
     let failed = waiting(false).record.state.wait;
     let mut flow = waiting(false);
     flow.record.state.wait = None;
     slots.insert(flow);
-    let (mut flow, _) = slots.take_due(now).expect("due");
+    let (mut flow, _) = slots.take_due(now, two(&issuers)).expect("due");
     slots.reconsider();
     flow.record.state.wait.clone_from(&failed);
     slots.insert(flow);
-    let (mut flow, _) = slots.take_due(now).expect("tried once more");
+    let (mut flow, _) = slots.take_due(now, two(&issuers)).expect("tried once more");
     flow.record.state.wait = failed;
     slots.insert(flow);
-    assert!(slots.take_due(now).is_none(), "by the one that holds");
+    assert!(slots.take_due(now, two(&issuers)).is_none(), "by the one that holds");
+}
+
+#[test]
+fn each_authority_has_its_own_flows_and_who_waits_for_one_is_not_due() {
+    let text = "acme:\n  issuers:\n    main: {directory: 'https://a.test/', acceptTerms: true}\n    \
+                other: {directory: 'https://b.test/', acceptTerms: true}\n  default: main\n";
+    let (now, issuers) = (
+        Timestamp::UNIX_EPOCH,
+        Issuers::parse(text).expect("issuers"),
+    );
+    let mut slots = Slots::default();
+    for (secret, issuer) in [("a", "main"), ("b", "main"), ("c", "main"), ("z", "other")] {
+        let mut flow = waiting(false);
+        secret.clone_into(&mut flow.record.state.target.secret);
+        flow.record.state.wait = None;
+        let wanted = flow.wanted.as_mut().expect("a wish");
+        issuer.clone_into(&mut wanted.issuer);
+        slots.insert(flow);
+    }
+    let mut taken = Vec::new();
+    while let Some((flow, _)) = slots.take_due(now, two(&issuers)) {
+        taken.push(flow);
+    }
+    let names: Vec<&str> = taken.iter().map(|flow| &*flow.target().secret).collect();
+    assert_eq!(names, ["a", "b", "z"]);
+    assert_eq!(slots.next_due(now, two(&issuers)), None, "c waits for a flow");
+    slots.remove(taken[0].target());
+    assert_eq!(slots.next_due(now, two(&issuers)), Some(now));
 }

@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use gatehouse_acme::clock::ScaledClock;
 use gatehouse_acme::failure::Class;
+use gatehouse_acme::issuers::Issuers;
+use gatehouse_acme::plan::Request;
+use gatehouse_acme::record::Phase;
 use gatehouse_tests::acme::fault::{Endpoint, Fault, Rule, Seen, Verdict};
-use gatehouse_tests::acme::rules::{On, edge_unavailable, problem, rate_limited};
+use gatehouse_tests::acme::rules::{On, SlowFinalize, edge_unavailable, problem, rate_limited};
 use gatehouse_tests::acme::{Pebble, Setup};
 use gatehouse_tests::kubernetes::cluster::alone;
 use gatehouse_tests::raw::Answer;
@@ -13,8 +16,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::customer::with;
-use crate::stand::{Stand, request, until, valid, want};
+use crate::stand::{PATIENCE, Stand, request, target, until, valid, want};
 use crate::waits::Undated;
+
 
 /// An authority that has not been told that this account may have the name.
 struct NotFor(&'static str);
@@ -42,6 +46,47 @@ impl Rule for NoProfiles {
             answer.body = directory.to_string().into_bytes();
         }
     }
+}
+
+/// Asks for a minute wherever it asks for time at all.
+struct InAMinute;
+
+impl Rule for InAMinute {
+    fn after(&mut self, _: &Seen, answer: &mut Answer) {
+        for (name, value) in &mut answer.headers {
+            if name.eq_ignore_ascii_case("retry-after") {
+                "60".clone_into(value);
+            }
+        }
+    }
+}
+
+/// Issuers `main` and `other` at these directories of one authority.
+fn two(main: &str, other: &str) -> Issuers {
+    let one = |name: &str, directory: &str| {
+        format!(
+            "    {name}:\n      directory: {directory}\n      acceptTerms: true\n      caBundle: roots\n"
+        )
+    };
+    let text = format!(
+        "acme:\n  issuers:\n{}{}  default: main\n  unlisted: allow\n",
+        one("main", main),
+        one("other", other)
+    );
+    Issuers::parse(&text).expect("issuers")
+}
+
+/// As many certificates of issuer `main` as are worked on at once, and more.
+fn many(count: usize) -> Vec<Request> {
+    let wish = |n| request(&format!("a{n}"), &[&format!("a{n}.example.test")]);
+    (0..count).map(wish).collect()
+}
+
+/// One of issuer `other`, behind all of those in every order.
+fn beside() -> Request {
+    let mut wish = request("z", &["z.example.test"]);
+    wish.issuer = Some("other".to_owned());
+    wish
 }
 
 #[test]
@@ -152,6 +197,75 @@ fn a_name_that_the_test_directory_has_proved_is_ordered_at_the_real_one() {
         with(async || rehearsed(&pebble, |_| {}).await);
     });
 }
+
+#[test]
+fn orders_that_their_authority_takes_minutes_for_keep_nobody_waiting() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        let (slow, other) = (Fault::before(&pebble), Fault::before(&pebble));
+        slow.rule(SlowFinalize {
+            answers: usize::MAX,
+        });
+        slow.rule(InAMinute);
+        with(async || {
+            let stand = Stand::new(&pebble, &slow.directory(), "");
+            let issuers = two(&slow.directory(), &other.directory());
+            stand.issuers.send_replace(Arc::new(issuers));
+            let keeper = stand.keeper();
+            want(&keeper, many(FLOWS));
+            for wish in many(FLOWS) {
+                let asked = |phase| phase == Phase::Finalizing;
+                until(&keeper, &wish.target.secret, |report| asked(report.phase)).await;
+            }
+            let more = many(FLOWS + 1).into_iter().chain([beside()]);
+            want(&keeper, more.collect());
+            valid(&keeper, "z").await;
+            // Not of the same authority either.
+            let last = format!("a{FLOWS}");
+            until(&keeper, &last, |report| report.phase == Phase::Finalizing).await;
+        });
+    });
+}
+
+#[test]
+fn an_authority_that_is_slow_to_answer_holds_only_its_own_share_of_the_work() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        let (slow, other) = (Fault::before(&pebble), Fault::before(&pebble));
+        slow.rule(On::silent(&[Endpoint::NewOrder]));
+        with(async || {
+            let stand = Stand::new(&pebble, &slow.directory(), "");
+            let issuers = two(&slow.directory(), &other.directory());
+            stand.issuers.send_replace(Arc::new(issuers));
+            let keeper = stand.keeper();
+            want(&keeper, many(FLOWS + 4));
+            wait_asked(&slow, FLOWS).await;
+            want(
+                &keeper,
+                many(FLOWS + 4).into_iter().chain([beside()]).collect(),
+            );
+            valid(&keeper, "z").await;
+            let reports = keeper.reports.borrow().clone();
+            let waiting = reports.values().filter(|each| each.waiting.is_some());
+            assert_eq!(waiting.count(), 0, "none of them has given up yet");
+            assert_eq!(slow.count(Endpoint::NewOrder), FLOWS);
+        });
+    });
+}
+
+/// Waits until so many orders were asked for.
+async fn wait_asked(proxy: &Fault, count: usize) {
+    let asked = async {
+        while proxy.count(Endpoint::NewOrder) < count {
+            tokio::task::yield_now().await;
+        }
+    };
+    let asked = tokio::time::timeout(PATIENCE, asked).await;
+    asked.expect("orders in time");
+}
+
+/// As many as are worked on at once.
+const FLOWS: usize = 8;
 
 /// Three days, in seconds.
 const DAYS: u64 = 3 * 86_400;
