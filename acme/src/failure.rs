@@ -221,8 +221,11 @@ fn is_about_replacing(problem: &Problem) -> bool {
         .any(|mark| detail.contains(mark))
 }
 
+/// Whether the word stands there by itself: in a name it says nothing.
 fn is_paused(detail: &str) -> bool {
-    detail.to_ascii_lowercase().contains("paused")
+    let of_a_name = |each: char| each.is_alphanumeric() || "-._*".contains(each);
+    let mut words = detail.split(|each| !of_a_name(each));
+    words.any(|word| word.trim_end_matches('.').eq_ignore_ascii_case("paused"))
 }
 
 /// Whom a limit concerns, from the words of the authority; the account, if they do not tell.

@@ -236,3 +236,22 @@ fn what_says_itself_when_to_look_again_is_looked_at_then() {
         assert_eq!(failure.wait(n, at(0), None, ""), Some(at(300)));
     }
 }
+
+#[test]
+fn a_name_with_the_word_in_it_is_no_pause() {
+    for (detail, class) in [
+        (
+            "issuance for a.example is paused, see https://a/",
+            Class::Paused,
+        ),
+        ("\"a.example\": Paused.", Class::Paused),
+        ("paused.example.org is too long", Class::Limited),
+        (
+            "too many orders for \"shop-paused.example.org\"",
+            Class::Limited,
+        ),
+    ] {
+        let failure = Failure::of(&problem(Step::NewOrder, 429, "rateLimited", detail), false);
+        assert_eq!(failure.class, class, "{detail}");
+    }
+}

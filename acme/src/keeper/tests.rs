@@ -173,7 +173,9 @@ fn a_renewal_that_is_owed_is_made_when_the_configuration_has_changed() {
         slots.insert(waiting(owed));
         slots.reconsider();
         let issuers = Issuers::default();
-        let (flow, _) = slots.take_due(Timestamp::UNIX_EPOCH, two(&issuers)).expect("due");
+        let (flow, _) = slots
+            .take_due(Timestamp::UNIX_EPOCH, two(&issuers))
+            .expect("due");
         let state = &flow.record.state;
         assert_eq!(state.wait, None);
         assert_eq!(state.asked, owed.then_some(Asked::Renew));
@@ -195,7 +197,10 @@ fn what_fails_by_a_configuration_that_has_changed_meanwhile_is_tried_once_more()
     let (mut flow, _) = slots.take_due(now, two(&issuers)).expect("tried once more");
     flow.record.state.wait = failed;
     slots.insert(flow);
-    assert!(slots.take_due(now, two(&issuers)).is_none(), "by the one that holds");
+    assert!(
+        slots.take_due(now, two(&issuers)).is_none(),
+        "by the one that holds"
+    );
 }
 
 #[test]
@@ -221,7 +226,11 @@ fn each_authority_has_its_own_flows_and_who_waits_for_one_is_not_due() {
     }
     let names: Vec<&str> = taken.iter().map(|flow| &*flow.target().secret).collect();
     assert_eq!(names, ["a", "b", "z"]);
-    assert_eq!(slots.next_due(now, two(&issuers)), None, "c waits for a flow");
+    assert_eq!(
+        slots.next_due(now, two(&issuers)),
+        None,
+        "c waits for a flow"
+    );
     slots.remove(taken[0].target());
     assert_eq!(slots.next_due(now, two(&issuers)), Some(now));
 }

@@ -19,7 +19,6 @@ use crate::customer::with;
 use crate::stand::{PATIENCE, Stand, request, target, until, valid, want};
 use crate::waits::Undated;
 
-
 /// An authority that has not been told that this account may have the name.
 struct NotFor(&'static str);
 
