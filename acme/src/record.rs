@@ -84,9 +84,12 @@ pub struct State {
     /// What is waited for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wait: Option<Wait>,
-    /// Issues of the last 30 days.
+    /// Issues of the last 30 days by a program that did not note for which names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub issued: Vec<Timestamp>,
+    /// Issues of the last 30 days.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub issues: Vec<Issue>,
     /// Orders of the last three hours.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ordered: Vec<Ordered>,
@@ -265,6 +268,18 @@ pub struct Ordered {
     pub renewal: bool,
 }
 
+/// A certificate that was issued.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Issue {
+    /// When.
+    pub at: Timestamp,
+    /// By which issuer.
+    pub issuer: String,
+    /// For which names, as [`mark_of`] has it.
+    pub set: String,
+}
+
 /// A chain and its key, as PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Material {
@@ -315,11 +330,24 @@ impl State {
             attempts: Attempts::default(),
             wait: None,
             issued: Vec::new(),
+            issues: Vec::new(),
             ordered: Vec::new(),
             until: None,
             asked: None,
             refused: None,
         }
+    }
+
+    /// When this issuer issued for exactly these names. What was noted without names is taken to be
+    /// for those of the current certificate.
+    pub(crate) fn issued_for(&self, issuer: &str, names: &[Name]) -> Vec<Timestamp> {
+        let current = self.current.as_ref();
+        let same = current.is_some_and(|each| each.issuer == issuer && each.names == names);
+        let unnamed = self.issued.iter().copied().filter(|_| same);
+        let set = mark_of(names);
+        let own = |issue: &&Issue| issue.issuer == issuer && issue.set == set;
+        let named = self.issues.iter().filter(own).map(|issue| issue.at);
+        unnamed.chain(named).collect()
     }
 }
 
@@ -415,6 +443,7 @@ impl Record {
         self.previous.clone_from(&other.current);
         self.state.rev = other.state.rev + 1;
         self.state.issued.clone_from(&other.state.issued);
+        self.state.issues.clone_from(&other.state.issues);
         self.state.ordered.clone_from(&other.state.ordered);
         self.state.cleanup.clone_from(&other.state.cleanup);
     }
@@ -481,6 +510,11 @@ impl Phase {
 pub fn set_of(names: &[Name]) -> String {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     names.join(",")
+}
+
+/// A short mark of a set of names, the same for the same names.
+pub fn mark_of(names: &[Name]) -> String {
+    leaf::fingerprint(set_of(names).as_bytes())
 }
 
 /// In place of the hash of a wish: no wish made this certificate.

@@ -13,7 +13,7 @@ use crate::failure::{Class, Failure, Scope};
 use crate::issuers::Issuers;
 use crate::names::Name;
 use crate::pace::{Pace, Purpose};
-use crate::record::{State, set_of};
+use crate::record::{State, mark_of};
 use crate::schedule::{Span, between};
 
 /// What is known about all authorities.
@@ -53,8 +53,12 @@ impl Standing {
             self.pace(&ordered.issuer, issuers)
                 .count(purpose, ordered.at);
         }
+        for issue in &state.issues {
+            self.pace(&issue.issuer, issuers)
+                .count_issue(&issue.set, issue.at);
+        }
         if let Some(current) = &state.current {
-            let set = set_of(&current.names);
+            let set = mark_of(&current.names);
             for at in &state.issued {
                 self.pace(&current.issuer, issuers).count_issue(&set, *at);
             }
@@ -149,7 +153,7 @@ impl Standing {
             issuer: issuer.to_owned(),
             directory: directory.to_owned(),
             scope,
-            set: set_of(names),
+            set: mark_of(names),
             span,
         };
         if !self.limits.contains(&limit) && self.limits.len() < MOST_LIMITS {
@@ -165,7 +169,7 @@ impl Standing {
         now: Timestamp,
     ) -> Option<Timestamp> {
         self.limits.retain(|limit| limit.span.holds(now));
-        let set = set_of(names);
+        let set = mark_of(names);
         let concerned = |limit: &&Limit| {
             limit.issuer == issuer
                 && limit.directory == directory
@@ -189,7 +193,7 @@ impl Standing {
         now: Timestamp,
     ) -> Result<(), Timestamp> {
         let pace = self.pace(issuer, issuers);
-        let free = pace.free_at(purpose, &set_of(names), now);
+        let free = pace.free_at(purpose, &mark_of(names), now);
         if free > now {
             return Err(free);
         }
@@ -205,7 +209,7 @@ impl Standing {
         now: Timestamp,
     ) {
         let pace = self.pace(issuer, issuers);
-        pace.count_issue(&set_of(names), now);
+        pace.count_issue(&mark_of(names), now);
         pace.forget(now);
     }
 }

@@ -114,6 +114,15 @@ impl Driver {
         self.store_wait(flow, &failure, Some(until)).await
     }
 
+    /// Our own pace forbids the order for long: nobody has failed, but people see until when.
+    pub(super) async fn paced(&self, flow: &mut Flow, free: Timestamp) -> Result<Turn, Trouble> {
+        let detail = "orders keep a pace that meets no limit of the authority: what `limits` of the \
+                      issuer says, and five certificates for the same names in a week";
+        let failure = Failure::local(Class::Limited, detail);
+        flow.record.state.attempts.detail = Some(failure.detail.clone());
+        self.store_wait(flow, &failure, Some(free)).await
+    }
+
     fn main_directory(&self, flow: &Flow) -> String {
         let issuers = self.issuers.borrow();
         let wanted = flow.wanted.as_ref();

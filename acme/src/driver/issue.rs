@@ -17,7 +17,7 @@ use crate::events::What;
 use crate::failure::{Class, Failure};
 use crate::journal::Point;
 use crate::leaf;
-use crate::record::{Ari, Attempts, Current, Material, Phase};
+use crate::record::{Ari, Attempts, Current, Issue, Material, Phase, mark_of};
 use crate::schedule::{Life, Reason, between};
 
 impl Driver {
@@ -201,12 +201,15 @@ impl Driver {
         self.standing()
             .issued((&current.issuer, &issuers), &current.names, now);
         let record = &mut flow.record;
+        let recent = |at: Timestamp| at <= now && between(at, now) < REMEMBERED;
+        record.state.issued.retain(|at| recent(*at));
+        record.state.issues.retain(|issue| recent(issue.at));
+        record.state.issues.push(Issue {
+            at: now,
+            issuer: current.issuer.clone(),
+            set: mark_of(&current.names),
+        });
         record.state.current = Some(current);
-        record
-            .state
-            .issued
-            .retain(|at| *at <= now && between(*at, now) < REMEMBERED);
-        record.state.issued.push(now);
         record.state.attempts = Attempts::default();
         record.state.wait = None;
         // Whatever a person asked for meanwhile, this is it.

@@ -52,6 +52,9 @@ impl Driver {
             .standing()
             .admit((named.name, &issuers), purpose, &revision.names, now);
         if let Err(free) = admitted {
+            if between(now, free) > LONGEST_UNTOLD {
+                return self.paced(flow, free).await;
+            }
             flow.memo.rest_until = Some(free);
             return Ok(Turn::Rest);
         }
@@ -280,6 +283,9 @@ pub(super) fn dns_failure(name: &Name, error: &crate::dns::DnsError) -> Failure 
         format!("{name}: DNS was not changed: {error}"),
     )
 }
+
+/// A pause of our own pace that nobody is told of.
+const LONGEST_UNTOLD: SignedDuration = SignedDuration::from_mins(5);
 
 /// How long an order counts for pacing.
 const PACE: SignedDuration = SignedDuration::from_hours(3);

@@ -195,7 +195,7 @@ impl Driver {
                 Ok(format!("{} is tried now", flow.target()))
             }
             Command::Renew { force } => {
-                let recent = self.issued_this_week(flow);
+                let recent = self.issued_this_week(flow).len();
                 if recent + 1 >= PER_SET && !force {
                     let why = format!(
                         "{recent} certificates for these names this week: one more may be the last \
@@ -217,11 +217,16 @@ impl Driver {
         }
     }
 
-    fn issued_this_week(&self, flow: &Flow) -> usize {
-        let now = self.clock.now();
-        let issued = flow.record.state.issued.iter();
-        let recent = |at: &&Timestamp| **at <= now && between(**at, now) < WEEK;
-        issued.filter(recent).count()
+    /// When certificates for the names that are wanted were issued, as the authority counts them.
+    fn issued_this_week(&self, flow: &Flow) -> Vec<Timestamp> {
+        let (state, now) = (&flow.record.state, self.clock.now());
+        let mut issued = match (&flow.wanted, &state.current) {
+            (Some(wanted), _) => state.issued_for(&wanted.issuer, &wanted.names),
+            (None, Some(current)) => state.issued_for(&current.issuer, &current.names),
+            (None, None) => Vec::new(),
+        };
+        issued.retain(|at| *at <= now && between(*at, now) < WEEK);
+        issued
     }
 
     async fn ask_for(&self, flow: &mut Flow, asked: Asked) -> Result<(), Refused> {
@@ -378,9 +383,10 @@ impl Driver {
             return Ok(());
         };
         let now = self.clock.now();
-        let recent = self.issued_this_week(flow);
+        let issued = self.issued_this_week(flow);
+        let recent = issued.len();
         if recent >= PER_SET {
-            let first = flow.record.state.issued.iter().rev().nth(PER_SET - 1);
+            let first = issued.iter().rev().nth(PER_SET - 1);
             let end = first.map_or(now, |first| later(*first, WEEK));
             return Err(format!(
                 "{recent} certificates for these names this week: the authority refuses more before \

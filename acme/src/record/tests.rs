@@ -62,3 +62,33 @@ fn another_order_of_challenges_is_no_other_certificate() {
     two.key = KeyKind::P384;
     assert_ne!(one.hash(), two.hash());
 }
+
+#[test]
+fn issues_that_an_older_program_noted_count_for_the_names_of_the_current_certificate() {
+    let text = r#"{"v": 1, "rev": 3, "phase": "Valid", "epoch": 1, "namespaceUid": "uid",
+        "target": {"namespace": "shop", "secret": "tls"},
+        "issued": ["2026-11-20T00:00:00Z", "2026-11-21T00:00:00Z"],
+        "current": {"life": {"certId": "a.b", "notBefore": "2026-11-21T00:00:00Z",
+            "notAfter": "2027-02-19T00:00:00Z"}, "specHash": "x", "names": [NAME],
+            "issuer": "main", "directory": "https://ca.test/", "account": "", "key": "p256",
+            "issuedAt": "2026-11-21T00:00:00Z", "renewAt": "2027-01-20T00:00:00Z",
+            "renewReason": "lifetime"}}"#;
+    let own = wanted().names;
+    let name = serde_json::to_string(&own[0]).expect("JSON");
+    let key = serde_json::to_string(&KeyKind::P256).expect("JSON");
+    let text = text.replace("NAME", &name).replace("\"p256\"", &key);
+    let mut state: State = serde_json::from_str(&text).expect("a state of an older program");
+    let other = vec![Name::parse("b.example.org").expect("a name")];
+    let at = state.issued[1];
+    for (names, set) in [(&own, 3), (&other, 1)] {
+        state.issues.push(Issue {
+            at,
+            issuer: "main".to_owned(),
+            set: mark_of(names),
+        });
+        assert_eq!(state.issued_for("main", names).len(), set);
+        assert!(state.issued_for("second", names).is_empty());
+    }
+    let again = serde_json::to_string(&state).expect("JSON");
+    assert_eq!(serde_json::from_str::<State>(&again).expect("read"), state);
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gatehouse_acme::ca::AccountKey;
 use gatehouse_acme::failure::Class;
-use gatehouse_acme::issuers::KeyKind;
+use gatehouse_acme::issuers::{Issuers, KeyKind};
 use gatehouse_acme::keeper::Command;
 use gatehouse_acme::leaf;
 use gatehouse_acme::record::Phase;
@@ -18,6 +18,7 @@ use gatehouse_tests::acme::{Pebble, Setup};
 use gatehouse_tests::kubernetes::cluster::alone;
 use gatehouse_tests::raw::Answer;
 use gatehouse_tests::tls::Pair;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::customer::{connect, registration, with};
 use crate::stand::{Stand, request, served, target, until, valid, want};
@@ -380,6 +381,79 @@ fn a_refused_revocation_is_told_also_if_it_cannot_be_noted() {
             let said = insist(revoke).await.expect_err("refused");
             assert!(said.contains("not yours"), "{said}");
             assert!(said.contains("was not stored"), "{said}");
+        });
+    });
+}
+
+#[test]
+fn certificates_of_other_names_do_not_stand_in_the_way_of_a_renewal() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        with(async || {
+            let stand = Stand::new(&pebble, &pebble.directory(), "");
+            let vault = MemoryVault::new();
+            let mut keeper = stand.keeper_on(Arc::new(vault.clone()));
+            let hosts = |n: usize| {
+                let names = ["a", "b", "c", "d", "e"].map(|name| format!("{name}.example.test"));
+                let names: Vec<&str> = names.iter().take(n).map(String::as_str).collect();
+                vec![request("tls", &names)]
+            };
+            for n in 1..=5 {
+                want(&keeper, hosts(n));
+                until(&keeper, "tls", |report| {
+                    report.phase == Phase::Valid && report.rev == n as u64
+                })
+                .await;
+            }
+            crate::issuing::renew(&keeper, "tls").await;
+            drop(keeper);
+            keeper = stand.keeper_on(Arc::new(vault));
+            want(&keeper, hosts(5));
+            crate::issuing::renew(&keeper, "tls").await;
+            assert_eq!(pebble.issued().len(), 7);
+            // Those of the same names do, as the authority counts them.
+            crate::issuing::renew(&keeper, "tls").await;
+            let renew = Command::Renew { force: false };
+            let ask = async || keeper.command(target("tls"), renew.clone()).await;
+            let refused = insist(ask).await;
+            assert!(
+                refused
+                    .expect_err("four are enough")
+                    .contains("4 certificates")
+            );
+        });
+    });
+}
+
+#[test]
+fn a_pace_that_makes_a_certificate_wait_for_long_is_told() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        let proxy = Fault::before(&pebble);
+        with(async || {
+            let stand = Stand::new(&pebble, &proxy.directory(), "");
+            let text = format!(
+                "acme:\n  issuers:\n    main:\n      directory: {}\n      acceptTerms: true\n      \
+                 caBundle: roots\n      limits: {{ordersPerThreeHours: 1}}\n  default: main\n  \
+                 unlisted: allow\n",
+                proxy.directory()
+            );
+            let issuers = Issuers::parse(&text).expect("issuers");
+            stand.issuers.send_replace(Arc::new(issuers));
+            let keeper = stand.keeper();
+            let mut wishes = vec![request("a", &["a.example.test"])];
+            want(&keeper, wishes.clone());
+            valid(&keeper, "a").await;
+            wishes.push(request("b", &["b.example.test"]));
+            want(&keeper, wishes);
+            let waits = until(&keeper, "b", |report| report.waiting.is_some()).await;
+            assert_eq!((waits.waiting, waits.failures), (Some(Class::Limited), 0));
+            let next = waits
+                .next_attempt
+                .expect("an end")
+                .duration_since(Timestamp::now());
+            assert!(next > SignedDuration::from_mins(170), "{next}");
+            assert_eq!(proxy.count(Endpoint::NewOrder), 1);
         });
     });
 }
