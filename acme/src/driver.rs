@@ -208,6 +208,16 @@ impl Flow {
         &self.record.state.target
     }
 
+    /// Directory of the authority that a step of this certificate asks; nothing, if it asks none.
+    pub(crate) fn authority<'a>(&'a self, issuers: &'a Issuers) -> &'a str {
+        if let Some(revision) = &self.record.state.revision {
+            return &revision.directory;
+        }
+        let issuer = self.wanted.as_ref().map(|wanted| &wanted.issuer);
+        let spec = issuer.and_then(|issuer| issuers.issuers.get(issuer));
+        spec.map_or("", |spec| &spec.directory)
+    }
+
     /// The revision that is being ordered; its absence in a busy phase is damage.
     fn revision(&self) -> Result<&Revision, Failure> {
         self.record.state.revision.as_ref().ok_or_else(lost)

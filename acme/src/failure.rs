@@ -160,8 +160,12 @@ impl Failure {
             Class::Paused | Class::Issuer => DAY,
             Class::Spec => return None,
         };
+        let most = match self.class {
+            Class::Outage => DAY,
+            _ => LONGEST_LIMIT,
+        };
         let asked = self.retry_after.unwrap_or_default();
-        Some(later(now, own.max(asked.min(LONGEST_LIMIT))))
+        Some(later(now, own.max(asked.min(most))))
     }
 }
 
@@ -301,7 +305,8 @@ const LIMITED: SignedDuration = SignedDuration::from_hours(1);
 /// A downloaded certificate that is wrong: a fault on one of the two sides takes a person.
 const BAD_CERTIFICATE: SignedDuration = SignedDuration::from_hours(1);
 
-/// No wait is believed to be longer: Let's Encrypt's longest refill is a week.
+/// No wait is believed to be longer: Let's Encrypt's longest refill is a week. Of an outage not even
+/// that: whoever is away does not know for how long.
 const LONGEST_LIMIT: SignedDuration = SignedDuration::from_hours(8 * 24);
 
 /// A limit that is over already still costs a moment.

@@ -135,6 +135,13 @@ impl Standing {
         circuit.span.holds(now).then_some(circuit.span.until)
     }
 
+    /// A person wants an authority to be asked now, whatever it said; what is known of its outage stays.
+    pub(crate) fn ask_now(&mut self, directory: &str, now: Timestamp) {
+        if let Some(circuit) = self.circuits.get_mut(directory) {
+            circuit.until = circuit.until.min(now);
+        }
+    }
+
     /// For how long an authority has not answered.
     pub(crate) fn away_for(&self, directory: &str, now: Timestamp) -> SignedDuration {
         let circuit = self.circuits.get(directory);

@@ -255,3 +255,11 @@ fn a_name_with_the_word_in_it_is_no_pause() {
         assert_eq!(failure.class, class, "{detail}");
     }
 }
+
+#[test]
+fn no_edge_is_believed_to_be_away_for_more_than_a_day() {
+    let mut refusal = Refusal::new(Step::NewOrder, Cause::Answer(503, "<html>".into()));
+    refusal.retry_after = Some(Duration::from_secs(8 * 86_400));
+    let failure = Failure::of(&refusal, false);
+    assert_eq!(failure.wait(1, at(0), None, ""), Some(at(86_400)));
+}

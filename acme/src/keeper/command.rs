@@ -238,6 +238,9 @@ impl Driver {
             )
             .into());
         }
+        let issuers = self.issuers.borrow().clone();
+        let directory = flow.authority(&issuers);
+        self.standing().ask_now(directory, self.clock.now());
         flow.record.state.asked = Some(asked);
         if asked == Asked::Retry {
             let left = flow.record.state.cleanup.iter_mut();

@@ -177,7 +177,7 @@ impl Slots {
             let Slot::Idle { flow, stale } = slot else {
                 continue;
             };
-            let full = full.contains(authority(flow, share.issuers));
+            let full = full.contains(flow.authority(share.issuers));
             if full || when(flow, *stale, now).is_none_or(|at| at > now) {
                 continue;
             }
@@ -190,7 +190,7 @@ impl Slots {
         let busy = self.busy(None);
         match self.by_target.insert(target.clone(), busy)? {
             Slot::Idle { flow, stale } => {
-                let busy = self.busy(Some(authority(&flow, share.issuers).to_owned()));
+                let busy = self.busy(Some(flow.authority(share.issuers).to_owned()));
                 self.by_target.insert(target, busy);
                 Some((*flow, stale))
             }
@@ -202,22 +202,12 @@ impl Slots {
     pub(super) fn next_due(&self, now: Timestamp, share: Share<'_>) -> Option<Timestamp> {
         let full = self.full(share.most);
         let idle = self.by_target.values().filter_map(|slot| match slot {
-            Slot::Idle { flow, .. } if full.contains(authority(flow, share.issuers)) => None,
+            Slot::Idle { flow, .. } if full.contains(flow.authority(share.issuers)) => None,
             Slot::Idle { flow, stale } => when(flow, *stale, now),
             Slot::Busy(_) | Slot::LeftAlone => None,
         });
         idle.min()
     }
-}
-
-/// Directory of the authority that a step of this certificate asks; nothing, if it asks none.
-fn authority<'a>(flow: &'a Flow, issuers: &'a Issuers) -> &'a str {
-    if let Some(revision) = &flow.record.state.revision {
-        return &revision.directory;
-    }
-    let issuer = flow.wanted.as_ref().map(|wanted| &wanted.issuer);
-    let spec = issuer.and_then(|issuer| issuers.issuers.get(issuer));
-    spec.map_or("", |spec| &spec.directory)
 }
 
 /// Ends a wait for the configuration. What a person was promised is not forgotten with it.

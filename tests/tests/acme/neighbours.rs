@@ -5,6 +5,7 @@ use std::sync::Arc;
 use gatehouse_acme::clock::ScaledClock;
 use gatehouse_acme::failure::Class;
 use gatehouse_acme::issuers::Issuers;
+use gatehouse_acme::keeper::Command;
 use gatehouse_acme::plan::Request;
 use gatehouse_acme::record::Phase;
 use gatehouse_tests::acme::fault::{Endpoint, Fault, Rule, Seen, Verdict};
@@ -12,7 +13,7 @@ use gatehouse_tests::acme::rules::{On, SlowFinalize, edge_unavailable, problem, 
 use gatehouse_tests::acme::{Pebble, Setup};
 use gatehouse_tests::kubernetes::cluster::alone;
 use gatehouse_tests::raw::Answer;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::customer::with;
@@ -261,6 +262,30 @@ async fn wait_asked(proxy: &Fault, count: usize) {
     };
     let asked = tokio::time::timeout(PATIENCE, asked).await;
     asked.expect("orders in time");
+}
+
+#[test]
+fn a_person_who_knows_better_ends_a_pause_that_the_edge_has_asked_for() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        let proxy = Fault::before(&pebble);
+        proxy.rule(On::these(&[Endpoint::NewOrder], edge_unavailable(DAYS)).times(1));
+        with(async || {
+            let stand = Stand::new(&pebble, &proxy.directory(), "");
+            let keeper = stand.keeper();
+            want(&keeper, vec![request("tls", &["a.example.test"])]);
+            let waits = until(&keeper, "tls", |report| report.waiting.is_some()).await;
+            assert_eq!(waits.waiting, Some(Class::Outage), "{waits:?}");
+            let next = waits.next_attempt.expect("an outage ends");
+            let most = Timestamp::now() + SignedDuration::from_hours(24);
+            assert!(next <= most, "{next} is believed");
+            keeper
+                .command(target("tls"), Command::Retry)
+                .await
+                .expect("obeyed");
+            valid(&keeper, "tls").await;
+        });
+    });
 }
 
 /// As many as are worked on at once.
