@@ -138,7 +138,7 @@ impl Standing {
     /// A person wants an authority to be asked now, whatever it said; what is known of its outage stays.
     pub(crate) fn ask_now(&mut self, directory: &str, now: Timestamp) {
         if let Some(circuit) = self.circuits.get_mut(directory) {
-            circuit.until = circuit.until.min(now);
+            circuit.span.until = circuit.span.until.min(now);
         }
     }
 

@@ -11,7 +11,7 @@ use super::{Driver, Flow, Trouble, Turn, named};
 use crate::events::What;
 use crate::failure::{Class, Failure, Scope};
 use crate::plan::Wanted;
-use crate::record::{Asked, Phase, State, Wait};
+use crate::record::{Asked, Need, Phase, State, Wait};
 use crate::schedule::{Span, between, later};
 use crate::vault::VaultError;
 

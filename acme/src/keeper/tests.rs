@@ -147,6 +147,7 @@ fn waiting(owed: bool) -> Flow {
     let mut record = Record::new(&wanted, 1);
     record.state.wait = Some(Wait {
         class: Class::Spec,
+        since: None,
         until: None,
         scope: None,
         spec_hash: wanted.hash(),

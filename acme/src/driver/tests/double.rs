@@ -209,6 +209,10 @@ impl Ca for Authority {
         }))
     }
 
+    fn look(&self) -> Answer<'_, Result<(), Refusal>> {
+        ready(self.step(Step::Nonce))
+    }
+
     fn new_order<'a>(
         &'a self,
         _: &'a Account,
