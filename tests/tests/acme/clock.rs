@@ -24,50 +24,48 @@ const AHEAD: &str = "34560000";
 
 #[test]
 fn case_39_ten_years_back_it_serves_and_orders_when_the_clocks_agree() {
-    is_set_right(BACK);
+    alone(|| is_set_right(BACK));
 }
 
 #[test]
 fn case_39_a_year_ahead_no_wait_outlives_the_clock_that_noted_it() {
-    is_set_right(AHEAD);
+    alone(|| is_set_right(AHEAD));
 }
 
 fn is_set_right(shifted_by: &str) {
-    alone(|| {
-        let pebble = Pebble::start_with(Setup::default().trusting());
-        let proxy = Fault::before(&pebble);
-        let home = Home::with(&pebble, &[issuer("main", &proxy.directory(), "")]);
-        home.ask("kept", "main", &[KEPT], "");
-        let address = cluster::address();
-        let gateway = home.start(address);
-        wait_served(&gateway, KEPT);
-        wait::until("the record is at rest", || {
-            (home.phase("kept-tls") == "Valid").then_some(())
-        });
-        drop(gateway);
-
-        let scratch = Scratch::new();
-        let (library, shift) = (preload::library(&scratch, "clock"), scratch.file("shift"));
-        scratch.write("shift", shifted_by);
-        let shifted = [("LD_PRELOAD", &*library), ("CLOCK_SHIFT", &*shift)];
-        let gateway = home.start_under(&shifted, address, &[]);
-        assert!(serves(&gateway, KEPT), "at once");
-        home.ask("new", "main", &[NEW], "");
-        // Told by the authority's own date, or by its own certificate: nothing is ordered.
-        gateway.wait_diagnostic(&["CertificateNotIssued", "new-tls", "clock"]);
-        assert!(serves(&gateway, KEPT));
-        assert_eq!(proxy.count(Endpoint::NewOrder), 1);
-        let panics = gateway.process.stderr.find("panicked");
-        assert_eq!(panics, None);
-
-        scratch.replace("shift", "0");
-        let ordered = wait::within(Duration::from_secs(100), || {
-            serves(&gateway, NEW).then_some(())
-        });
-        assert!(ordered.is_some(), "{}", gateway.diagnostics());
-        assert!(serves(&gateway, KEPT));
-        assert_eq!(pebble.issued().len(), 2, "the kept one was not renewed");
+    let pebble = Pebble::start_with(Setup::default().trusting());
+    let proxy = Fault::before(&pebble);
+    let home = Home::with(&pebble, &[issuer("main", &proxy.directory(), "")]);
+    home.ask("kept", "main", &[KEPT], "");
+    let address = cluster::address();
+    let gateway = home.start(address);
+    wait_served(&gateway, KEPT);
+    wait::until("the record is at rest", || {
+        (home.phase("kept-tls") == "Valid").then_some(())
     });
+    drop(gateway);
+
+    let scratch = Scratch::new();
+    let (library, shift) = (preload::library(&scratch, "clock"), scratch.file("shift"));
+    scratch.write("shift", shifted_by);
+    let shifted = [("LD_PRELOAD", &*library), ("CLOCK_SHIFT", &*shift)];
+    let gateway = home.start_under(&shifted, address, &[]);
+    assert!(serves(&gateway, KEPT), "at once");
+    home.ask("new", "main", &[NEW], "");
+    // Told by the authority's own date, or by its own certificate: nothing is ordered.
+    gateway.wait_diagnostic(&["CertificateNotIssued", "new-tls", "clock"]);
+    assert!(serves(&gateway, KEPT));
+    assert_eq!(proxy.count(Endpoint::NewOrder), 1);
+    let panics = gateway.process.stderr.find("panicked");
+    assert_eq!(panics, None);
+
+    scratch.replace("shift", "0");
+    let ordered = wait::within(Duration::from_secs(100), || {
+        serves(&gateway, NEW).then_some(())
+    });
+    assert!(ordered.is_some(), "{}", gateway.diagnostics());
+    assert!(serves(&gateway, KEPT));
+    assert_eq!(pebble.issued().len(), 2, "the kept one was not renewed");
 }
 
 /// A cache before the directory, with an answer of long ago.
