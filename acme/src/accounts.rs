@@ -436,9 +436,9 @@ impl Entry {
         // One that ends later was noted while the clock was ahead.
         let latest = later(now, TROUBLE);
         match self.sheet.troubles.get(directory) {
-            Some(Trouble { until, hash: of, .. }) if *until <= now || *until > latest || of != hash => {
-                Ok(())
-            }
+            Some(Trouble {
+                until, hash: of, ..
+            }) if *until <= now || *until > latest || of != hash => Ok(()),
             Some(trouble) => {
                 let mut failure = Failure::local(Class::Issuer, trouble.detail.clone());
                 failure.retry_after = Some(between(now, trouble.until));

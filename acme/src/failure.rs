@@ -175,6 +175,10 @@ fn class(refusal: &Refusal, replacing: bool) -> Class {
         Cause::Answer(429, _) => return Class::Limited,
         Cause::Answer(404, _) => return not_found(refusal.step, replacing),
         Cause::Unreachable(_) | Cause::Deadline(_) | Cause::Answer(..) => return Class::Outage,
+        // Pebble 2.10 does not find the order of a certificate whose serial number begins with a zero byte.
+        Cause::Problem(500, problem) if replacing && is_about_a_certificate(refusal, problem) => {
+            return Class::Replaces;
+        }
         Cause::Problem(status, problem) if *status >= 500 && problem.kind != "rateLimited" => {
             return Class::Outage;
         }
@@ -215,6 +219,11 @@ fn not_found(step: Step, replacing: bool) -> Class {
         Step::Order | Step::Authorization | Step::Challenge | Step::Finalize => Class::OrderGone,
         _ => Class::Outage,
     }
+}
+
+/// There is only one that a new order can be about.
+fn is_about_a_certificate(refusal: &Refusal, problem: &Problem) -> bool {
+    refusal.step == Step::NewOrder && problem.detail.contains("the given certificate")
 }
 
 /// Boulder answers 403, 404 or 400 about another account's, an unknown or an unreadable one.

@@ -102,6 +102,12 @@ fn a_refused_replacement_is_tried_without_it_whatever_the_status() {
         ),
         problem(step, 400, "malformed", "parsing ARI CertID failed"),
         problem(step, 409, "conflict", "has already been replaced"),
+        problem(
+            step,
+            500,
+            "serverInternal",
+            "could not find an order for the given certificate: no such serial number",
+        ),
         Refusal::new(step, Cause::Answer(404, String::new())),
     ] {
         assert_eq!(
