@@ -6,8 +6,9 @@
 //! - One certificate per target; of several requests for one target the oldest decides.
 //! - Names are normalized, sorted, without duplicates and without one that a wildcard covers.
 //! - What is not allowed is not wanted: whatever is in [`Plan::wanted`] may be ordered.
-//! - A name belongs to the namespace of the oldest request for it.
+//! - A name that belongs to another namespace is not wanted; whose it is, the request says.
 
+use std::cmp::Reverse;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,7 +41,7 @@ impl std::fmt::Display for Target {
 pub struct Request {
     /// The object, as people know it: `Ingress shop/web`.
     pub object: String,
-    /// When it was created: the oldest wins.
+    /// When it was created: the oldest wins, of equally old ones the greater name of the object.
     pub since: Timestamp,
     /// Where the certificate goes.
     pub target: Target,
@@ -50,6 +51,8 @@ pub struct Request {
     pub labels: BTreeMap<String, String>,
     /// Hosts as written.
     pub hosts: Vec<String>,
+    /// Those that belong to another namespace, each with a sentence that says to which.
+    pub elsewhere: BTreeMap<Name, String>,
     /// Issuer by name; the default one if absent.
     pub issuer: Option<String>,
     /// Profile instead of the issuer's.
@@ -151,10 +154,12 @@ pub fn plan(issuers: &Issuers, requests: &[Request]) -> Plan {
     let mut planner = Planner {
         issuers,
         findings: Vec::new(),
-        owners: BTreeMap::new(),
     };
     let mut by_age: Vec<&Request> = requests.iter().collect();
-    by_age.sort_by_key(|each| (each.since, &each.object, &each.target, &each.hosts));
+    by_age.sort_by_key(|each| {
+        let name = Reverse(&each.object);
+        (each.since, name, &each.target, &each.hosts)
+    });
     let mut chosen: BTreeMap<&Target, (&Request, Wanted)> = BTreeMap::new();
     for request in by_age {
         let Some(wanted) = planner.wanted(request) else {
@@ -182,8 +187,6 @@ pub fn plan(issuers: &Issuers, requests: &[Request]) -> Plan {
 struct Planner<'a> {
     issuers: &'a Issuers,
     findings: Vec<Finding>,
-    /// Namespace and object that had a name first.
-    owners: BTreeMap<Name, (&'a str, &'a str)>,
 }
 
 impl<'a> Planner<'a> {
@@ -229,10 +232,6 @@ impl<'a> Planner<'a> {
             );
             self.find(request, Code::NoChallenge, message);
             return None;
-        }
-        for each in &names {
-            let owner = (request.target.namespace.as_str(), request.object.as_str());
-            self.owners.entry(each.clone()).or_insert(owner);
         }
         Some(Wanted {
             target: request.target.clone(),
@@ -298,12 +297,7 @@ impl<'a> Planner<'a> {
                      adds it to acme.issuers.{issuer}.allow"
                 ));
             }
-            match self.owners.get(name) {
-                Some((owner, object)) if *owner != namespace => Some(format!(
-                    "{name} belongs to namespace {owner} ({object} is older): remove it there first"
-                )),
-                _ => None,
-            }
+            request.elsewhere.get(name).cloned()
         })
     }
 

@@ -53,7 +53,7 @@ impl Orders {
             service: replicas,
         };
         let (issuers, complaints) = self.follow();
-        let managed = self.managed;
+        let managed = (self.managed, self.disable_catch_all);
         let config = Config {
             barrier: Arc::new(barrier),
             projector: Arc::clone(&projection) as Arc<_>,

@@ -30,7 +30,8 @@ use crate::source::{Change, Kept, Kind, ObjectKey};
 pub(super) struct Desk {
     pub(super) keeper: Keeper,
     pub(super) post: Arc<Post>,
-    pub(super) managed: Managed,
+    /// Which Ingresses ask, and whether those with a default backend are left out.
+    pub(super) managed: (Managed, bool),
     pub(super) reports: watch::Receiver<Arc<Report>>,
     pub(super) change: mpsc::Sender<Change>,
     /// What there is of a cluster.

@@ -19,6 +19,7 @@ mod front;
 mod heal;
 pub mod metrics;
 mod mirror;
+mod owners;
 mod post;
 mod projection;
 pub mod request;
@@ -66,6 +67,7 @@ pub struct Orders {
     vault: Option<PathBuf>,
     secrets: PathBuf,
     managed: Managed,
+    disable_catch_all: bool,
     tombstone: SignedDuration,
 }
 
@@ -123,6 +125,7 @@ impl Orders {
             vault: certificates.certs.clone(),
             secrets: certificates.acme_secrets.clone().unwrap_or(beside),
             managed: certificates.managed(),
+            disable_catch_all: args.selection.disable_catch_all,
             tombstone: keep.unwrap_or(SignedDuration::MAX),
         }))
     }
@@ -140,7 +143,7 @@ impl Orders {
         })?;
         let post = Arc::new(Post::new(ends.challenges));
         let (issuers, complaints) = self.follow();
-        let managed = self.managed;
+        let managed = (self.managed, self.disable_catch_all);
         let config = Config {
             barrier: Arc::clone(&post) as Arc<_>,
             ..self.config(issuers, Arc::new(vault), ends.front.connect())

@@ -5,14 +5,17 @@
 
 use std::collections::BTreeMap;
 
+use gatehouse_acme::names::Name;
 use gatehouse_acme::plan::{Request, Target};
 use k8s_openapi::api::networking::v1::{Ingress, IngressTLS};
 use k8s_openapi::jiff::Timestamp;
 
+use super::owners::Owners;
 use super::settings;
 use crate::config::Managed;
 use crate::engine::{Ingresses, Namespaces};
 use crate::source::ObjectKey;
+use crate::translate::Age;
 
 /// The issuer whose certificates an Ingress asks for: its name, or `None` for the default one.
 pub fn asked(ingress: &Ingress, managed: Managed) -> Option<Option<&str>> {
@@ -62,8 +65,13 @@ impl Tenants<'_> {
     }
 }
 
-/// What all Ingresses ask for.
-pub fn requests(ingresses: &Ingresses, tenants: &Tenants<'_>, managed: Managed) -> Vec<Request> {
+/// What all Ingresses ask for, and what of it belongs to somebody else.
+pub fn requests(
+    ingresses: &Ingresses,
+    tenants: &Tenants<'_>,
+    (managed, disable_catch_all): (Managed, bool),
+) -> Vec<Request> {
+    let owners = Owners::of(ingresses, disable_catch_all);
     let asking = ingresses
         .iter()
         .filter_map(|(key, ingress)| Some((key, ingress, asked(ingress, managed)?)));
@@ -72,15 +80,32 @@ pub fn requests(ingresses: &Ingresses, tenants: &Tenants<'_>, managed: Managed) 
             let spec = ingress.spec.as_ref();
             let entries = spec.and_then(|spec| spec.tls.as_deref());
             let entries = entries.unwrap_or_default().iter();
-            let tenant = tenants.of(&key.namespace);
+            let (tenant, owners) = (tenants.of(&key.namespace), &owners);
+            let age = Age::of(&ingress.metadata);
             entries.filter_map(move |entry| {
                 let (uid, labels) = tenant.as_ref()?;
+                let request = request(key, ingress, entry, issuer)?;
                 Some(Request {
                     namespace_uid: uid.clone(),
                     labels: labels.clone(),
-                    ..request(key, ingress, entry, issuer)?
+                    elsewhere: elsewhere(&request, &age, owners),
+                    ..request
                 })
             })
+        })
+        .collect()
+}
+
+/// The hosts of a request that belong to another namespace.
+fn elsewhere(request: &Request, age: &Age, owners: &Owners<'_>) -> BTreeMap<Name, String> {
+    let names = request
+        .hosts
+        .iter()
+        .filter_map(|host| Name::parse(host).ok());
+    names
+        .filter_map(|name| {
+            let whose = owners.stranger((&request.target.namespace, age), &name)?;
+            Some((name, whose))
         })
         .collect()
 }
@@ -104,6 +129,7 @@ fn request(
         namespace_uid: String::new(),
         labels: BTreeMap::new(),
         hosts,
+        elsewhere: BTreeMap::new(),
         issuer: issuer.map(str::to_owned),
         profile: None,
         key: None,
@@ -143,23 +169,23 @@ mod tests {
     #[test]
     fn each_tls_entry_with_hosts_and_a_secret_is_one_request() {
         let asking = ingresses("{gatehouse.dev/issuer: main}");
-        let list = requests(&asking, &Tenants::Unknown, Managed::Annotated);
+        let list = requests(&asking, &Tenants::Unknown, (Managed::Annotated, false));
         let targets: Vec<String> = list.iter().map(|r| r.target.to_string()).collect();
         assert_eq!(targets, ["shop/one", "shop/three"]);
         assert_eq!(list[0].hosts, ["a.test", "b.test"]);
         assert_eq!(list[0].issuer.as_deref(), Some("main"));
         assert_eq!(list[0].object, "Ingress/shop/web");
-        assert!(requests(&asking, &Tenants::Unknown, Managed::No).is_empty());
+        assert!(requests(&asking, &Tenants::Unknown, (Managed::No, false)).is_empty());
     }
 
     #[test]
     fn the_old_annotation_asks_the_default_issuer_when_it_is_tracked() {
         let old = ingresses("{kubernetes.io/tls-acme: 'true'}");
-        assert!(requests(&old, &Tenants::Unknown, Managed::Annotated).is_empty());
-        let list = requests(&old, &Tenants::Unknown, Managed::Tracked);
+        assert!(requests(&old, &Tenants::Unknown, (Managed::Annotated, false)).is_empty());
+        let list = requests(&old, &Tenants::Unknown, (Managed::Tracked, false));
         assert_eq!((list.len(), &list[0].issuer), (2, &None));
         let off = ingresses("{kubernetes.io/tls-acme: 'false'}");
-        assert!(requests(&off, &Tenants::Unknown, Managed::Tracked).is_empty());
+        assert!(requests(&off, &Tenants::Unknown, (Managed::Tracked, false)).is_empty());
     }
 
     #[test]
@@ -168,7 +194,7 @@ mod tests {
         let yaml = "{metadata: {name: shop, uid: one, labels: {team: web}}}";
         let shop = Arc::new(serde_saphyr::from_str(yaml).unwrap());
         let namespaces: Namespaces = [("shop".into(), shop)].into();
-        let ask = |tenants| requests(&asking, &tenants, Managed::Annotated);
+        let ask = |tenants| requests(&asking, &tenants, (Managed::Annotated, false));
         let known = ask(Tenants::Known(&namespaces));
         assert_eq!((known.len(), known[0].namespace_uid.as_str()), (2, "one"));
         assert_eq!(known[0].labels["team"], "web");

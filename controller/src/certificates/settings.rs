@@ -37,6 +37,18 @@ pub fn apply(annotations: Option<&BTreeMap<String, String>>, request: &mut Reque
     }
 }
 
+/// The addresses that certificates of an Ingress have beside its hosts.
+pub fn addresses(annotations: Option<&BTreeMap<String, String>>) -> Vec<IpAddr> {
+    let settings = annotations.into_iter().flatten();
+    let settings = settings.filter_map(|(name, value)| read(name, value)?.ok());
+    settings
+        .flat_map(|setting| match setting {
+            Setting::Addresses(list) => list,
+            _ => Vec::new(),
+        })
+        .collect()
+}
+
 /// What is wrong with an annotation; `None` if it sets something, or is about something else.
 pub fn complaint(name: &str, value: &str) -> Option<String> {
     let why = read(name, value)?.err()?;

@@ -121,7 +121,7 @@ fn slips_of_path(path: &HTTPIngressPath, field: &str) -> Vec<(Fault, &'static st
 }
 
 /// The host of a rule.
-pub(super) fn host_of(rule: &IngressRule, field: &str) -> Result<HostPattern, Fault> {
+pub(crate) fn host_of(rule: &IngressRule, field: &str) -> Result<HostPattern, Fault> {
     let name = rule.host.as_deref().unwrap_or_default();
     host::parse(name).map_err(|why| Fault {
         field: format!("{field}.host"),

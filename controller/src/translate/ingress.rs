@@ -53,6 +53,12 @@ pub fn translate(
     (fragment, remarks.into_list())
 }
 
+/// Whether nothing of an Ingress is served, whatever it has (ingress-nginx drops such an Ingress with
+/// all its rules).
+pub(crate) fn is_left_out(spec: &IngressSpec, disable_catch_all: bool) -> bool {
+    disable_catch_all && spec.default_backend.is_some()
+}
+
 fn is_read(key: &ObjectKey, defaults: &Defaults) -> bool {
     defaults.watch_namespaces.is_empty() || defaults.watch_namespaces.contains(&key.namespace)
 }
@@ -83,8 +89,7 @@ impl Draft<'_> {
         let Some(spec) = &self.ingress.spec else {
             return Parts::default();
         };
-        if spec.default_backend.is_some() && defaults.disable_catch_all {
-            // ingress-nginx drops such an Ingress with all its rules.
+        if is_left_out(spec, defaults.disable_catch_all) {
             self.remarks.warning(
                 "spec.defaultBackend",
                 Code::CatchAllDisabled,

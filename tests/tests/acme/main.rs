@@ -30,6 +30,7 @@ mod rig;
 mod settings;
 mod stand;
 mod standalone;
+mod tenants;
 mod together;
 mod waits;
 mod windows;

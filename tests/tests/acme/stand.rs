@@ -184,6 +184,7 @@ pub(crate) fn request(secret: &str, hosts: &[&str]) -> Request {
         namespace_uid: "uid-shop".to_owned(),
         labels: std::collections::BTreeMap::new(),
         hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        elsewhere: std::collections::BTreeMap::new(),
         issuer: None,
         profile: None,
         key: None,

@@ -9,6 +9,7 @@ mod leaders;
 mod moving;
 mod rights;
 mod targets;
+mod tenants;
 
 use std::net::Ipv4Addr;
 
