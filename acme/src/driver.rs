@@ -37,7 +37,7 @@ use crate::events::{Event, What};
 use crate::failure::{Class, Failure};
 use crate::issuers::Issuers;
 use crate::journal::{Journal, Point};
-use crate::plan::{Target, Wanted};
+use crate::plan::{Target, Wanted, is_another};
 use crate::record::{Asked, Material, Phase, Record, Revision};
 use crate::secrets::Secrets;
 use crate::standing::Standing;
@@ -100,6 +100,9 @@ impl Barrier for Alone {
 /// What is wanted, by target.
 pub type Wishes = BTreeMap<Target, Wanted>;
 
+/// What is asked for and refused, by target, with the identity of its namespace.
+pub(crate) type Refused = BTreeMap<Target, String>;
+
 /// Everything that flows share.
 pub(crate) struct Driver {
     pub(crate) issuers: watch::Receiver<Arc<Issuers>>,
@@ -118,6 +121,8 @@ pub(crate) struct Driver {
     pub(crate) events: broadcast::Sender<Event>,
     /// What is wanted now: looked at before every step.
     pub(crate) wishes: watch::Receiver<Arc<Wishes>>,
+    /// What is refused now.
+    pub(crate) refused: watch::Receiver<Arc<Refused>>,
     pub(crate) served: Arc<crate::served::Served>,
     pub(crate) tombstone: SignedDuration,
 }
@@ -127,6 +132,8 @@ pub(crate) struct Flow {
     pub(crate) record: Record,
     pub(crate) version: Option<Version>,
     pub(crate) wanted: Option<Wanted>,
+    /// Whether it is asked for and refused, and has a certificate, which stays then.
+    pub(crate) kept: bool,
     pub(crate) epoch: u64,
     pub(crate) memo: Memo,
 }
@@ -267,7 +274,7 @@ impl Driver {
 
     async fn step(&self, flow: &mut Flow) -> Result<Turn, Trouble> {
         self.check_lead(flow)?;
-        flow.wanted = self.wishes.borrow().get(flow.target()).cloned();
+        self.look_up(flow);
         if let Some(turn) = self.abort_or_wait(flow).await? {
             return Ok(turn);
         }
@@ -282,6 +289,15 @@ impl Driver {
             Phase::Delivering => self.delivering(flow).await,
             Phase::Tombstone => self.tombstone(flow).await,
         }
+    }
+
+    /// What is wanted of a flow now, or refused.
+    pub(crate) fn look_up(&self, flow: &mut Flow) {
+        flow.wanted = self.wishes.borrow().get(flow.target()).cloned();
+        let record = &flow.record;
+        let refused = self.refused.borrow().get(flow.target()).cloned();
+        let own = |uid: String| !is_another(&record.state.namespace_uid, &uid);
+        flow.kept = record.current.is_some() && refused.is_some_and(own);
     }
 
     /// A process that was stopped for a while may believe what is no longer true: asked before

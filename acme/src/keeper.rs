@@ -27,7 +27,7 @@ use crate::ca::Connect;
 use crate::clock::{Clock, SystemClock};
 use crate::dns::Solvers;
 use crate::dns::persist::{Persist, Unread};
-use crate::driver::{Alone, Barrier, Driver, Flow, Memo, Projector, Wishes};
+use crate::driver::{Alone, Barrier, Driver, Flow, Memo, Projector, Refused, Wishes};
 use crate::events::Event;
 use crate::issuers::Issuers;
 use crate::journal::{Journal, Silent};
@@ -136,6 +136,7 @@ impl Keeper {
         let (show, shown) = watch::channel(false);
         let wishes = watch::Sender::new(Arc::new(Wishes::new()));
         let planned = wishes.subscribe();
+        let refused = watch::Sender::new(Arc::new(Refused::new()));
         let pen = Arc::new(Pen::new(Arc::clone(&config.vault), board.clone()));
         let accounts = Accounts {
             vault: Arc::clone(&config.vault),
@@ -165,6 +166,7 @@ impl Keeper {
             standing: Mutex::new(Standing::default()),
             events: events.clone(),
             wishes: wishes.subscribe(),
+            refused: refused.subscribe(),
             served: Arc::clone(&served),
             tombstone: config.tombstone,
         });
@@ -173,6 +175,7 @@ impl Keeper {
             requests: wanted.subscribe(),
             issuers: config.issuers,
             wishes,
+            refused,
             findings: findings.clone(),
             board: board.clone(),
             flows: config.flows.max(1),
@@ -243,6 +246,7 @@ struct Work {
     requests: watch::Receiver<Option<Arc<Vec<Request>>>>,
     issuers: watch::Receiver<Arc<Issuers>>,
     wishes: watch::Sender<Arc<Wishes>>,
+    refused: watch::Sender<Arc<Refused>>,
     findings: watch::Sender<Arc<Vec<Finding>>>,
     board: watch::Sender<Arc<Board>>,
     flows: usize,
@@ -319,6 +323,8 @@ impl Work {
         let wishes: Wishes = wishes
             .map(|wanted| (wanted.target.clone(), wanted))
             .collect();
+        // First: what is no longer wanted is not thrown away in between.
+        self.refused.send_replace(Arc::new(plan.refused));
         self.wishes.send_replace(Arc::new(wishes));
         self.adopt();
     }
@@ -332,13 +338,14 @@ impl Work {
                 record: Record::new(wanted, epoch),
                 version: None,
                 wanted: Some(wanted.clone()),
+                kept: false,
                 epoch,
                 memo: Memo::default(),
             });
         }
-        for (target, slot) in self.slots.iter_mut() {
+        for slot in self.slots.iter_mut() {
             if let Slot::Idle { flow, stale } = slot {
-                flow.wanted = wishes.get(target).cloned();
+                self.driver.look_up(flow);
                 // What is stored of a stale one may be further.
                 if !*stale {
                     self.driver.served.show(&flow.record, flow.wanted.as_ref());
@@ -431,6 +438,7 @@ impl Work {
                         record,
                         version: Some(stored.version),
                         wanted: None,
+                        kept: false,
                         epoch,
                         memo: Memo::default(),
                     });
@@ -509,6 +517,7 @@ impl Work {
             record: Record::empty(State::new(&target, epoch)),
             version: None,
             wanted: self.wishes.borrow().get(&target).cloned(),
+            kept: false,
             epoch,
             memo,
         });
@@ -519,7 +528,7 @@ impl Work {
             return;
         }
         let target = flow.target().clone();
-        flow.wanted = self.wishes.borrow().get(&target).cloned();
+        self.driver.look_up(&mut flow);
         match end {
             End::Rests if flow.version.is_none() && flow.wanted.is_none() => {
                 self.slots.remove(&target);

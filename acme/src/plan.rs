@@ -89,8 +89,7 @@ impl Wanted {
     /// Whether the namespace of this identity is another one than that of the wish, under the same
     /// name: another tenant, who inherits nothing. Where identities are not known nobody is.
     pub fn is_of_another(&self, namespace_uid: &str) -> bool {
-        let own = &self.namespace_uid;
-        !own.is_empty() && !namespace_uid.is_empty() && own != namespace_uid
+        is_another(&self.namespace_uid, namespace_uid)
     }
 
     /// Equal for equal certificates: names, issuer, profile and kind of key. The order of challenges
@@ -106,6 +105,11 @@ impl Wanted {
         );
         leaf::fingerprint(text.as_bytes())
     }
+}
+
+/// Whether two identities of a namespace are of different tenants. One that is not known is nobody's.
+pub(crate) fn is_another(one: &str, other: &str) -> bool {
+    !one.is_empty() && !other.is_empty() && one != other
 }
 
 /// Something that a user can mend.
@@ -145,6 +149,9 @@ pub enum Code {
 pub struct Plan {
     /// Sorted by target.
     pub wanted: Vec<Wanted>,
+    /// What is asked for and must not be ordered now, with the identity of its namespace: what there is
+    /// of it is kept.
+    pub refused: BTreeMap<Target, String>,
     /// Sorted.
     pub findings: Vec<Finding>,
 }
@@ -173,6 +180,11 @@ pub fn plan(issuers: &Issuers, requests: &[Request]) -> Plan {
         }
     }
     let covered = planner.covered(&chosen);
+    let refused = requests
+        .iter()
+        .filter(|request| !chosen.contains_key(&request.target));
+    let refused = refused.map(|request| (request.target.clone(), request.namespace_uid.clone()));
+    let refused = refused.collect();
     let mut findings = planner.findings;
     findings.sort();
     findings.dedup();
@@ -181,7 +193,11 @@ pub fn plan(issuers: &Issuers, requests: &[Request]) -> Plan {
         .map(|(_, wanted)| wanted)
         .filter(|wanted| !covered.contains(&wanted.target))
         .collect();
-    Plan { wanted, findings }
+    Plan {
+        wanted,
+        refused,
+        findings,
+    }
 }
 
 struct Planner<'a> {

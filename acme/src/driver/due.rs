@@ -9,8 +9,12 @@ use crate::plan::Wanted;
 use crate::record::{Current, Leftover, Phase, Record, State};
 use crate::schedule::{LATEST_CHECK, later};
 
-/// When the driver has something to do with a record.
-pub(crate) fn due(record: &Record, wanted: Option<&Wanted>, now: Timestamp) -> Option<Timestamp> {
+/// When the driver has something to do with a record; `kept` if it stays though nothing of it is wanted.
+pub(crate) fn due(
+    record: &Record,
+    (wanted, kept): (Option<&Wanted>, bool),
+    now: Timestamp,
+) -> Option<Timestamp> {
     let state = &record.state;
     let hash = wanted.map(Wanted::hash);
     if state.asked.is_some() {
@@ -89,8 +93,9 @@ fn own(
         };
     }
     match state.phase {
-        Phase::Tombstone if wanted.is_some() => Some(now),
+        Phase::Tombstone if wanted.is_some() || kept => Some(now),
         Phase::Tombstone => Some(state.until.unwrap_or(now)),
+        Phase::Valid if kept && wanted.is_none() => None,
         Phase::Empty | Phase::Valid => {
             let current = state.current.as_ref().filter(|_| record.current.is_some());
             match (current, hash) {

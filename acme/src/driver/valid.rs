@@ -34,6 +34,9 @@ impl Driver {
             self.check_tenant(flow, wanted).await?;
         }
         let Some(wanted) = wanted else {
+            if flow.kept {
+                return self.keep(flow).await;
+            }
             let state = &mut flow.record.state;
             state.until = Some(later(self.clock.now(), self.tombstone));
             state.asked = None;
@@ -55,6 +58,14 @@ impl Driver {
         let due = |current: &Current| asks(current, now).is_some_and(|check| check <= now);
         if flow.record.state.current.as_ref().is_some_and(due) {
             return self.check_window(flow).await;
+        }
+        Ok(Turn::Rest)
+    }
+
+    /// Asked for and refused: nothing is ordered, and nothing is thrown away for what may be a slip.
+    async fn keep(&self, flow: &mut Flow) -> Result<Turn, Trouble> {
+        if flow.record.state.asked.take().is_some() {
+            self.save(flow).await?;
         }
         Ok(Turn::Rest)
     }
@@ -386,9 +397,9 @@ impl Driver {
         Err(failure.into())
     }
 
-    /// `Tombstone`: revived if wanted again, removed when it is over.
+    /// `Tombstone`: revived if asked for again, removed when it is over.
     pub(super) async fn tombstone(&self, flow: &mut Flow) -> Result<Turn, Trouble> {
-        if flow.wanted.is_some() {
+        if flow.wanted.is_some() || flow.kept {
             flow.record.state.until = None;
             let phase = flow.record.rest_phase();
             return self.enter(flow, phase).await;

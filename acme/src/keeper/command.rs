@@ -93,19 +93,20 @@ impl Work {
     /// Takes the certificate that a command is about out of its slot.
     fn take(&mut self, target: &Target, command: &Command) -> Result<Flow, String> {
         let epoch = self.leads()?;
-        let wanted = self.wishes.borrow().get(target).cloned();
         if let Some(mut flow) = self.slots.take(target)? {
-            flow.wanted = wanted;
+            self.driver.look_up(&mut flow);
             return Ok(flow);
         }
         if !matches!(command, Command::Import { .. }) {
             return Err(format!("there is no certificate {target}"));
         }
         self.slots.occupy(target);
+        let wanted = self.wishes.borrow().get(target).cloned();
         Ok(Flow {
             record: Record::empty(State::new(target, epoch)),
             version: None,
             wanted,
+            kept: false,
             epoch,
             memo: Memo::default(),
         })
@@ -190,6 +191,15 @@ impl Work {
 impl Driver {
     async fn obey(&self, flow: &mut Flow, command: Command) -> Result<String, Refused> {
         match command {
+            Command::Retry | Command::Renew { .. } if flow.wanted.is_none() => {
+                let target = flow.target();
+                Err(if flow.kept {
+                    format!("{target} is asked for and refused, so nothing is ordered: `gatehouse cert show {target}` says why")
+                } else {
+                    format!("nothing asks for {target}, so nothing is ordered")
+                }
+                .into())
+            }
             Command::Retry => {
                 self.ask_for(flow, Asked::Retry).await?;
                 Ok(format!("{} is tried now", flow.target()))

@@ -94,8 +94,8 @@ impl Slots {
         self.by_target.insert(target, slot);
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (&Target, &mut Slot)> {
-        self.by_target.iter_mut()
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.by_target.values_mut()
     }
 
     /// Takes a certificate that nobody works on; `None` if there is none. The error is a sentence.
@@ -225,7 +225,7 @@ fn when(flow: &Flow, stale: bool, now: Timestamp) -> Option<Timestamp> {
     let due = if stale {
         now
     } else {
-        due(&flow.record, flow.wanted.as_ref(), now)?
+        due(&flow.record, (flow.wanted.as_ref(), flow.kept), now)?
     };
     // One that was noted while the clock was ahead is none.
     let rest = flow.memo.rest_until.filter(|until| {

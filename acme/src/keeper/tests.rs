@@ -235,3 +235,97 @@ fn each_authority_has_its_own_flows_and_who_waits_for_one_is_not_due() {
     slots.remove(taken[0].target());
     assert_eq!(slots.next_due(now, two(&issuers)), Some(now));
 }
+
+/// Issuer `main` for these hosts.
+fn allowing(host: &str) -> Arc<Issuers> {
+    let text = format!(
+        "acme:\n  issuers:\n    main:\n      directory: https://ca.test/dir\n      acceptTerms: true\n      \
+         allow: [{{hosts: ['{host}']}}]\n  default: main\n"
+    );
+    Arc::new(Issuers::parse(&text).expect("issuers"))
+}
+
+fn request(target: &Target) -> Request {
+    Request {
+        object: "Ingress/shop/web".to_owned(),
+        since: jiff::Timestamp::UNIX_EPOCH,
+        target: target.clone(),
+        namespace_uid: "one".to_owned(),
+        labels: BTreeMap::new(),
+        hosts: vec!["a.example.test".to_owned()],
+        elsewhere: BTreeMap::new(),
+        issuer: None,
+        profile: None,
+        key: None,
+        challenges: None,
+        always: false,
+    }
+}
+
+/// A certificate from elsewhere for the request.
+fn import() -> Command {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(["a.example.test".to_owned()]).expect("names");
+    Command::Import {
+        chain: params.self_signed(&key).expect("a certificate").pem(),
+        key: crate::secrets::Secret::new(key.serialize_pem()),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_for_and_refused_is_kept_and_served_and_not_ordered() {
+    let (configured, issuers) = watch::channel(allowing("*.example.test"));
+    let vault = MemoryVault::new();
+    let keeper = Keeper::start(Config {
+        tombstone: SignedDuration::ZERO,
+        ..Config::alone(
+            issuers,
+            Arc::new(vault.clone()),
+            Arc::new(SecretFolder::new("/nowhere")),
+            Arc::new(|_| Err("no authority in this test".to_owned())),
+            Arc::new(|_, _| Err("no DNS in this test".to_owned())),
+        )
+    });
+    let target = Target {
+        namespace: "shop".to_owned(),
+        secret: "tls".to_owned(),
+    };
+    keeper.shown().await;
+    let imported = keeper.command(target.clone(), import()).await;
+    imported.expect("imported before anything asks for it");
+    let ask = |requests| keeper.wanted.send_replace(Some(Arc::new(requests)));
+    ask(vec![request(&target)]);
+    let rests = || tokio::time::sleep(Duration::from_secs(600));
+    rests().await;
+    let serves = || keeper.certificates.borrow().contains_key(&target);
+    assert!(serves());
+    // A slip of the operator, and another one.
+    let mut other = Issuers::clone(&allowing("*.example.test"));
+    let spec = other.issuers.remove("main").expect("an issuer");
+    other.issuers.insert("renamed".to_owned(), spec);
+    for slip in [allowing("*.typo.test"), Arc::new(other)] {
+        configured.send_replace(slip);
+        rests().await;
+        assert_eq!(keeper.findings.borrow().len(), 1);
+        assert!(serves(), "{:?}", keeper.reports.borrow());
+        let phase = keeper.reports.borrow()[&target].phase;
+        assert_eq!(phase, crate::record::Phase::Valid);
+        let renew = keeper.command(target.clone(), Command::Renew { force: true });
+        let refused = renew.await.expect_err("it would not be renewed");
+        assert!(refused.contains("refused"), "{refused}");
+    }
+    let writes = vault.writes();
+    rests().await;
+    assert_eq!(vault.writes(), writes, "it rests");
+    // Mended; what another tenant asks for and what nobody asks for goes.
+    configured.send_replace(allowing("*.example.test"));
+    rests().await;
+    assert!(serves() && keeper.findings.borrow().is_empty());
+    configured.send_replace(allowing("*.typo.test"));
+    ask(vec![Request {
+        namespace_uid: "two".to_owned(),
+        ..request(&target)
+    }]);
+    rests().await;
+    assert!(!serves(), "of another tenant");
+}

@@ -100,6 +100,9 @@ pub(super) fn sentences(view: &View, now: Timestamp) -> String {
     if view.status == Status::Unwanted {
         say("Nothing asks for it any more: it is kept for a while and then removed.".to_owned());
     }
+    if view.status == Status::Refused && view.phase == Some(Phase::Valid) {
+        say("What asks for it is refused: it is kept as it is, and not renewed.".to_owned());
+    }
     for remark in &view.remarks {
         say(format!("{}: {}.", remark.object, remark.message));
     }

@@ -234,8 +234,12 @@ pub fn views(reports: &Reports, findings: &[Finding]) -> Vec<View> {
         let view = known.or_insert_with(|| View::nothing(&finding.target));
         // What is left out of a certificate that is ordered does not refuse it.
         let refuses = !matches!(finding.code, Rule::BadName | Rule::ConflictingTls);
-        if refuses && view.status == Status::Unwanted {
+        let report = reports.get(&finding.target);
+        let wanted = report.is_some_and(|report| report.wanted);
+        if refuses && !wanted && matches!(view.status, Status::Unwanted | Status::Valid) {
             view.status = Status::Refused;
+            // Nobody renews it.
+            (view.renew_at, view.renew_reason, view.window) = (None, None, None);
         }
         view.remarks.push(Remark {
             object: finding.object.clone(),
