@@ -142,7 +142,13 @@ impl Work {
     fn reserve(&self, issuer: &str) -> Result<Turn, String> {
         self.leads()?;
         let issuers = self.issuers.borrow().clone();
-        Named::find(&issuers, issuer)?;
+        if !issuers.issuers.contains_key(issuer) {
+            let known: Vec<&str> = issuers.issuers.keys().map(String::as_str).collect();
+            return Err(format!(
+                "there is no issuer {issuer:?}; there are {}",
+                known.join(", ")
+            ));
+        }
         let idle = self.running.is_empty() && self.errands.is_empty() && !self.slots.has_answers();
         let turn = self.driver.accounts.reserve(issuer).filter(|_| idle);
         turn.ok_or_else(|| {

@@ -223,7 +223,7 @@ annotations! {
     certificates Is "issuer" EMPTY, "names the issuer of the certificates in the tls section, and no authority is configured", START;
     certificates Is "tls-profile" EMPTY, "names the profile of the certificates in the tls section, such as `shortlived`, and no authority is configured", START;
     certificates Is "tls-key" EMPTY, "says which kind of key they have (`p256`, `p384`, `rsa2048`, `rsa3072`, `rsa4096`), and no authority is configured", START;
-    certificates Is "tls-challenges" EMPTY, "says how their names are proved, the preferred challenge first (`http-01`, `tls-alpn-01`, `dns-01`), and no authority is configured", START;
+    certificates Is "tls-challenges" EMPTY, "says how their names are proved, the preferred challenge first (`http-01`, `tls-alpn-01`, `dns-01`, `dns-persist-01`), and no authority is configured", START;
     certificates Is "tls-ip-sans" EMPTY, "names addresses that they are for as well, and no authority is configured", START;
     certificates Is "tls-always" Off::Words(&["false"]), "asks for them even where a wildcard certificate of the namespace covers all hosts, and no authority is configured", START;
 

@@ -137,6 +137,13 @@ fn export(args: &ExportArgs, output: &mut impl Write) -> Result<ExitCode, Failur
             path.display()
         )));
     }
+    for (path, flag) in [(&args.key, "--key"), (&args.chain, "--chain")] {
+        if path.as_deref() == Some(Path::new("-")) {
+            return Err(Failure::Usage(format!(
+                "invalid value '-' for '{flag} <FILE>': name a file; without --chain the chain is printed"
+            )));
+        }
+    }
     let (chain, key) = if let Some(path) = &args.place.certs {
         let material = vault::material(path, &target)?;
         (material.chain, Some(material.key))

@@ -27,9 +27,9 @@ pub(super) fn table(views: &[View]) -> String {
         let failure = view.failure.as_ref();
         let next = failure.map_or(view.renew_at, |failure| failure.next_attempt);
         [
-            format!("{}/{}", view.namespace, view.secret),
+            Printable(&format!("{}/{}", view.namespace, view.secret)).to_string(),
             status(view.status).to_owned(),
-            or_dash(&view.issuer).to_owned(),
+            Printable(or_dash(&view.issuer)).to_string(),
             day(view.not_after),
             day(next),
             or_dash(&names(view)).to_owned(),
@@ -53,12 +53,8 @@ pub(super) fn table(views: &[View]) -> String {
 
 /// Everything about one certificate.
 pub(super) fn sentences(view: &View, now: Timestamp) -> String {
-    let mut text = format!(
-        "{}/{}: {}\n",
-        view.namespace,
-        view.secret,
-        status(view.status)
-    );
+    let target = format!("{}/{}", view.namespace, view.secret);
+    let mut text = format!("{}: {}\n", Printable(&target), status(view.status));
     let mut say = |line: String| {
         // Writing to a String cannot fail.
         writeln!(text, "  {}", Printable(&line)).ok();
@@ -158,7 +154,7 @@ fn failed(failure: &Failure, view: &View, now: Timestamp) -> Vec<String> {
     let mut lines = Vec::new();
     let count = match failure.count {
         0 | 1 => String::new(),
-        count => format!(", for the {count}th time in a row"),
+        count => format!(", {count} times in a row"),
     };
     lines.push(format!(
         "The last attempt failed{count}: {}.",
@@ -255,5 +251,37 @@ fn moment(time: Timestamp, now: Timestamp) -> String {
         format!("{} ({count} {unit} ago)", shown(time))
     } else {
         format!("{} (in {count} {unit})", shown(time))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view() -> View {
+        let view = serde_json::json!({
+            "namespace": "shop\u{1b}[2J", "secret": "tls\nx", "status": "waiting", "phase": "Valid",
+            "revision": 1, "names": [], "issuer": "main\u{1b}", "serial": null, "notBefore": null,
+            "notAfter": null, "issuedAt": null, "renewAt": null, "renewReason": null, "window": null,
+            "explanation": null, "order": null, "remarks": [], "failure": {"class": "outage", "scope": null,
+            "count": 2, "words": "", "link": null, "nextAttempt": null},
+        });
+        serde_json::from_value(view).expect("a view")
+    }
+
+    #[test]
+    fn a_name_has_no_hold_on_the_terminal_and_no_line_of_its_own() {
+        let now = Timestamp::UNIX_EPOCH;
+        for (text, lines) in [(table(&[view()]), 2), (sentences(&view(), now), 4)] {
+            assert!(!text.contains('\u{1b}'), "{text:?}");
+            assert!(text.contains("shop\\u{1b}[2J/tls\\nx"), "{text:?}");
+            assert_eq!(text.lines().count(), lines, "{text}");
+        }
+    }
+
+    #[test]
+    fn failures_are_counted_in_words_for_any_number() {
+        let text = sentences(&view(), Timestamp::UNIX_EPOCH);
+        assert!(text.contains("failed, 2 times in a row: "), "{text}");
     }
 }

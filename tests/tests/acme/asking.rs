@@ -151,7 +151,10 @@ fn a_certificate_is_listed_shown_renewed_revoked_and_written() {
             "{text}"
         );
         let (good, text) = ask(&gateway, &["account", "rotate", "other"]);
-        assert!(!good && text.contains("other"), "{text}");
+        assert!(
+            !good && text.contains("there is no issuer \"other\"; there are main"),
+            "{text}"
+        );
     });
 }
 
@@ -190,6 +193,10 @@ fn a_key_is_written_from_the_directory_into_a_file_of_its_owner_only() {
             !good && text.contains("exists") && text.contains("--key"),
             "{text}"
         );
+        // Nobody means a file of this name.
+        let nowhere = [&export[..5], &["--key", "-"]].concat();
+        let (good, text) = run(&nowhere);
+        assert!(!good && text.contains("name a file"), "{text}");
         // The gateway itself hands none out.
         let (good, text) = ask(&gateway, &["cert", "export", "demo/web-tls", "--key", &key]);
         assert!(!good && text.contains("--certs"), "{text}");
