@@ -41,11 +41,11 @@ impl Orders {
             namespaces,
             replicas,
         } = place;
-        let vault = SecretVault::open(&clients, own, leadership.clone());
+        let vault = SecretVault::open(&clients, Arc::clone(&own), leadership.clone());
         // A keeper shows what there is when it begins; without the API server it begins with nothing.
         timeout(FIRST, vault.listed()).await.ok();
         let targets = Arc::new(Targets::follow(&clients, &namespaces));
-        let projection = Arc::new(Projection::new(&clients, leadership.clone()));
+        let projection = Arc::new(Projection::new(&clients, &own, leadership.clone()));
         let post = Arc::new(Post::new(ends.challenges));
         let barrier = Replicas {
             post: Arc::clone(&post),

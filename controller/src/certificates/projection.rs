@@ -32,7 +32,7 @@ use tokio::time::timeout;
 
 use super::request::ISSUER;
 use super::targets::{Mark, RECORD, RENEW_AT, TLS, is_ours};
-use super::vault::{MANAGED_BY, name_of};
+use super::vault::{MANAGED_BY, is_record, name_of};
 use crate::leader::{Clients, Leadership};
 use crate::source::kubernetes::plain;
 
@@ -40,6 +40,8 @@ use crate::source::kubernetes::plain;
 pub(super) struct Projection {
     clients: Clients,
     leadership: Leadership,
+    /// Namespace of our records, which nobody names as a target.
+    own: String,
     /// What is said of the certificates, for the annotations.
     reports: OnceLock<watch::Receiver<Arc<Reports>>>,
 }
@@ -74,8 +76,10 @@ impl Trouble {
 }
 
 impl Projection {
-    pub(super) fn new(clients: &Clients, leadership: Leadership) -> Self {
+    /// `own` is the namespace of the records.
+    pub(super) fn new(clients: &Clients, own: &str, leadership: Leadership) -> Self {
         Self {
+            own: own.to_owned(),
             clients: Arc::clone(clients),
             leadership,
             reports: OnceLock::new(),
@@ -94,7 +98,7 @@ impl Projection {
         material: &Material,
     ) -> Result<Written, Trouble> {
         let found = self.find(target).await?;
-        judge(target, found.as_ref()).map_err(Trouble::Refused)?;
+        judge(&self.own, target, found.as_ref()).map_err(Trouble::Refused)?;
         let there = found.as_ref().map(|secret| Mark::of(target, secret));
         if there.is_some_and(|there| there.is(&Mark::due(material))) {
             return Ok(Written::Before);
@@ -133,7 +137,7 @@ impl Projection {
         let Some(secret) = self.find(target).await? else {
             return Ok(None);
         };
-        judge(target, Some(&secret)).map_err(Trouble::Refused)?;
+        judge(&self.own, target, Some(&secret)).map_err(Trouble::Refused)?;
         if is_ours(target, &secret) || is_empty(&secret) {
             return Ok(None);
         }
@@ -142,7 +146,7 @@ impl Projection {
 
     async fn try_out(&self, target: &Target) -> Result<(), Trouble> {
         let found = self.find(target).await?;
-        judge(target, found.as_ref()).map_err(Trouble::Refused)?;
+        judge(&self.own, target, found.as_ref()).map_err(Trouble::Refused)?;
         let there = found.as_ref().filter(|found| is_ours(target, found));
         let pair = match there.and_then(pair_in) {
             Some(pair) => pair,
@@ -258,7 +262,14 @@ impl Projector for Projection {
 }
 
 /// Whether Gatehouse may write this; the error is a sentence for the owner.
-fn judge(target: &Target, secret: Option<&Secret>) -> Result<(), String> {
+fn judge(own: &str, target: &Target, secret: Option<&Secret>) -> Result<(), String> {
+    if target.namespace == own && is_record(&target.secret) {
+        return Err(
+            "Gatehouse keeps its own records in Secrets of such names here, so leave it where it is: \
+             name another Secret in spec.tls"
+                .to_owned(),
+        );
+    }
     let Some(secret) = secret else { return Ok(()) };
     let kind = secret.type_.as_deref().unwrap_or("Opaque");
     if kind != TLS {
@@ -396,7 +407,31 @@ mod tests {
 
     fn judged(yaml: &str) -> Result<(), String> {
         let (target, secret) = found(yaml);
-        judge(&target, Some(&secret))
+        judge("gatehouse", &target, Some(&secret))
+    }
+
+    #[test]
+    fn a_record_of_ours_is_nobodys_target_whether_it_is_there_or_not() {
+        let judged = |namespace: &str, name: &str| {
+            let target = Target {
+                namespace: namespace.into(),
+                secret: name.into(),
+            };
+            judge("gatehouse", &target, None)
+        };
+        for name in [
+            "gatehouse-acme-board",
+            "gatehouse-acme-account-other",
+            "gatehouse-cert-0a",
+        ] {
+            let why = judged("gatehouse", name).unwrap_err();
+            assert!(
+                why.contains("another Secret") && !why.contains("delete"),
+                "{why}"
+            );
+            assert_eq!(judged("shop", name), Ok(()));
+        }
+        assert_eq!(judged("gatehouse", "gatehouse-tls"), Ok(()));
     }
 
     #[test]

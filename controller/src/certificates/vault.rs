@@ -282,6 +282,11 @@ pub(super) fn name_of(key: &Key) -> String {
     }
 }
 
+/// Whether records of ours have names of this kind.
+pub(super) fn is_record(name: &str) -> bool {
+    name.starts_with("gatehouse-cert-") || name.starts_with("gatehouse-acme-")
+}
+
 fn type_of(key: &Key) -> &'static str {
     match key {
         Key::Certificate(_) => "gatehouse.dev/certificate-state",
