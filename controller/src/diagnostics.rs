@@ -317,6 +317,8 @@ codes! {
     CertificateHostInvalid,
     /// Two objects want different certificates in one Secret; the oldest decides.
     CertificateConflict,
+    /// An Ingress asks for certificates, and a tls entry names no Secret or no host, or there is none.
+    CertificateEntryIncomplete,
     /// The operator's `allow` does not name host and namespace, or another namespace was first.
     CertificateNotAllowed,
     /// There is no such issuer, or none is named and there is no default.

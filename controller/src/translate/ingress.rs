@@ -322,6 +322,12 @@ impl Draft<'_> {
         let from = (self.ingress, self.origin, awaited);
         let section = TlsSection::read(from, self.lookup, self.remarks);
         let Some(section) = section else {
+            if awaited {
+                let message = "this Ingress asks for certificates, and there is no tls entry, so none is \
+                               ordered: add one with hosts and a secretName";
+                let code = Code::CertificateEntryIncomplete;
+                self.remarks.warning("spec.tls", code, message);
+            }
             return Vec::new();
         };
         for (host, fragment) in &mut self.hosts {

@@ -55,7 +55,7 @@ impl<'a> TlsSection<'a> {
                 let found = certificate(&origin.namespace, name, lookup, remarks);
                 unknown = matches!(found, Found::Absent(None));
                 found.or_absent(name, |code, message| {
-                    if awaited && code == Code::SecretMissing {
+                    if awaited && hosted(tls) && code == Code::SecretMissing {
                         let message = format!(
                             "the certificate of Secret `{name}` has not been issued yet; the \
                              default certificate is served meanwhile"
@@ -66,6 +66,14 @@ impl<'a> TlsSection<'a> {
                     }
                 })
             });
+            if awaited && let Some((lacks, why)) = lacks(tls, certificate.is_some()) {
+                let message = format!(
+                    "this Ingress asks for certificates, and {why}, so none is ordered for the entry: \
+                     name both, or take the annotation off"
+                );
+                let field = format!("spec.tls[{index}].{lacks}");
+                remarks.warning(field, Code::CertificateEntryIncomplete, message);
+            }
             if let Some(name) = name
                 && awaited
                 && lookup.shadows(&origin.namespace, name)
@@ -144,6 +152,23 @@ impl<'a> TlsSection<'a> {
             );
         }
         found.map(|certificate| certificate.key.clone())
+    }
+}
+
+fn hosted(entry: &IngressTLS) -> bool {
+    entry.hosts.as_ref().is_some_and(|hosts| !hosts.is_empty())
+}
+
+/// What an entry lacks to be one certificate; without hosts a Secret that is there may be meant.
+fn lacks(entry: &IngressTLS, there: bool) -> Option<(&'static str, &'static str)> {
+    let named = entry
+        .secret_name
+        .as_ref()
+        .is_some_and(|name| !name.is_empty());
+    match (named, hosted(entry)) {
+        (false, _) => Some(("secretName", "this tls entry names no Secret")),
+        (true, false) if !there => Some(("hosts", "this tls entry names no host")),
+        (true, _) => None,
     }
 }
 

@@ -137,6 +137,48 @@ fn a_secret_that_serves_in_place_of_an_ordered_certificate_is_told() {
 }
 
 #[test]
+fn an_entry_that_cannot_be_ordered_for_is_told_and_not_waited_for() {
+    let defaults = Defaults {
+        managed: Managed::Annotated,
+        ..Defaults::default()
+    };
+    let told = |tls: &str| {
+        let mut engine = two_shops();
+        engine.set_defaults(Arc::new(defaults.clone()), Arc::default());
+        let mut ingress = universe::ingress_object("cart", "cart.test", "/", "cart");
+        let annotations = [("gatehouse.dev/issuer".to_owned(), "main".to_owned())];
+        ingress.metadata.annotations = Some(annotations.into());
+        let spec = ingress.spec.as_mut().expect("a spec");
+        spec.tls = serde_saphyr::from_str(tls).expect("tls entries");
+        engine.apply(universe::apply_ingress(ingress));
+        engine.reconcile();
+        let report = engine.report();
+        let mut codes: Vec<(Code, String)> = Vec::new();
+        for finding in report.diagnostics.iter() {
+            if matches!(
+                finding.code,
+                Code::CertificateEntryIncomplete | Code::CertificatePending
+            ) {
+                codes.push((finding.code, finding.field.to_string()));
+            }
+        }
+        codes
+    };
+    let incomplete = |field: &str| vec![(Code::CertificateEntryIncomplete, field.to_owned())];
+    assert_eq!(told("[]"), incomplete("spec.tls"));
+    let entry = "[{hosts: [cart.test]}]";
+    assert_eq!(told(entry), incomplete("spec.tls[0].secretName"));
+    let entry = "[{secretName: cart-tls}]";
+    assert_eq!(told(entry), incomplete("spec.tls[0].hosts"));
+    let whole = told("[{hosts: [cart.test], secretName: cart-tls}]");
+    assert!(
+        !whole
+            .iter()
+            .any(|(code, _)| *code == Code::CertificateEntryIncomplete)
+    );
+}
+
+#[test]
 fn the_oldest_has_an_address_unless_the_default_certificate_holds_it() {
     let address: IpAddr = "192.0.2.1".parse().expect("an address");
     let mut engine = two_shops();
