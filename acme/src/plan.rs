@@ -142,6 +142,8 @@ pub enum Code {
     NoChallenge,
     /// Nothing to order: a wildcard certificate of the namespace covers all hosts.
     Covered,
+    /// Ordered, but another certificate of the namespace is for the same hosts, and older.
+    Doubled,
 }
 
 /// What to have, and what is wrong with the requests.
@@ -163,10 +165,7 @@ pub fn plan(issuers: &Issuers, requests: &[Request]) -> Plan {
         findings: Vec::new(),
     };
     let mut by_age: Vec<&Request> = requests.iter().collect();
-    by_age.sort_by_key(|each| {
-        let name = Reverse(&each.object);
-        (each.since, name, &each.target, &each.hosts)
-    });
+    by_age.sort_by_key(|each| rank(each));
     let mut chosen: BTreeMap<&Target, (&Request, Wanted)> = BTreeMap::new();
     for request in by_age {
         let Some(wanted) = planner.wanted(request) else {
@@ -180,6 +179,7 @@ pub fn plan(issuers: &Issuers, requests: &[Request]) -> Plan {
         }
     }
     let covered = planner.covered(&chosen);
+    planner.doubled(&chosen);
     let refused = requests
         .iter()
         .filter(|request| !chosen.contains_key(&request.target));
@@ -335,6 +335,35 @@ impl<'a> Planner<'a> {
         self.find(request, Code::ConflictingTls, message);
     }
 
+    /// Says which certificates are for nothing but hosts that older ones of their namespace have.
+    fn doubled(&mut self, chosen: &BTreeMap<&Target, (&Request, Wanted)>) {
+        let mut by_age: Vec<&(&Request, Wanted)> = chosen.values().collect();
+        by_age.sort_by_key(|(request, _)| rank(request));
+        let mut first: BTreeMap<(&str, &Name), &Request> = BTreeMap::new();
+        for (request, wanted) in by_age {
+            let mut older: Vec<&Request> = Vec::new();
+            for name in &wanted.names {
+                let known = first.entry((&request.target.namespace, name));
+                match known {
+                    Entry::Vacant(vacant) => {
+                        vacant.insert(request);
+                    }
+                    Entry::Occupied(known) => older.push(known.get()),
+                }
+            }
+            let other = older.first().filter(|_| older.len() == wanted.names.len());
+            if let Some(other) = other.filter(|_| !request.always) {
+                let message = format!(
+                    "Secret {} of {}, which goes first, is for the same hosts and is served, so this \
+                     certificate is ordered and not served: name the same Secret in both, or say \
+                     gatehouse.dev/tls-always if something else uses it",
+                    other.target.secret, other.object
+                );
+                self.find(request, Code::Doubled, message);
+            }
+        }
+    }
+
     /// Targets whose names are all covered by one wildcard certificate of their namespace.
     fn covered(&mut self, chosen: &BTreeMap<&Target, (&Request, Wanted)>) -> BTreeSet<Target> {
         let mut covered = BTreeSet::new();
@@ -363,6 +392,12 @@ impl<'a> Planner<'a> {
         }
         covered
     }
+}
+
+/// The order of precedence, as of routing: of equally old objects the greater name goes first.
+fn rank(request: &Request) -> impl Ord + use<'_> {
+    let name = Reverse(&request.object);
+    (request.since, name, &request.target, &request.hosts)
 }
 
 /// Whether one of the challenges can prove the name.

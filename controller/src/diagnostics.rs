@@ -319,6 +319,8 @@ codes! {
     CertificateConflict,
     /// An Ingress asks for certificates, and a tls entry names no Secret or no host, or there is none.
     CertificateEntryIncomplete,
+    /// Two certificates of one namespace are ordered for the same hosts, and one of them is not served.
+    CertificateDoubled,
     /// The operator's `allow` does not name host and namespace, or another namespace was first.
     CertificateNotAllowed,
     /// There is no such issuer, or none is named and there is no default.

@@ -204,6 +204,24 @@ fn what_no_challenge_can_prove_is_said_before_any_order() {
 }
 
 #[test]
+fn a_second_certificate_for_the_same_hosts_is_ordered_and_told() {
+    let older = request(0, "shop/web", "tls", &["a.example.org", "b.example.org"]);
+    let same = request(1, "shop/api", "same", &["b.example.org"]);
+    let more = request(1, "shop/more", "more", &["a.example.org", "c.example.org"]);
+    let mut asked = request(1, "shop/asked", "asked", &["a.example.org"]);
+    asked.always = true;
+    let plan = plan(&issuers(), &[same, more, older, asked]);
+    assert_eq!(plan.wanted.len(), 4);
+    assert_eq!(codes(&plan), [Code::Doubled]);
+    let said = &plan.findings[0];
+    assert_eq!(said.object, "Ingress shop/api");
+    assert!(
+        said.message.contains("Secret tls of Ingress shop/web"),
+        "{said:?}"
+    );
+}
+
+#[test]
 fn a_bad_host_does_not_harm_the_others() {
     let plan = plan(
         &issuers(),

@@ -48,6 +48,7 @@ fn planned(finding: &Finding) -> Diagnostic {
         Rule::TooManyNames => (Severity::Error, Code::CertificateNamesTooMany),
         Rule::NoChallenge => (Severity::Error, Code::CertificateChallengeImpossible),
         Rule::Covered => (Severity::Info, Code::CertificateCovered),
+        Rule::Doubled => (Severity::Warning, Code::CertificateDoubled),
     };
     let object: Arc<str> = finding.object.as_str().into();
     let secret = &finding.target.secret;
@@ -248,6 +249,7 @@ mod tests {
             Rule::TooManyNames,
             Rule::NoChallenge,
             Rule::Covered,
+            Rule::Doubled,
         ] {
             let code = planned(&finding(rule)).code.as_str();
             assert!(code.starts_with("Certificate"), "{code}");

@@ -233,7 +233,10 @@ pub fn views(reports: &Reports, findings: &[Finding]) -> Vec<View> {
         let known = views.entry(&finding.target);
         let view = known.or_insert_with(|| View::nothing(&finding.target));
         // What is left out of a certificate that is ordered does not refuse it.
-        let refuses = !matches!(finding.code, Rule::BadName | Rule::ConflictingTls);
+        let refuses = !matches!(
+            finding.code,
+            Rule::BadName | Rule::ConflictingTls | Rule::Doubled
+        );
         let report = reports.get(&finding.target);
         let wanted = report.is_some_and(|report| report.wanted);
         if refuses && !wanted && matches!(view.status, Status::Unwanted | Status::Valid) {
