@@ -16,7 +16,6 @@ pub(crate) fn due(
     now: Timestamp,
 ) -> Option<Timestamp> {
     let state = &record.state;
-    let hash = wanted.map(Wanted::hash);
     if state.asked.is_some() {
         return Some(now);
     }
@@ -26,7 +25,7 @@ pub(crate) fn due(
     let cleaning = (!state.phase.is_busy())
         .then(|| cleaning(state, now))
         .flatten();
-    let own = own(record, (wanted, hash), now);
+    let own = own(record, (wanted, kept), now);
     [own, cleaning].into_iter().flatten().min()
 }
 
@@ -80,10 +79,11 @@ pub(super) fn asks(current: &Current, now: Timestamp) -> Option<Timestamp> {
 /// When something is to be done about the certificate itself.
 fn own(
     record: &Record,
-    (wanted, hash): (Option<&Wanted>, Option<String>),
+    (wanted, kept): (Option<&Wanted>, bool),
     now: Timestamp,
 ) -> Option<Timestamp> {
     let state = &record.state;
+    let hash = wanted.map(Wanted::hash);
     if let Some(wait) = &state.wait {
         let changed = hash.as_ref() != Some(&wait.spec_hash) && may_be_given_up(state);
         return if changed || wait.is_over(now) {

@@ -157,6 +157,7 @@ fn waiting(owed: bool) -> Flow {
         record,
         version: None,
         wanted: Some(wanted),
+        kept: false,
         epoch: 1,
         memo: Memo::default(),
     }
@@ -248,7 +249,7 @@ fn allowing(host: &str) -> Arc<Issuers> {
 fn request(target: &Target) -> Request {
     Request {
         object: "Ingress/shop/web".to_owned(),
-        since: jiff::Timestamp::UNIX_EPOCH,
+        since: Timestamp::UNIX_EPOCH,
         target: target.clone(),
         namespace_uid: "one".to_owned(),
         labels: BTreeMap::new(),

@@ -458,6 +458,7 @@ pub(super) fn request(secret: &str, hosts: &[&str]) -> Request {
         namespace_uid: "uid".to_owned(),
         labels: BTreeMap::new(),
         hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        elsewhere: BTreeMap::new(),
         issuer: None,
         profile: None,
         key: None,
