@@ -6,6 +6,9 @@
 //!   not name.
 //! - Secrets are named here, never written here.
 
+mod checks;
+mod shape;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -90,9 +93,6 @@ pub struct IssuerSpec {
     /// How fast to order.
     #[serde(default)]
     pub limits: Limits,
-    /// Names of cert-manager's issuers whose certificates this one takes over.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub takes_over: Vec<String>,
     /// Whether `http://` is accepted for a directory on this machine.
     #[serde(default)]
     pub insecure: bool,
@@ -201,7 +201,8 @@ impl Issuers {
                 "the file is longer than {LONGEST_FILE} bytes"
             )]);
         }
-        let file: File = serde_saphyr::from_str(text).map_err(|error| vec![error.to_string()])?;
+        let file: File =
+            serde_saphyr::from_str(text).map_err(|error| shape::complaints(text, &error))?;
         let complaints = file.acme.complaints();
         if complaints.is_empty() {
             Ok(file.acme)
@@ -277,7 +278,7 @@ impl IssuerSpec {
         ];
         for (field, url) in directories {
             let Some(url) = url else { continue };
-            if let Err(why) = check_url(url, self.insecure) {
+            if let Err(why) = checks::directory(url, self.insecure) {
                 found.push(format!("{at}.{field}: {why}"));
             }
         }
@@ -287,11 +288,21 @@ impl IssuerSpec {
             ));
         }
         if let Some(contact) = &self.contact
-            && (contact.contains(':') || !contact.contains('@'))
+            && let Err(why) = checks::contact(contact)
         {
-            found.push(format!(
-                "{at}.contact: write an e-mail address, without mailto:"
-            ));
+            found.push(format!("{at}.contact: {why}"));
+        }
+        let secrets = [
+            ("caBundle", self.ca_bundle.as_ref()),
+            ("eab.secret", self.eab.as_ref().map(|eab| &eab.secret)),
+        ];
+        for (field, name) in secrets {
+            if let Some(Err(why)) = name.map(|name| checks::secret(name)) {
+                found.push(format!("{at}.{field}: {why}"));
+            }
+        }
+        for (number, solver) in self.dns.iter().enumerate() {
+            checks::solver(&format!("{at}.dns[{number}]"), solver, found);
         }
         if self.challenges.is_empty() {
             found.push(format!(
@@ -337,30 +348,6 @@ impl Namespaces {
             .iter()
             .all(|(key, value)| labels.get(key) == Some(value));
         named && labelled
-    }
-}
-
-/// `https://`, or `http://` to this machine where the operator says so.
-fn check_url(url: &str, insecure: bool) -> Result<(), String> {
-    let local = |rest: &str| {
-        let authority = rest.split('/').next().unwrap_or_default();
-        let host = match authority.strip_prefix('[') {
-            Some(six) => six.split(']').next().unwrap_or_default(),
-            None => authority.split(':').next().unwrap_or_default(),
-        };
-        host == "localhost"
-            || host
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|address| address.is_loopback())
-    };
-    let printable = |url: &str| url.bytes().all(|byte| byte.is_ascii_graphic());
-    match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
-        (Some(rest), _) if !rest.is_empty() && printable(rest) => Ok(()),
-        (_, Some(rest)) if insecure && local(rest) && printable(rest) => Ok(()),
-        (_, Some(_)) => Err(format!(
-            "{url:?} is not https; http is for this machine only, with insecure: true"
-        )),
-        _ => Err(format!("{url:?} is no https URL")),
     }
 }
 

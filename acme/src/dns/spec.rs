@@ -7,13 +7,14 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// One way to write records, and the zones it is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SolverSpec {
     /// Zones it writes to; the longest that contains a name wins.
+    #[serde(deserialize_with = "zones")]
     pub zones: Vec<String>,
     /// Which provider.
     pub provider: Provider,
@@ -41,6 +42,15 @@ pub struct SolverSpec {
     /// Time to live of the records, in seconds, where the provider takes one.
     #[serde(default = "minute")]
     pub ttl: u32,
+}
+
+/// As names are compared: lower case, without a final dot.
+fn zones<'a, D: Deserializer<'a>>(input: D) -> Result<Vec<String>, D::Error> {
+    let mut zones = Vec::<String>::deserialize(input)?;
+    for zone in &mut zones {
+        *zone = zone.strip_suffix('.').unwrap_or(zone).to_ascii_lowercase();
+    }
+    Ok(zones)
 }
 
 fn minute() -> u32 {

@@ -12,7 +12,7 @@ acme:
       contact: ops@example.org
       profile: tlsserver
       challenges: [http-01, tls-alpn-01]
-      dns: [{zones: [example.org], provider: exec, secret: dns-key}]
+      dns: [{zones: [example.org], provider: exec, command: /bin/dns, secret: dns-key}]
       allow: [{namespaces: {matchLabels: {team: web}}, hosts: ["*.example.org", "example.org"]}]
       fallback: [corp]
     corp:
@@ -77,6 +77,158 @@ fn every_mistake_is_a_sentence_that_names_its_field() {
 }
 
 #[test]
+fn what_can_work_nowhere_is_refused_with_its_field_and_what_to_write() {
+    let dns = |fields: &str| format!("      dns: [{{zones: [example.org], {fields}}}]\n");
+    let at = "acme.issuers.a.dns[0]";
+    for (extra, field, remedy) in [
+        (
+            "      caBundle: ../../etc\n".to_owned(),
+            "acme.issuers.a.caBundle",
+            "without a path",
+        ),
+        (
+            "      caBundle: /etc/roots\n".to_owned(),
+            "acme.issuers.a.caBundle",
+            "without a path",
+        ),
+        (
+            "      eab: {kid: k, secret: ..}\n".to_owned(),
+            "acme.issuers.a.eab.secret",
+            "without a path",
+        ),
+        (
+            "      contact: a@b c,d@e\n".to_owned(),
+            "acme.issuers.a.contact",
+            "one e-mail address",
+        ),
+        (
+            dns("provider: rfc2136, secret: key"),
+            &format!("{at}.server"),
+            "192.0.2.1:53",
+        ),
+        (
+            dns("provider: exec"),
+            &format!("{at}.command"),
+            "the whole path",
+        ),
+        (
+            dns("provider: exec, command: dns"),
+            &format!("{at}.command"),
+            "with /",
+        ),
+        (
+            dns("provider: httpreq"),
+            &format!("{at}.url"),
+            "where the server is",
+        ),
+        (
+            dns("provider: cloudflare"),
+            &format!("{at}.secret"),
+            "credentials",
+        ),
+        (
+            dns("provider: cloudflare, secret: a/b"),
+            &format!("{at}.secret"),
+            "without a path",
+        ),
+        (
+            dns("provider: httpreq, url: 'https://u:geheim@x/'"),
+            &format!("{at}.url"),
+            "leave them out",
+        ),
+        (
+            "      dns: [{zones: ['*.example.org'], provider: exec, command: /x}]\n".to_owned(),
+            &format!("{at}.zones"),
+            "example.org",
+        ),
+    ] {
+        let found = minimal(&extra).expect_err(&extra).join("\n");
+        for part in [field, remedy] {
+            assert!(found.contains(part), "{extra}: {found}");
+        }
+        assert!(!found.contains("geheim"), "{found}");
+    }
+}
+
+#[test]
+fn a_url_that_leads_nowhere_or_holds_a_password_is_refused() {
+    for (url, said) in [
+        ("https:///dir", "names no host"),
+        ("https://[::1", "brackets"),
+        ("https://[x]/dir", "brackets"),
+        ("https://localhost:99999", "1 to 65535"),
+        ("https://localhost:/dir", "1 to 65535"),
+        ("https://u:geheim@ca.example/dir", "leave them out"),
+    ] {
+        let why = checks::directory(url, false).expect_err(url);
+        assert!(
+            why.contains(said) && !why.contains("geheim"),
+            "{url}: {why}"
+        );
+    }
+    for url in ["https://[2001:db8::1]:8443/dir", "https://ca.example/a@b"] {
+        checks::directory(url, false).expect(url);
+    }
+}
+
+#[test]
+fn a_wrong_shape_is_told_by_its_field_with_what_to_write() {
+    for (extra, field, remedy) in [
+        (
+            "      insecure: maybe\n",
+            "acme.issuers.a.insecure: ",
+            "true or false",
+        ),
+        (
+            "      challenges: http-01\n",
+            "acme.issuers.a.challenges: ",
+            "write a list",
+        ),
+        (
+            "      limits: {ordersPerMinute: -1}\n",
+            "acme.issuers.a.limits: ",
+            "a whole number",
+        ),
+        (
+            "      takesOver: [x]\n",
+            "acme.issuers.a.takesOver: ",
+            "leave it out",
+        ),
+        ("  unlisted: maybe\n", "acme.unlisted: ", "one of those"),
+    ] {
+        let found = minimal(extra).expect_err(extra).join("\n");
+        for part in [field, remedy] {
+            assert!(found.contains(part), "{extra}: {found}");
+        }
+    }
+    let terms = "acme:\n  issuers:\n    a: {directory: https://a/, acceptTerms: maybe}\n";
+    let found = Issuers::parse(terms).expect_err("a text");
+    assert!(
+        found[0].starts_with("acme.issuers.a.acceptTerms: "),
+        "{found:?}"
+    );
+    let twice = minimal("      directory: https://b/\n")
+        .expect_err("twice")
+        .join("\n");
+    for part in ["directory", "twice", "line"] {
+        assert!(twice.contains(part), "{part}: {twice}");
+    }
+    assert!(!twice.contains("Options"), "{twice}");
+    let found = Issuers::parse("acme: [").expect_err("no YAML").join("\n");
+    assert!(
+        found.contains("line") && found.contains("mend it"),
+        "{found}"
+    );
+}
+
+#[test]
+fn a_zone_is_the_same_however_it_is_written() {
+    let dns = "      dns: [{zones: [Example.test.], provider: exec, command: /bin/dns}]\n";
+    let issuers = minimal(dns).expect("valid");
+    assert_eq!(issuers.issuers["a"].dns[0].fits("a.example.test"), Some(12));
+}
+
+#[test]
 fn plain_http_is_for_this_machine_and_on_purpose() {
     for (url, insecure, good) in [
         ("http://127.0.0.1:14000/dir", true, true),
@@ -87,7 +239,11 @@ fn plain_http_is_for_this_machine_and_on_purpose() {
         ("https://", false, false),
         ("ftp://ca/", true, false),
     ] {
-        assert_eq!(check_url(url, insecure).is_ok(), good, "{url} {insecure}");
+        assert_eq!(
+            checks::directory(url, insecure).is_ok(),
+            good,
+            "{url} {insecure}"
+        );
     }
 }
 

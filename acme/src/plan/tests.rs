@@ -13,7 +13,7 @@ acme:
     main:
       directory: https://ca.example/dir
       acceptTerms: true
-      dns: [{zones: [example.org], provider: exec}]
+      dns: [{zones: [example.org], provider: exec, command: /bin/dns}]
     narrow:
       directory: https://ca.example/dir
       acceptTerms: true
