@@ -60,6 +60,17 @@ pub struct Listing {
     pub stored: Vec<Stored>,
     /// Sentences about what is damaged.
     pub damaged: Vec<String>,
+    /// What could not be looked at: nobody knows what it holds.
+    pub unread: Vec<Unread>,
+}
+
+/// A part of a vault that could not be looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// Of which certificate, if that is known.
+    pub target: Option<Target>,
+    /// A sentence with the place and what to do.
+    pub why: String,
 }
 
 /// Why nothing was read or written.
@@ -113,6 +124,17 @@ pub trait Vault: Send + Sync {
 
     /// The epoch, while this process leads.
     fn epoch(&self) -> watch::Receiver<Option<u64>>;
+
+    /// Where an object is, for whoever has to mend it.
+    fn place(&self, key: &Key) -> String {
+        key.to_string()
+    }
+
+    /// Why this process cannot lead, although nobody else does: a sentence with what to do. Where others
+    /// say that, nothing.
+    fn trouble(&self) -> watch::Receiver<Option<String>> {
+        watch::channel(None).1
+    }
 
     /// Whether this process leads in that epoch, now: asked before every effect. Where leading may
     /// end by the clock alone, the clock is looked at.

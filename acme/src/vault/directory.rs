@@ -9,8 +9,13 @@
 //! - The version before stays beside it as `record.old`: a file that a power cut or a person
 //!   damaged falls back to it, and the next write mends it.
 //! - Only the process with the lock on `lock` writes; the kernel frees it when the process ends.
+//! - One entry that cannot be read costs that entry only: the sentence about it names its path.
+//! - Nothing but plain files is opened, and what nobody could look at is not replaced.
 //! - Whoever reads what that one writes shares a lock on `followers`, so it knows whether to wait.
 //! - Everything that blocks runs on threads for that.
+
+mod campaign;
+mod words;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -24,19 +29,26 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use super::{Key, Listing, Stored, Vault, VaultError, Version};
+use self::campaign::{Told, campaign};
+use super::{Key, Listing, Stored, Unread, Vault, VaultError, Version};
 use crate::Answer;
 use crate::leaf::fingerprint;
 use crate::plan::Target;
 use crate::secrets::{Entries, Secret};
 
+/// The folders of certificates, and sentences about those that could not be looked into.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Inventory {
+    folders: Vec<(Target, PathBuf)>,
+    unread: Vec<String>,
+}
+
 /// A directory that this process reads, and writes while it has the lock.
 #[derive(Debug)]
 pub struct DirectoryVault {
     folder: Arc<Folder>,
-    epoch: watch::Sender<Option<u64>>,
-    changes: watch::Sender<u64>,
-    /// Tries for the lock, then watches what others write; ends with the vault.
+    told: Told,
+    /// Tries for the lock, watches what others write; ends with the vault.
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -59,29 +71,19 @@ impl DirectoryVault {
     /// Opens or creates the directory and begins to try for the lock. Needs a runtime.
     pub fn open(root: impl Into<PathBuf>) -> io::Result<Self> {
         let root = root.into();
-        for folder in ["", "certs", "accounts", "board"] {
-            create(&root.join(folder))?;
-        }
+        furnish(&root)?;
+        // What could not be listed would be taken for empty.
+        let certs = root.join("certs");
+        fs::read_dir(&certs).map_err(|error| words::wrapped(&certs, &error))?;
         let folder = Arc::new(Folder {
             root,
             lock: Mutex::new(None),
         });
-        let (epoch, changes) = (watch::Sender::new(None), watch::Sender::new(0));
+        let told = Told::new();
         // Before anything else runs: who is alone leads from the start.
-        if let Ok(Some(first)) = folder.try_lock() {
-            epoch.send_replace(Some(first));
-        }
-        let task = tokio::spawn(campaign(
-            Arc::clone(&folder),
-            epoch.clone(),
-            changes.clone(),
-        ));
-        Ok(Self {
-            folder,
-            epoch,
-            changes,
-            task,
-        })
+        told.tried(folder.try_lock());
+        let task = tokio::spawn(campaign(Arc::clone(&folder), told.clone()));
+        Ok(Self { folder, told, task })
     }
 }
 
@@ -97,6 +99,9 @@ pub fn look(root: &Path) -> io::Result<Listing> {
         root: root.to_owned(),
         lock: Mutex::new(None),
     };
+    // An entry that cannot be read is one of the listing; this is about the directory itself.
+    let certs = folder.root.join("certs");
+    fs::read_dir(&certs).map_err(|error| words::wrapped(&certs, &error))?;
     folder.list()
 }
 
@@ -106,58 +111,36 @@ impl Drop for DirectoryVault {
     }
 }
 
-/// Until this process leads: tries for the lock and tells that others may have written.
-async fn campaign(
-    folder: Arc<Folder>,
-    epoch: watch::Sender<Option<u64>>,
-    changes: watch::Sender<u64>,
-) {
-    if epoch.borrow().is_some() {
-        return;
-    }
-    let here = Arc::clone(&folder);
-    // Held until this process leads. Without it, who leads does not wait for this one.
-    let place = tokio::task::spawn_blocking(move || here.follow()).await;
-    let mut seen = None;
-    while epoch.borrow().is_none() {
-        tokio::time::sleep(LOOK).await;
-        let here = Arc::clone(&folder);
-        let looked = tokio::task::spawn_blocking(move || (here.try_lock(), here.newest())).await;
-        let Ok((locked, newest)) = looked else {
-            return;
-        };
-        if let Ok(Some(first)) = locked {
-            epoch.send_replace(Some(first));
-        }
-        if newest != seen {
-            seen = newest;
-            changes.send_modify(|count| *count += 1);
-        }
-    }
-    drop(place);
-}
-
 impl Folder {
     /// Takes the lock if nobody has it, and counts the epoch up.
-    fn try_lock(&self) -> io::Result<Option<u64>> {
+    /// The error says what is in the way.
+    fn try_lock(&self) -> Result<Option<u64>, String> {
         let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.root.exists() {
+            return Err(words::gone(&self.root));
+        }
         let path = self.root.join("lock");
-        let file = open_private(&path, OpenOptions::new().create(true).truncate(false))?;
+        let file = open_private(&path, OpenOptions::new().create(true).truncate(false))
+            .map_err(|error| words::at(&path, &error))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::Error(error)) => return Err(words::at(&path, &error)),
         }
+        // Who emptied the directory has taken them away.
+        furnish(&self.root).map_err(|error| words::told(&error))?;
         let path = self.root.join("epoch");
-        let last = fs::read_to_string(&path).unwrap_or_default();
+        let last = words::plain(&path).and_then(|()| fs::read_to_string(&path));
+        let last = last.unwrap_or_default();
         let epoch = match last.trim().parse::<u64>() {
             Ok(last) => last.saturating_add(1),
-            Err(_) if self.certificates()?.is_empty() => 1,
+            Err(_) if self.certificates() == Inventory::default() => 1,
             // The count is lost: the seconds of the clock are more than it ever was, and records of
             // the leader before can be written.
             Err(_) => u64::try_from(Timestamp::now().as_second()).unwrap_or(1),
         };
-        replace(&path, epoch.to_string().as_bytes(), None)?;
+        replace(&path, epoch.to_string().as_bytes(), None)
+            .map_err(|error| words::at(&path, &error))?;
         if let Err(error) = self.sweep() {
             tracing::warn!(%error, "what was removed before a crash is still there");
         }
@@ -198,13 +181,22 @@ impl Folder {
     }
 
     /// Changes whenever an object is written: names and times of all files, as one text.
-    fn newest(&self) -> Option<String> {
+    fn newest(&self) -> String {
         let mut marks = Vec::new();
-        for (_, folder) in self.certificates().ok()? {
+        let inventory = self.certificates();
+        for (_, folder) in inventory.folders {
             marks.push(mark(&folder.join(RECORD)));
         }
+        marks.extend(inventory.unread);
         marks.push(mark(&self.root.join("board").join(RECORD)));
-        Some(fingerprint(marks.join("|").as_bytes()))
+        fingerprint(marks.join("|").as_bytes())
+    }
+
+    /// Whether this process has the lock of the directory that is there.
+    fn holds(&self, held: Option<&File>) -> Result<(), VaultError> {
+        let held = held.ok_or_else(not_leader)?;
+        let lost = self.lost(held);
+        lost.map_or(Ok(()), |why| Err(VaultError::NotLeader(why)))
     }
 
     fn folder(&self, key: &Key) -> PathBuf {
@@ -219,28 +211,52 @@ impl Folder {
         }
     }
 
-    fn certificates(&self) -> io::Result<Vec<(Target, PathBuf)>> {
-        let mut found = Vec::new();
-        for (namespace, path) in folders(&self.root.join("certs"))? {
-            for (secret, path) in folders(&path)? {
+    fn certificates(&self) -> Inventory {
+        let mut found = Inventory::default();
+        let inside = |path: &Path, unread: &mut Vec<String>| {
+            folders(path).unwrap_or_else(|error| {
+                // What has just been removed is not there, and that is all.
+                if error.kind() != io::ErrorKind::NotFound {
+                    unread.push(words::at(path, &error));
+                }
+                Vec::new()
+            })
+        };
+        for (namespace, path) in inside(&self.root.join("certs"), &mut found.unread) {
+            for (secret, path) in inside(&path, &mut found.unread) {
                 let namespace = namespace.clone();
-                found.push((Target { namespace, secret }, path));
+                found.folders.push((Target { namespace, secret }, path));
             }
         }
-        found.sort();
-        Ok(found)
+        found.folders.sort();
+        found
     }
 
     /// Reads all certificates; whoever leads mends what is damaged and has a good version beside it.
     fn list(&self) -> io::Result<Listing> {
         let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         let mut listing = Listing::default();
-        for (target, folder) in self.certificates()? {
+        let inventory = self.certificates();
+        let parts = inventory.unread.into_iter();
+        let parts = parts.map(|why| Unread { target: None, why });
+        listing.unread.extend(parts);
+        for (target, folder) in inventory.folders {
             let (sheet, complaint) = load(&folder);
-            if let (Some(_), Some(sheet), Some(_)) = (&*held, &sheet, &complaint) {
+            let barred = words::barred(&folder);
+            if let (None, Some(_), Some(sheet), Some(_)) = (&barred, &*held, &sheet, &complaint) {
                 let text = Zeroizing::new(serde_json::to_vec(sheet)?);
-                replace(&folder.join(RECORD), &text, None)?;
+                let record = folder.join(RECORD);
+                if let Err(error) = replace(&record, &text, None) {
+                    let why = words::at(&record, &error);
+                    tracing::warn!(error = why, "a damaged record was not mended");
+                }
             }
+            // Then that is the complaint.
+            let complaint = complaint.filter(|_| barred.is_none());
+            listing.unread.extend(barred.map(|why| Unread {
+                target: Some(target.clone()),
+                why,
+            }));
             let key = Key::Certificate(target);
             if let Some(complaint) = complaint {
                 let then = match &sheet {
@@ -260,7 +276,12 @@ impl Folder {
     /// and the board filled again, but another key is another account.
     fn read(&self, key: &Key) -> Result<Option<Stored>, VaultError> {
         let folder = self.folder(key);
-        match load(&folder) {
+        let loaded = load(&folder);
+        // Whether there is one is not known.
+        if let (None, Some(why)) = (&loaded.0, words::barred(&folder)) {
+            return Err(VaultError::Unavailable(why));
+        }
+        match loaded {
             (None, Some(complaint)) if matches!(key, Key::Account(_)) => {
                 Err(VaultError::Damaged(format!(
                     "{key}: {complaint}, and there is no version before: put it back from a backup, or \
@@ -284,10 +305,11 @@ impl Folder {
         entries: &Entries,
     ) -> Result<Version, VaultError> {
         let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.is_none() {
-            return Err(not_leader());
-        }
+        self.holds(held.as_ref())?;
         let folder = self.folder(key);
+        if let Some(why) = words::barred(&folder) {
+            return Err(VaultError::Unavailable(why));
+        }
         let (found, complaint) = load(&folder);
         let version = found.as_ref().map(Sheet::version);
         if version.as_ref() != expected {
@@ -297,25 +319,28 @@ impl Folder {
         let sheet = Sheet::new(number, entries)?;
         let text = Zeroizing::new(serde_json::to_vec(&sheet).map_err(unavailable)?);
         let parent = folder.parent().unwrap_or(&self.root);
-        create(parent).map_err(unavailable)?;
-        create(&folder).map_err(unavailable)?;
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |error: io::Error| unavailable(words::at(&path, &error))
+        };
+        create(parent).map_err(at(parent))?;
+        create(&folder).map_err(at(&folder))?;
         let record = folder.join(RECORD);
         // A damaged file must not replace the good one beside it.
         let keep = (complaint.is_none() && record.exists()).then(|| folder.join(OLD));
-        replace(&record, &text, keep.as_deref()).map_err(unavailable)?;
+        replace(&record, &text, keep.as_deref()).map_err(at(&record))?;
         if number == 1 {
             // The entry of the object, and that of its namespace, which may be new as well.
-            sync(parent).map_err(unavailable)?;
-            sync(parent.parent().unwrap_or(&self.root)).map_err(unavailable)?;
+            let above = parent.parent().unwrap_or(&self.root);
+            sync(parent).map_err(at(parent))?;
+            sync(above).map_err(at(above))?;
         }
         Ok(sheet.version())
     }
 
     fn remove(&self, key: &Key, expected: &Version) -> Result<(), VaultError> {
         let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.is_none() {
-            return Err(not_leader());
-        }
+        self.holds(held.as_ref())?;
         let folder = self.folder(key);
         let (found, _) = load(&folder);
         if found.as_ref().map(Sheet::version).as_ref() != Some(expected) {
@@ -390,7 +415,7 @@ fn load(folder: &Path) -> (Option<Sheet>, Option<String>) {
 }
 
 fn read_sheet(path: &Path) -> Result<Option<Sheet>, String> {
-    let file = match File::open(path) {
+    let file = match words::plain(path).and_then(|()| File::open(path)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.to_string()),
@@ -418,6 +443,15 @@ fn replace(path: &Path, bytes: &[u8], keep: Option<&Path>) -> io::Result<()> {
     }
     fs::rename(&aside, path)?;
     sync(path.parent().unwrap_or(path))
+}
+
+/// Makes the folders that are missing.
+fn furnish(root: &Path) -> io::Result<()> {
+    for folder in ["", "certs", "accounts", "board"] {
+        let path = root.join(folder);
+        create(&path).map_err(|error| words::wrapped(&path, &error))?;
+    }
+    Ok(())
 }
 
 fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
@@ -514,7 +548,7 @@ impl Vault for DirectoryVault {
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+        self.told.changes.subscribe()
     }
 
     fn lateness(&self) -> Answer<'_, Duration> {
@@ -530,7 +564,16 @@ impl Vault for DirectoryVault {
     }
 
     fn epoch(&self) -> watch::Receiver<Option<u64>> {
-        self.epoch.subscribe()
+        self.told.epoch.subscribe()
+    }
+
+    fn place(&self, key: &Key) -> String {
+        let record = self.folder.folder(key).join(RECORD);
+        record.display().to_string()
+    }
+
+    fn trouble(&self) -> watch::Receiver<Option<String>> {
+        self.told.trouble.subscribe()
     }
 }
 

@@ -101,7 +101,7 @@ impl MemoryVault {
             stored: certificates
                 .map(|(key, value)| stored(key, value))
                 .collect(),
-            damaged: Vec::new(),
+            ..Listing::default()
         })
     }
 

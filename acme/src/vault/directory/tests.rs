@@ -269,3 +269,120 @@ async fn who_leads_waits_for_those_who_look_and_for_nobody_else() {
         tokio::task::yield_now().await;
     }
 }
+
+fn pipe(path: &Path) {
+    let made = std::process::Command::new("mkfifo").arg(path).status();
+    assert!(made.expect("a pipe").success());
+}
+
+#[tokio::test]
+async fn one_entry_that_is_no_record_costs_itself_and_is_named_by_its_path() {
+    let scratch = Scratch::new("entries");
+    let vault = DirectoryVault::open(&scratch.0).expect("opened");
+    for name in ["folder", "good", "pipe"] {
+        let first = vault.write(&key(name), None, &entries("one")).await;
+        let first = first.expect("created");
+        let second = vault.write(&key(name), Some(&first), &entries("two")).await;
+        second.expect("replaced");
+    }
+    fs::remove_file(record(&scratch, "folder")).expect("removed");
+    fs::create_dir(record(&scratch, "folder")).expect("a folder");
+    fs::remove_dir_all(scratch.0.join("certs/shop/pipe")).expect("removed");
+    fs::create_dir(scratch.0.join("certs/shop/pipe")).expect("a folder");
+    pipe(&record(&scratch, "pipe"));
+    let listing = vault.certificates().await.expect("listed");
+    let stored: Vec<_> = listing.stored.iter().map(|one| one.key.clone()).collect();
+    assert_eq!(stored, [key("folder"), key("good")]);
+    assert_eq!(
+        listing.stored[0].entries,
+        entries("one"),
+        "the version before"
+    );
+    for (name, unread) in ["folder", "pipe"].iter().zip(&listing.unread) {
+        let path = record(&scratch, name).display().to_string();
+        assert_eq!(unread.target.as_ref().expect("known").secret, *name);
+        for part in [path.as_str(), "move it away"] {
+            assert!(unread.why.contains(part), "{part}: {}", unread.why);
+        }
+    }
+    assert_eq!(listing.unread.len(), 2);
+    // Nobody knows what is there: nothing takes its place.
+    let old = listing.stored[0].version.clone();
+    for (name, version) in [("folder", Some(&old)), ("pipe", None)] {
+        let written = vault.write(&key(name), version, &entries("three")).await;
+        assert!(matches!(written, Err(VaultError::Unavailable(_))), "{name}");
+    }
+    let read = vault.read(&key("pipe")).await;
+    assert!(matches!(read, Err(VaultError::Unavailable(_))), "{read:?}");
+}
+
+#[tokio::test]
+async fn a_pipe_in_place_of_the_count_of_leaders_holds_nobody_up() {
+    let scratch = Scratch::new("count");
+    fs::create_dir_all(&scratch.0).expect("a folder");
+    pipe(&scratch.0.join("epoch"));
+    let vault = DirectoryVault::open(&scratch.0).expect("opened");
+    assert!(vault.epoch().borrow().is_some());
+    assert!(scratch.0.join("epoch").is_file(), "replaced");
+}
+
+/// Waits for what is said of why nobody leads.
+async fn told(vault: &DirectoryVault, part: &str) {
+    let mut trouble = vault.trouble();
+    let said = trouble.wait_for(|why| why.as_ref().is_some_and(|why| why.contains(part)));
+    let said = tokio::time::timeout(Duration::from_secs(60), said).await;
+    drop(said.expect("in time").expect("a vault"));
+}
+
+#[tokio::test]
+async fn who_cannot_take_the_lock_says_where_and_what_to_do_until_it_can() {
+    for (name, remedy) in [("lock", "move it away"), ("epoch", "move it away")] {
+        let scratch = Scratch::new(&format!("locked-{name}"));
+        fs::create_dir_all(scratch.0.join(name)).expect("a folder");
+        let vault = DirectoryVault::open(&scratch.0).expect("opened");
+        assert_eq!(*vault.epoch().borrow(), None, "{name}");
+        let why = vault.trouble().borrow().clone().expect("a reason");
+        let path = scratch.0.join(name).display().to_string();
+        assert!(why.contains(&path) && why.contains(remedy), "{why}");
+        fs::remove_dir(scratch.0.join(name)).expect("removed");
+        let mut epoch = vault.epoch();
+        epoch.wait_for(Option::is_some).await.expect("it leads");
+        let mut trouble = vault.trouble();
+        trouble.wait_for(Option::is_none).await.expect("mended");
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_vanished_is_noticed_and_led_by_one_process_only() {
+    let scratch = Scratch::new("vanished");
+    let first = DirectoryVault::open(&scratch.0).expect("opened");
+    assert!(first.epoch().borrow().is_some());
+    fs::remove_dir_all(&scratch.0).expect("removed");
+    let written = first.write(&key("a"), None, &entries("1")).await;
+    assert!(
+        matches!(written, Err(VaultError::NotLeader(_))),
+        "{written:?}"
+    );
+    assert!(!scratch.0.exists(), "nothing is made anew without a word");
+    told(&first, "put it back").await;
+    assert_eq!(*first.epoch().borrow(), None);
+    let second = DirectoryVault::open(&scratch.0).expect("opened");
+    assert!(second.epoch().borrow().is_some());
+    first
+        .trouble()
+        .wait_for(Option::is_none)
+        .await
+        .expect("it follows");
+    assert_eq!(*first.epoch().borrow(), None, "one leads");
+    second
+        .write(&key("a"), None, &entries("1"))
+        .await
+        .expect("written");
+    drop(second);
+    first
+        .epoch()
+        .wait_for(Option::is_some)
+        .await
+        .expect("it takes over");
+    assert!(first.read(&key("a")).await.expect("read").is_some());
+}
