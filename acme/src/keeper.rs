@@ -10,6 +10,7 @@
 mod again;
 mod ask;
 mod command;
+mod intake;
 mod slots;
 
 use std::collections::{BTreeMap, HashMap};
@@ -37,7 +38,8 @@ use crate::schedule::later;
 use crate::secrets::Secrets;
 use crate::served::{Certificates, Reports, Served, renew};
 use crate::standing::Standing;
-use crate::vault::{Key, Listing, Vault};
+use crate::troubles::{Kind, Troubles};
+use crate::vault::{Key, Vault};
 
 use again::End;
 use ask::{Ask, Reply};
@@ -115,6 +117,8 @@ pub struct Keeper {
     pub certificates: watch::Receiver<Arc<Certificates>>,
     /// How each certificate stands.
     pub reports: watch::Receiver<Arc<Reports>>,
+    /// What is wrong with the vault.
+    pub troubles: watch::Receiver<Arc<Troubles>>,
     events: broadcast::Sender<Event>,
     asks: mpsc::Sender<Ask>,
     epoch: watch::Receiver<Option<u64>>,
@@ -186,6 +190,8 @@ impl Keeper {
             epoch: None,
             known: false,
             look_again: None,
+            look_through: tokio::time::Instant::now(),
+            kept: Vec::new(),
             shown: show,
         };
         Self {
@@ -194,6 +200,7 @@ impl Keeper {
             board: board.subscribe(),
             certificates: served.subscribe(),
             reports: served.reports(),
+            troubles: served.complaints.subscribe(),
             task: tokio::spawn(work.run(asks)),
             wanted,
             events,
@@ -223,6 +230,7 @@ impl Keeper {
             issuers: self.issuers.clone(),
             sheets: self.sheets.clone(),
             reports: self.reports.clone(),
+            troubles: self.troubles.clone(),
             findings: self.findings.clone(),
             certificates: self.certificates.clone(),
         }
@@ -262,6 +270,10 @@ struct Work {
     known: bool,
     /// When the accounts are looked at again after they were not read, and whether as a leader does.
     look_again: Option<(tokio::time::Instant, bool)>,
+    /// When the vault is looked through again, if a part of it cannot be read.
+    look_through: tokio::time::Instant,
+    /// What was in memory when the vault was gone.
+    kept: Vec<Flow>,
     /// Whether what is stored has been shown once.
     shown: watch::Sender<bool>,
 }
@@ -270,19 +282,25 @@ impl Work {
     async fn run(mut self, mut asks: mpsc::Receiver<Ask>) {
         let mut epoch = self.driver.vault.epoch();
         let mut changes = self.driver.vault.changes();
+        let mut trouble = self.driver.vault.trouble();
         self.replan();
         self.follow().await;
         loop {
+            let complaints = &self.driver.served.complaints;
+            complaints.put(Kind::Lead, None, trouble.borrow_and_update().clone());
             let leads = *epoch.borrow_and_update();
             if leads != self.epoch {
                 self.lead(leads).await;
             }
             self.look_again().await;
+            self.look_through().await;
             let timer = self.begin();
             let timer = self.look_again.map_or(timer, |(at, _)| at.min(timer));
+            let timer = self.looks_through().map_or(timer, |at| at.min(timer));
             let following = self.epoch.is_none();
             tokio::select! {
                 changed = epoch.changed() => if changed.is_err() { return },
+                Ok(()) = trouble.changed() => {}
                 Ok(()) = changes.changed(), if following => self.follow().await,
                 Ok(()) = self.requests.changed() => self.replan(),
                 Ok(()) = self.issuers.changed() => {
@@ -354,30 +372,19 @@ impl Work {
         }
     }
 
-    /// What the vault holds, and a line for whatever is wrong with it.
-    async fn listing(&self) -> Option<Listing> {
-        let listing = self.driver.vault.certificates().await;
-        let listing = listing
-            .inspect_err(|error| tracing::warn!(%error, "the vault was not read"))
-            .ok()?;
-        for complaint in &listing.damaged {
-            tracing::warn!(error = complaint, "the vault is damaged");
-        }
-        Some(listing)
-    }
-
     /// Shows what is stored, without touching it.
     async fn follow(&mut self) {
-        let Some(listing) = self.listing().await else {
+        let Some(taken) = self.intake().await else {
             return;
         };
-        let records = listing.stored.iter();
-        let records: Vec<Record> = records
-            .filter_map(|stored| Record::from_entries(&stored.entries).ok())
-            .collect();
+        let records = taken.records.iter();
+        let records: Vec<&Record> = records.map(|(record, _)| record).collect();
         let wishes = self.wishes.borrow().clone();
-        self.driver.served.replace(records.iter());
-        for record in &records {
+        // What was in memory when the vault was gone is not gone with it.
+        if self.kept.is_empty() {
+            self.driver.served.replace(records.iter().copied());
+        }
+        for record in records {
             let wanted = wishes.get(&record.state.target);
             self.driver.served.show(record, wanted);
         }
@@ -419,48 +426,24 @@ impl Work {
         self.running.shutdown().await;
         self.errands.shutdown().await;
         self.held.clear();
+        self.keep();
         self.slots = Slots::default();
         self.driver.pen.forget().await;
         self.driver.accounts.forget().await;
         self.epoch = None;
         let Some(epoch) = epoch else { return };
         // Tried again with the next turn of the loop.
-        let Some(listing) = self.listing().await else {
+        let Some(taken) = self.intake().await else {
             return;
         };
-        let issuers = self.issuers.borrow().clone();
-        let mut standing = Standing::default();
-        for stored in listing.stored {
-            match Record::from_entries(&stored.entries) {
-                Ok(record) => {
-                    standing.recall(&record.state, &issuers);
-                    self.slots.insert(Flow {
-                        record,
-                        version: Some(stored.version),
-                        wanted: None,
-                        kept: false,
-                        epoch,
-                        memo: Memo::default(),
-                    });
-                }
-                Err(why) => {
-                    let key = stored.key.to_string();
-                    tracing::error!(
-                        key,
-                        error = why,
-                        "a record is left alone: run a newer program, or move it away"
-                    );
-                    if let Key::Certificate(target) = stored.key {
-                        self.slots.leave_alone(target);
-                    }
-                }
-            }
-        }
-        *self.driver.standing() = standing;
+        *self.driver.standing() = Standing::default();
+        self.fill(taken, epoch);
+        self.put_back_kept(epoch);
         self.epoch = Some(epoch);
         self.adopt();
         self.shown.send_replace(true);
         self.look_at_accounts(false).await;
+        let issuers = self.issuers.borrow().clone();
         let slots = &self.slots;
         let publishes = |target: &Target| slots.publishes(target);
         let known = |issuer: &str| issuers.issuers.contains_key(issuer);

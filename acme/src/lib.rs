@@ -38,6 +38,7 @@ pub mod schedule;
 pub mod secrets;
 pub mod served;
 mod standing;
+pub mod troubles;
 pub mod vault;
 
 /// What a call to the outside returns, where an implementation is chosen at run time.

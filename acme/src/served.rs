@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::events::Report;
 use crate::plan::{Target, Wanted};
 use crate::record::{Material, Record};
+use crate::troubles::Complaints;
 
 /// A certificate to serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub type Reports = BTreeMap<Target, Arc<Report>>;
 pub(crate) struct Served {
     shown: watch::Sender<Arc<Certificates>>,
     reports: watch::Sender<Arc<Reports>>,
+    /// What is wrong with the vault that all this comes from.
+    pub(crate) complaints: Complaints,
 }
 
 impl Served {
@@ -41,6 +44,7 @@ impl Served {
         Self {
             shown: watch::Sender::new(Arc::default()),
             reports: watch::Sender::new(Arc::default()),
+            complaints: Complaints::default(),
         }
     }
 

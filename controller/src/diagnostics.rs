@@ -311,6 +311,12 @@ codes! {
     CertificateSettingInvalid,
     /// The file of issuers is broken; the last good one holds.
     CertificateIssuersInvalid,
+    /// Nobody can work where certificates are kept, or a part of that cannot be read: the message says
+    /// where and what to do. What is known keeps serving; nothing there is ordered or renewed until then.
+    CertificateVaultUnusable,
+    /// What is kept of a certificate cannot be read, understood or written: the message says where and
+    /// what to do. What is known keeps serving; nothing is ordered or renewed until then.
+    CertificateRecordUnusable,
     /// Nothing is ordered, because a wildcard certificate of the namespace covers all hosts.
     CertificateCovered,
     /// A host that no certificate can carry; the others are ordered.

@@ -11,10 +11,13 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::driver::{Driver, Flow};
 use crate::events::{Event, What};
-use crate::plan::Wanted;
+use crate::plan::{Target, Wanted};
 use crate::record::Record;
 use crate::schedule::later;
+use crate::troubles::Kind;
 use crate::vault::{Key, VaultError};
+
+use super::intake::strange;
 
 /// What became of a certificate that was worked on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,16 +50,28 @@ impl Driver {
         match self.run(flow).await {
             Ok(()) => {
                 flow.memo.unstored = 0;
+                self.complain(flow.target(), None);
                 End::Rests
             }
             Err(error) => self.not_stored(flow, &error).await,
         }
     }
 
+    /// Why the record of a certificate cannot be stored, or that it can.
+    pub(super) fn complain(&self, target: &Target, why: Option<String>) {
+        let complaints = &self.served.complaints;
+        complaints.put(Kind::Write, Some(target), why);
+    }
+
     /// The record could not be stored.
     pub(super) async fn not_stored(&self, flow: &mut Flow, error: &VaultError) -> End {
         let target = flow.target().clone();
-        tracing::warn!(namespace = target.namespace, name = target.secret, %error, "record not stored");
+        // Who lost the lead has not to mend anything, nor who was overtaken.
+        if matches!(error, VaultError::Unavailable(_)) {
+            self.complain(&target, Some(error.to_string()));
+        } else {
+            tracing::warn!(namespace = target.namespace, name = target.secret, %error, "record not stored");
+        }
         let what = What::Warning(error.to_string());
         // Nobody has to listen.
         drop(self.events.send(Event { target, what }));
@@ -78,7 +93,15 @@ impl Driver {
                     flow.version = Some(stored.version);
                     End::Rests
                 }
-                Err(why) => strange(&key, &why),
+                Err(why) => {
+                    let complaints = &self.served.complaints;
+                    complaints.put(
+                        Kind::Read,
+                        Some(flow.target()),
+                        Some(strange(&self.vault.place(&key), &why)),
+                    );
+                    End::Strange
+                }
             },
             Ok(None) => {
                 let wanted = self.wishes.borrow().get(flow.target()).cloned();
@@ -88,7 +111,8 @@ impl Driver {
                 self.put_again(flow, &wanted).await
             }
             Err(error) => {
-                tracing::warn!(%key, %error, "record not read");
+                tracing::debug!(%key, %error, "record not read");
+                self.complain(flow.target(), Some(error.to_string()));
                 flow.memo.rest_until = Some(self.after(AGAIN));
                 End::Unread
             }
@@ -108,7 +132,8 @@ impl Driver {
             Ok(()) => End::Rests,
             Err(error) => {
                 let key = Key::Certificate(flow.target().clone());
-                tracing::warn!(%key, %error, "record not stored again");
+                tracing::debug!(%key, %error, "record not stored again");
+                self.complain(flow.target(), Some(error.to_string()));
                 flow.memo.rest_until = Some(self.after(AGAIN));
                 End::Unread
             }
@@ -118,12 +143,6 @@ impl Driver {
     fn after(&self, pause: SignedDuration) -> Timestamp {
         later(self.clock.now(), pause)
     }
-}
-
-/// From now on nothing is done with the record, and only the log has the reason.
-fn strange(key: &Key, why: &str) -> End {
-    tracing::error!(%key, error = why, "a record is left alone: run a newer program, or move it away");
-    End::Strange
 }
 
 /// After a record could not be stored or read; twice as long each time that it is not stored, up to a

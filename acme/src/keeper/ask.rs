@@ -12,6 +12,7 @@ use crate::issuers::Issuers;
 use crate::plan::{Finding, Target};
 use crate::secrets::Secret;
 use crate::served::{Certificates, Reports};
+use crate::troubles::Troubles;
 
 /// What a person asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +58,8 @@ pub struct Asker {
     pub(super) sheets: watch::Receiver<Sheets>,
     /// How each certificate stands.
     pub reports: watch::Receiver<Arc<Reports>>,
+    /// What is wrong with the vault.
+    pub troubles: watch::Receiver<Arc<Troubles>>,
     /// What users can mend.
     pub findings: watch::Receiver<Arc<Vec<Finding>>>,
     /// Certificates to serve.

@@ -82,7 +82,10 @@ impl Work {
     }
 
     fn leads(&self) -> Result<u64, String> {
-        let why = || "this replica does not lead: ask the one that does".to_owned();
+        let why = || match &*self.driver.vault.trouble().borrow() {
+            Some(why) => format!("no replica leads: {why}"),
+            None => "this replica does not lead: ask the one that does".to_owned(),
+        };
         let epoch = self.epoch.ok_or_else(why)?;
         if self.errands.len() >= MOST {
             return Err(format!("{MOST} commands are under way: again in a moment"));
@@ -117,7 +120,10 @@ impl Work {
         let target = flow.target().clone();
         let task = self.errands.spawn(async move {
             let (answer, end) = match driver.obey(&mut flow, command).await {
-                Ok(said) => (Ok(said), End::Rests),
+                Ok(said) => {
+                    driver.complain(flow.target(), None);
+                    (Ok(said), End::Rests)
+                }
                 Err(Refused::Said(why)) => (Err(why), End::Rests),
                 Err(Refused::NotStored(error)) => {
                     let end = driver.not_stored(&mut flow, &error).await;

@@ -83,6 +83,33 @@ impl Slots {
         self.by_target.insert(target, Slot::LeftAlone);
     }
 
+    /// Exactly these of those that are not here are left alone.
+    pub(super) fn leave_alone_only(&mut self, targets: &BTreeSet<Target>) {
+        self.by_target
+            .retain(|target, slot| !matches!(slot, Slot::LeftAlone) || targets.contains(target));
+        for target in targets {
+            let slot = self.by_target.entry(target.clone());
+            slot.or_insert(Slot::LeftAlone);
+        }
+    }
+
+    /// Whether what is stored of a certificate is not known here.
+    pub(super) fn can_be_filled(&self, target: &Target) -> bool {
+        matches!(self.by_target.get(target), None | Some(Slot::LeftAlone))
+    }
+
+    pub(super) fn contains(&self, target: &Target) -> bool {
+        self.by_target.contains_key(target)
+    }
+
+    /// Those that nobody works on.
+    pub(super) fn into_flows(self) -> impl Iterator<Item = Flow> {
+        self.by_target.into_values().filter_map(|slot| match slot {
+            Slot::Idle { flow, .. } => Some(*flow),
+            _ => None,
+        })
+    }
+
     /// What is stored has to be read before anything is done: it could not be after a failed write, or
     /// the flow got lost.
     pub(super) fn lose(&mut self, flow: Flow) {
@@ -104,8 +131,7 @@ impl Slots {
         match self.by_target.get_mut(target) {
             None => Ok(None),
             Some(Slot::LeftAlone) => Err(format!(
-                "the record of {target} is one that this program does not understand, the log says \
-                 why: run a newer program, or move the record away"
+                "the record of {target} cannot be used: `gatehouse cert show {target}` says why"
             )),
             Some(slot) => match std::mem::replace(slot, busy) {
                 Slot::Idle { flow, stale: false } => Ok(Some(*flow)),

@@ -13,7 +13,7 @@ use crate::plan::Wanted;
 use crate::record::{Asked, Wait};
 use crate::secrets::{Entries, SecretFolder};
 use crate::vault::memory::MemoryVault;
-use crate::vault::{Stored, VaultError, Version};
+use crate::vault::{Listing, Stored, VaultError, Version};
 
 /// A vault whose accounts cannot be read the first few times.
 struct Shy {

@@ -226,6 +226,7 @@ fn status(status: Status) -> &'static str {
         Status::Refused => "refused",
         Status::Unwanted => "unwanted",
         Status::Pending => "pending",
+        Status::Unusable => "unusable",
     }
 }
 

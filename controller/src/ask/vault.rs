@@ -4,7 +4,7 @@
 //! made; a private key goes into a new file that only its owner may read.
 
 use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -19,20 +19,30 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::unwritable;
 use crate::certificates::view::View;
+use crate::diagnostics::Printable;
 use crate::run::Failure;
 
 /// All certificates.
 pub(super) fn views(path: &Path) -> Result<Vec<View>, Failure> {
-    let records = records(path)?;
-    Ok(records
+    let (records, unusable) = records(path)?;
+    let records = records
         .iter()
-        .map(|record| View::of(&Report::stored(record)))
-        .collect())
+        .map(|record| View::of(&Report::stored(record)));
+    let unusable = unusable.iter();
+    let unusable = unusable.map(|(target, why)| View::unusable(target, why));
+    let mut views: Vec<View> = records.chain(unusable).collect();
+    views.sort_by(|one, other| {
+        let name = |view: &View| (view.namespace.clone(), view.secret.clone());
+        name(one).cmp(&name(other))
+    });
+    Ok(views)
 }
 
 /// One certificate.
 pub(super) fn view(path: &Path, target: &Target) -> Result<View, Failure> {
-    Ok(View::of(&Report::stored(&record(path, target)?)))
+    let mut views = views(path)?.into_iter();
+    let same = |view: &View| view.namespace == target.namespace && view.secret == target.secret;
+    views.find(same).ok_or_else(|| missing(path, target))
 }
 
 /// Its chain and its key.
@@ -78,6 +88,9 @@ async fn store(path: &Path, target: &Target, mut fresh: Record) -> Result<(), Fa
     }
     let vault = DirectoryVault::open(path).map_err(|error| unusable(path, &error.to_string()))?;
     let Some(epoch) = *vault.epoch().borrow() else {
+        if let Some(why) = &*vault.trouble().borrow() {
+            return Err(failed(why.clone()));
+        }
         return Err(Failure::System(format!(
             "a process works in {} (--certs): ask it with --admin instead",
             path.display()
@@ -125,26 +138,61 @@ pub(super) fn write_key(path: &Path, key: &Secret) -> Result<(), Failure> {
 }
 
 fn record(path: &Path, target: &Target) -> Result<Record, Failure> {
-    let mut records = records(path)?.into_iter();
+    let (records, unusable) = records(path)?;
+    if let Some((_, why)) = unusable.iter().find(|(known, _)| known == target) {
+        return Err(Failure::System(format!("{target}: {why}")));
+    }
+    let mut records = records.into_iter();
     records
         .find(|record| record.state.target == *target)
-        .ok_or_else(|| {
-            Failure::System(format!(
-                "there is no certificate {target} in {} (--certs); `gatehouse cert list` names those \
-                 that are",
-                path.display()
-            ))
-        })
+        .ok_or_else(|| missing(path, target))
 }
 
-fn records(path: &Path) -> Result<Vec<Record>, Failure> {
+fn missing(path: &Path, target: &Target) -> Failure {
+    Failure::System(format!(
+        "there is no certificate {target} in {} (--certs); `gatehouse cert list` names those that are",
+        path.display()
+    ))
+}
+
+/// What can be understood, and why the rest cannot.
+type Records = (Vec<Record>, Vec<(Target, String)>);
+
+fn records(path: &Path) -> Result<Records, Failure> {
     let listing = look(path).map_err(|error| unusable(path, &error.to_string()))?;
-    let mut records = Vec::new();
-    for stored in &listing.stored {
-        let record = Record::from_entries(&stored.entries);
-        records.push(record.map_err(|why| unusable(path, &format!("{}: {why}", stored.key)))?);
+    let (mut records, mut unusable) = (Vec::new(), Vec::new());
+    for stored in listing.stored {
+        let Key::Certificate(target) = stored.key else {
+            continue;
+        };
+        match Record::from_entries(&stored.entries) {
+            Ok(record) => records.push(record),
+            Err(why) => {
+                let why = format!(
+                    "this program does not understand it ({why}): run a newer program, or remove it"
+                );
+                unusable.push((target, why));
+            }
+        }
     }
-    Ok(records)
+    for unread in listing.unread {
+        match unread.target {
+            // One of which the version before is read has a record.
+            Some(target) if records.iter().any(|known| known.state.target == target) => {}
+            Some(target) => unusable.push((target, unread.why)),
+            None => beside(&unread.why),
+        }
+    }
+    for why in &listing.damaged {
+        beside(why);
+    }
+    Ok((records, unusable))
+}
+
+/// What has no line of its own, beside the answer: a program that reads that is not disturbed.
+fn beside(why: &str) {
+    // Nobody has to listen.
+    writeln!(io::stderr(), "{}", Printable(why)).ok();
 }
 
 fn unusable(path: &Path, why: &str) -> Failure {

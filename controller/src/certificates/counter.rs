@@ -33,7 +33,8 @@ impl Counter {
             asker.reports.borrow().clone(),
             asker.findings.borrow().clone(),
         );
-        Some(views(&reports, &findings))
+        let troubles = asker.troubles.borrow().clone();
+        Some(views(&reports, &findings, &troubles))
     }
 
     /// One certificate.

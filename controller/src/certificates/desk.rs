@@ -9,6 +9,7 @@ use gatehouse_acme::driver::Wishes;
 use gatehouse_acme::keeper::Keeper;
 use gatehouse_acme::plan::{Finding, Target};
 use gatehouse_acme::served::{Certificate, Certificates, Reports};
+use gatehouse_acme::troubles::Troubles;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
@@ -74,12 +75,13 @@ impl Seen {
     }
 }
 
-/// What is said: of the plan, of the certificates, of the file of issuers, by the healer.
+/// What is said: of the plan, of the certificates, of the file of issuers, by the healer, of the vault.
 type Said = (
     Arc<Vec<Finding>>,
     Arc<Reports>,
     Complaints,
     Option<Arc<Vec<Wound>>>,
+    Arc<Troubles>,
 );
 
 /// What was looked at and told last.
@@ -132,6 +134,7 @@ impl Desk {
                 changed = keeper.planned.changed() => changed.is_ok(),
                 changed = keeper.findings.changed() => changed.is_ok(),
                 changed = keeper.reports.changed() => changed.is_ok(),
+                changed = keeper.troubles.changed() => changed.is_ok(),
                 changed = self.complaints.changed() => changed.is_ok(),
                 changed = around => changed,
                 () = faded => {
@@ -173,11 +176,14 @@ impl Desk {
         let healer = cluster.map(|around| around.findings.borrow_and_update().clone());
         // Most rounds come from the engine: what it knows is not made and sent again.
         let complaints = self.complaints.borrow_and_update().clone();
-        let (known, stood, complained, healed) = &self.last.said;
+        let troubles = self.keeper.troubles.borrow_and_update().clone();
+        let (known, stood, complained, healed, troubled) = &self.last.said;
         let same = |one: &Option<Arc<_>>, two: &Option<Arc<_>>| {
             one.as_ref().map(Arc::as_ptr) == two.as_ref().map(Arc::as_ptr)
         };
-        let known = Arc::ptr_eq(&planned, known) && Arc::ptr_eq(&reports, stood);
+        let known = Arc::ptr_eq(&planned, known)
+            && Arc::ptr_eq(&reports, stood)
+            && Arc::ptr_eq(&troubles, troubled);
         if known && Arc::ptr_eq(&complaints, complained) && same(&healer, healed) {
             return Some(());
         }
@@ -196,13 +202,14 @@ impl Desk {
                 wound.message.clone(),
             )
         }));
+        list.extend(findings::vault(&troubles, &asking));
         list.extend(complaints.iter().cloned());
         self.last.fades = findings::next_fading(&reports, now).map(|end| {
             let left = end.duration_since(now).unsigned_abs();
             Instant::now() + left
         });
         list.sort_unstable();
-        self.last.said = (planned, reports, complaints, healer);
+        self.last.said = (planned, reports, complaints, healer, troubles);
         self.change.send(Change::Certificates(list)).await.ok()
     }
 

@@ -7,6 +7,7 @@ use gatehouse_acme::events::Report;
 use gatehouse_acme::failure::Class;
 use gatehouse_acme::plan::{Code as Rule, Finding, Request, Target};
 use gatehouse_acme::served::Reports;
+use gatehouse_acme::troubles::{Kind, Troubles};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::view::cause;
@@ -86,6 +87,33 @@ fn standing(report: &Report, asker: Option<&str>) -> Option<Diagnostic> {
         _ => Code::CertificateNotIssued,
     };
     Some(about(&report.target, asker, severity, code, message))
+}
+
+/// What is wrong with the vault.
+pub(super) fn vault(troubles: &Troubles, asking: &[Request]) -> Vec<Diagnostic> {
+    let said = troubles.iter().map(|trouble| {
+        let then = match trouble.kind {
+            Kind::Lead | Kind::List => "until then nothing is ordered or renewed",
+            Kind::Read => "until then nothing of it is ordered or renewed",
+            Kind::Write => "it is tried again, and until then no step is made",
+        };
+        let why = &trouble.why;
+        let Some(target) = &trouble.target else {
+            let message = format!("the vault of certificates: {why}; {then}");
+            let code = Code::CertificateVaultUnusable;
+            return Diagnostic::new(Severity::Error, &"vault".into(), "", code, message);
+        };
+        let mut askers = asking.iter().filter(|request| request.target == *target);
+        let asker = askers.next().map(|request| request.object.as_str());
+        let severity = match trouble.kind {
+            Kind::Write => Severity::Warning,
+            _ => Severity::Error,
+        };
+        let message = format!("certificate for Secret `{}`: {why}; {then}", target.secret);
+        let code = Code::CertificateRecordUnusable;
+        about(target, asker, severity, code, message)
+    });
+    said.collect()
 }
 
 /// Something to say of a certificate: of the object that asks for it, else of its Secret.

@@ -16,7 +16,7 @@ use gatehouse_acme::leaf::small_fingerprint;
 use gatehouse_acme::plan::Target;
 use gatehouse_acme::record::State;
 use gatehouse_acme::secrets::{Entries, Secret as Value};
-use gatehouse_acme::vault::{Key, Listing, Stored, Vault, VaultError, Version};
+use gatehouse_acme::vault::{Key, Listing, Stored, Unread, Vault, VaultError, Version};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -229,6 +229,10 @@ impl SecretVault {
 }
 
 impl Vault for SecretVault {
+    fn place(&self, key: &Key) -> String {
+        format!("Secret {}/{}", self.namespace, name_of(key))
+    }
+
     fn certificates(&self) -> Answer<'_, Result<Listing, VaultError>> {
         if self.leadership.epoch().is_some() {
             return Box::pin(self.list());
@@ -369,7 +373,7 @@ fn stored(secret: &Secret) -> Result<Stored, String> {
 fn add(listing: &mut Listing, one: Result<Stored, String>) {
     match one {
         Ok(stored) => listing.stored.push(stored),
-        Err(why) => listing.damaged.push(why),
+        Err(why) => listing.unread.push(Unread { target: None, why }),
     }
 }
 

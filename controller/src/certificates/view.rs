@@ -12,6 +12,7 @@ use gatehouse_acme::plan::{Code as Rule, Finding, Target};
 use gatehouse_acme::record::{Need, Phase};
 use gatehouse_acme::schedule::{Reason, Window};
 use gatehouse_acme::served::Reports;
+use gatehouse_acme::troubles::{Kind, Trouble, Troubles};
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +77,8 @@ pub enum Status {
     Unwanted,
     /// Nothing was done yet.
     Pending,
+    /// What is kept of it cannot be read or understood.
+    Unusable,
 }
 
 /// An order that is under way.
@@ -158,6 +161,27 @@ impl View {
         }
     }
 
+    /// Of a certificate whose record cannot be used.
+    pub(crate) fn unusable(target: &Target, why: &str) -> Self {
+        let mut view = Self::nothing(target);
+        view.say(why, Kind::Read);
+        view
+    }
+
+    /// What is wrong with its record.
+    fn say(&mut self, why: &str, kind: Kind) {
+        match self.status {
+            // Nobody knows more of it.
+            _ if kind == Kind::Read && self.phase.is_none() => self.status = Status::Unusable,
+            Status::Pending | Status::Ordering => self.status = Status::Waiting,
+            _ => {}
+        }
+        self.remarks.push(Remark {
+            object: RECORD.to_owned(),
+            message: why.to_owned(),
+        });
+    }
+
     /// Of a certificate that was never worked on.
     fn nothing(target: &Target) -> Self {
         Self {
@@ -224,7 +248,7 @@ fn status(report: &Report) -> Status {
 }
 
 /// All certificates, also those that are asked for and refused; sorted.
-pub fn views(reports: &Reports, findings: &[Finding]) -> Vec<View> {
+pub fn views(reports: &Reports, findings: &[Finding], troubles: &Troubles) -> Vec<View> {
     let views = reports.iter();
     let mut views: BTreeMap<&Target, View> = views
         .map(|(target, report)| (target, View::of(report)))
@@ -249,5 +273,14 @@ pub fn views(reports: &Reports, findings: &[Finding]) -> Vec<View> {
             message: finding.message.clone(),
         });
     }
+    for Trouble { kind, target, why } in troubles {
+        let Some(target) = target else { continue };
+        let known = views.entry(target);
+        let view = known.or_insert_with(|| View::nothing(target));
+        view.say(why, *kind);
+    }
     views.into_values().collect()
 }
+
+/// What a remark about what is kept is about.
+const RECORD: &str = "Its record";

@@ -1,0 +1,157 @@
+//! What is read of a vault, and what becomes of what cannot be.
+//!
+//! Invariants:
+//! - A record that cannot be understood costs its own certificate only, is told, and is left as it is.
+//! - As long as there is one, the vault is looked through again and again: whoever mends it need not
+//!   restart anything.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Work;
+use crate::driver::{Flow, Memo};
+use crate::record::Record;
+use crate::troubles::{Kind, Trouble, Troubles};
+use crate::vault::{Key, Listing, Stored, Vault, Version};
+
+/// What is wrong with the record at a place, in words; the way out as well.
+pub(super) fn strange(place: &str, why: &str) -> String {
+    format!(
+        "{place} is a record that this program does not understand ({why}): run a newer program, or \
+         remove the record, and the certificate is ordered anew"
+    )
+}
+
+/// What was read.
+#[derive(Default)]
+pub(super) struct Intake {
+    pub(super) records: Vec<(Record, Version)>,
+    troubles: Troubles,
+}
+
+impl Intake {
+    fn of(vault: &dyn Vault, listing: Listing) -> Self {
+        let mut taken = Self::default();
+        for unread in listing.unread {
+            taken.troubles.insert(Trouble {
+                kind: Kind::Read,
+                target: unread.target,
+                why: unread.why,
+            });
+        }
+        for stored in listing.stored {
+            taken.take(vault, stored);
+        }
+        taken
+    }
+
+    fn take(&mut self, vault: &dyn Vault, stored: Stored) {
+        let Key::Certificate(target) = &stored.key else {
+            return;
+        };
+        match Record::from_entries(&stored.entries) {
+            Ok(record) => self.records.push((record, stored.version)),
+            Err(why) => {
+                self.troubles.insert(Trouble {
+                    kind: Kind::Read,
+                    target: Some(target.clone()),
+                    why: strange(&vault.place(&stored.key), &why),
+                });
+            }
+        }
+    }
+}
+
+impl Work {
+    /// What the vault holds. What is wrong with it is told.
+    pub(super) async fn intake(&mut self) -> Option<Intake> {
+        let listed = self.driver.vault.certificates().await;
+        let complaints = &self.driver.served.complaints;
+        let why = listed.as_ref().err().map(ToString::to_string);
+        complaints.put(Kind::List, None, why);
+        let listing = listed.ok()?;
+        for complaint in &listing.damaged {
+            tracing::warn!(error = complaint, "the vault is damaged");
+        }
+        let taken = Intake::of(self.driver.vault.as_ref(), listing);
+        complaints.put_all(Kind::Read, taken.troubles.clone());
+        self.look_through = Instant::now() + LOOK_THROUGH;
+        Some(taken)
+    }
+
+    /// Certificates that can be worked on from now on, and those that cannot.
+    pub(super) fn fill(&mut self, taken: Intake, epoch: u64) {
+        let issuers = self.issuers.borrow().clone();
+        let mut readable = Vec::new();
+        for (record, version) in taken.records {
+            readable.push(record.state.target.clone());
+            // Whatever is at work on the others knows better.
+            if !self.slots.can_be_filled(&record.state.target) {
+                continue;
+            }
+            self.driver.standing().recall(&record.state, &issuers);
+            self.slots.insert(Flow {
+                record,
+                version: Some(version),
+                wanted: None,
+                kept: false,
+                epoch,
+                memo: Memo::default(),
+            });
+        }
+        let alone = taken.troubles.into_iter().filter_map(|one| one.target);
+        // One of which the version before is read is worked on, as far as that goes.
+        let alone = alone.filter(|target| !readable.contains(target)).collect();
+        self.slots.leave_alone_only(&alone);
+    }
+
+    /// Whether something in the vault has to be mended by a person: then when to look again.
+    pub(super) fn looks_through(&self) -> Option<Instant> {
+        let complaints = &self.driver.served.complaints;
+        complaints.are_about_parts().then_some(self.look_through)
+    }
+
+    /// Looks whether somebody has mended it.
+    pub(super) async fn look_through(&mut self) {
+        let due = self.looks_through();
+        if due.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        let Some(epoch) = self.epoch else {
+            return self.follow().await;
+        };
+        if let Some(taken) = self.intake().await {
+            self.fill(taken, epoch);
+            self.adopt();
+        } else {
+            self.look_through = Instant::now() + LOOK_THROUGH;
+        }
+    }
+
+    /// This process leads no longer because its vault is gone: what it has in memory is all that is left.
+    pub(super) fn keep(&mut self) {
+        if self.driver.vault.trouble().borrow().is_some() {
+            let flows = std::mem::take(&mut self.slots).into_flows();
+            self.kept
+                .extend(flows.filter(|flow| flow.record.current.is_some()));
+        }
+    }
+
+    /// What was kept in memory and is not in the vault is stored again, if it is wanted.
+    pub(super) fn put_back_kept(&mut self, epoch: u64) {
+        for mut flow in std::mem::take(&mut self.kept) {
+            if !self.slots.contains(flow.target()) {
+                flow.epoch = epoch;
+                flow.version = None;
+                self.slots.lose(flow);
+            }
+        }
+    }
+}
+
+/// How often a vault is looked through of which a part cannot be read.
+const LOOK_THROUGH: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! A keeper whose vault cannot be used as it should be.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::*;
+use crate::issuers::Issuers;
+use crate::keeper::{Command, Config, Keeper};
+use crate::plan::{Request, Target};
+use crate::secrets::{Entries, Secret, SecretFolder};
+use crate::vault::directory::DirectoryVault;
+use crate::vault::memory::MemoryVault;
+
+/// A directory that goes with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("keeper-{}-{name}", std::process::id()));
+        drop(std::fs::remove_dir_all(&path));
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+fn target(secret: &str) -> Target {
+    Target {
+        namespace: "shop".into(),
+        secret: secret.into(),
+    }
+}
+
+/// A keeper without an authority that wants a certificate in this Secret.
+fn keeper(vault: Arc<dyn Vault>, secret: &str) -> Keeper {
+    let text = "acme:\n  issuers:\n    main:\n      directory: https://ca.test/dir\n      \
+                acceptTerms: true\n  default: main\n  unlisted: allow\n";
+    let issuers = Issuers::parse(text).expect("issuers");
+    let (_issuers, issuers) = watch::channel(Arc::new(issuers));
+    let keeper = Keeper::start(Config::alone(
+        issuers,
+        vault,
+        Arc::new(SecretFolder::new("/nowhere")),
+        Arc::new(|_| Err("no authority in this test".to_owned())),
+        Arc::new(|_, _| Err("no DNS in this test".to_owned())),
+    ));
+    let request = Request {
+        object: format!("Ingress/shop/{secret}"),
+        since: Timestamp::UNIX_EPOCH,
+        target: target(secret),
+        namespace_uid: String::new(),
+        labels: BTreeMap::new(),
+        hosts: vec![format!("{secret}.example.test")],
+        issuer: None,
+        profile: None,
+        key: None,
+        challenges: None,
+        always: false,
+    };
+    keeper.wanted.send_replace(Some(Arc::new(vec![request])));
+    keeper
+}
+
+/// Waits for what is told; all of it.
+async fn told(keeper: &Keeper, fits: impl Fn(&Troubles) -> bool) -> Troubles {
+    let mut troubles = keeper.troubles.clone();
+    let waiting = troubles.wait_for(|all| fits(all));
+    let found = tokio::time::timeout(Duration::from_secs(100), waiting).await;
+    let found = found.unwrap_or_else(|_| panic!("told: {:?}", keeper.troubles.borrow()));
+    found.expect("a keeper").as_ref().clone()
+}
+
+/// What is told once there is something; the first of it.
+async fn trouble(keeper: &Keeper) -> Trouble {
+    let all = told(keeper, |all| !all.is_empty()).await;
+    all.first().expect("a trouble").clone()
+}
+
+async fn retry(keeper: &Keeper, secret: &str) -> String {
+    let answer = keeper.command(target(secret), Command::Retry).await;
+    answer.expect_err("not obeyed")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_nobody_understands_is_told_and_taken_when_it_is_mended() {
+    let vault = MemoryVault::new();
+    let key = Key::Certificate(target("junk"));
+    let junk = Entries::from([("state.json".to_owned(), Secret::new("junk"))]);
+    let version = vault.write(&key, None, &junk).await.expect("stored");
+    for follows in [true, false] {
+        let seen = if follows {
+            vault.follower()
+        } else {
+            vault.clone()
+        };
+        let keeper = keeper(Arc::new(seen), "junk");
+        let trouble = trouble(&keeper).await;
+        assert_eq!(
+            (trouble.kind, trouble.target),
+            (Kind::Read, Some(target("junk")))
+        );
+        for part in ["shop/junk", "newer program", "ordered anew"] {
+            assert!(trouble.why.contains(part), "{part}: {}", trouble.why);
+        }
+        if follows {
+            continue;
+        }
+        let said = retry(&keeper, "junk").await;
+        assert!(said.contains("cert show shop/junk"), "{said}");
+        // The way out that was told.
+        vault.remove(&key, &version).await.expect("removed");
+        told(&keeper, Troubles::is_empty).await;
+        let mut reports = keeper.reports.clone();
+        let begun = reports.wait_for(|all| all.contains_key(&target("junk")));
+        drop(begun.await.expect("a keeper"));
+    }
+}
+
+#[tokio::test]
+async fn who_cannot_lead_says_so_to_everybody_who_asks() {
+    let scratch = Scratch::new("unled");
+    std::fs::create_dir_all(scratch.0.join("lock")).expect("a folder");
+    let vault = DirectoryVault::open(&scratch.0).expect("opened");
+    let keeper = keeper(Arc::new(vault), "shop");
+    let trouble = trouble(&keeper).await;
+    let lock = scratch.0.join("lock").display().to_string();
+    assert_eq!((trouble.kind, trouble.target), (Kind::Lead, None));
+    assert!(trouble.why.contains(&lock), "{}", trouble.why);
+    let said = retry(&keeper, "shop").await;
+    assert!(
+        said.contains(&lock) && said.contains("no replica leads"),
+        "{said}"
+    );
+    std::fs::remove_dir(scratch.0.join("lock")).expect("mended");
+    told(&keeper, Troubles::is_empty).await;
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_written_is_told_with_its_path_until_it_can() {
+    let scratch = Scratch::new("unwritable");
+    let vault = DirectoryVault::open(&scratch.0).expect("opened");
+    // A file where the folder of the namespace belongs.
+    let place = scratch.0.join("certs/shop");
+    std::fs::write(&place, "").expect("written");
+    let keeper = keeper(Arc::new(vault), "shop");
+    let trouble = trouble(&keeper).await;
+    assert_eq!(
+        (trouble.kind, trouble.target),
+        (Kind::Write, Some(target("shop")))
+    );
+    let named = |path: &Path| trouble.why.contains(&path.display().to_string());
+    assert!(named(&place), "{}", trouble.why);
+    assert!(trouble.why.contains("move it away"), "{}", trouble.why);
+    std::fs::remove_file(&place).expect("mended");
+    told(&keeper, Troubles::is_empty).await;
+}
+
+#[tokio::test]
+async fn what_was_in_memory_when_the_directory_vanished_serves_on_and_is_written_into_the_next() {
+    let scratch = Scratch::new("vanished");
+    let vault = DirectoryVault::open(&scratch.0).expect("opened");
+    let keeper = keeper(Arc::new(vault), "shop");
+    let mut reports = keeper.reports.clone();
+    let begun = reports.wait_for(|all| all.contains_key(&target("shop")));
+    drop(begun.await.expect("a keeper"));
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(["shop.example.test".to_owned()]);
+    let chain = params
+        .expect("parameters")
+        .self_signed(&key)
+        .expect("one")
+        .pem();
+    let import = Command::Import {
+        chain,
+        key: Secret::new(key.serialize_pem()),
+    };
+    while let Err(why) = keeper.command(target("shop"), import.clone()).await {
+        assert!(
+            why.contains("worked on") || why.contains("just being"),
+            "{why}"
+        );
+        tokio::task::yield_now().await;
+    }
+    let mut reports = keeper.reports.clone();
+    let rests = reports.wait_for(|all| {
+        let shop = all.get(&target("shop"));
+        shop.is_some_and(|report| report.phase == crate::record::Phase::Valid)
+    });
+    drop(rests.await.expect("a keeper"));
+    let served = || keeper.certificates.borrow().get(&target("shop")).cloned();
+    let before = served().expect("served");
+    let aside = Scratch::new("aside");
+    std::fs::rename(&scratch.0, &aside.0).expect("removed");
+    let told_so = |all: &Troubles| {
+        let mut gone = all.iter().filter(|one| one.kind == Kind::Lead);
+        gone.any(|one| one.why.contains("put it back"))
+    };
+    told(&keeper, told_so).await;
+    assert!(!keeper.asker().leads());
+    // A directory that somebody made in its place.
+    std::fs::create_dir(&scratch.0).expect("made");
+    told(&keeper, Troubles::is_empty).await;
+    let record = scratch.0.join("certs/shop/shop/record");
+    let written = tokio::time::timeout(Duration::from_secs(60), async {
+        while !record.exists() {
+            tokio::task::yield_now().await;
+        }
+    });
+    written.await.expect("written back");
+    assert_eq!(served(), Some(before));
+}
