@@ -66,18 +66,24 @@ pub(super) fn sentences(view: &View, now: Timestamp) -> String {
             or_dash(&view.issuer)
         ));
     }
+    // What is not asked for, or stands behind something else, is kept: nobody has to meet it.
+    let is_renewed = !matches!(view.status, Status::Refused | Status::Unwanted);
+    let is_asked = !view.shadowed && is_renewed;
     match (view.not_after, &view.serial) {
         (Some(end), Some(serial)) if end <= now => say(format!(
-            "The certificate with serial number {serial} ended at {}; it is served nevertheless.",
-            moment(end, now)
+            "The certificate with serial number {serial} ended at {}{}.",
+            moment(end, now),
+            if is_asked { "; it is served nevertheless" } else { "" }
         )),
         (Some(end), Some(serial)) => say(format!(
-            "The certificate with serial number {serial} is served until {}.",
+            "The certificate with serial number {serial} is {} until {}.",
+            if is_asked { "served" } else { "good" },
             moment(end, now)
         )),
-        _ if view.phase.is_some() => {
-            say("There is no certificate yet: the default one is served.".to_owned());
-        }
+        _ if view.phase.is_some() => say(
+            "There is no certificate yet: what its Secret holds is served, or else the default one."
+                .to_owned(),
+        ),
         _ => {}
     }
     if view.taken_over {
@@ -90,7 +96,7 @@ pub(super) fn sentences(view: &View, now: Timestamp) -> String {
         for line in failed(failure, view, now) {
             say(line);
         }
-    } else if let Some(renew) = view.renew_at.filter(|_| view.order.is_none()) {
+    } else if let Some(renew) = view.renew_at.filter(|_| view.order.is_none() && is_renewed) {
         say(renewal(view, renew, now));
     }
     if view.status == Status::Unwanted {
@@ -257,10 +263,12 @@ fn moment(time: Timestamp, now: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn view() -> View {
-        let view = serde_json::json!({
+        let view = json!({
             "namespace": "shop\u{1b}[2J", "secret": "tls\nx", "status": "waiting", "phase": "Valid",
             "revision": 1, "names": [], "issuer": "main\u{1b}", "serial": null, "notBefore": null,
             "notAfter": null, "issuedAt": null, "renewAt": null, "renewReason": null, "window": null,
@@ -284,5 +292,41 @@ mod tests {
     fn failures_are_counted_in_words_for_any_number() {
         let text = sentences(&view(), Timestamp::UNIX_EPOCH);
         assert!(text.contains("failed, 2 times in a row: "), "{text}");
+    }
+
+    fn said(fields: &Value) -> String {
+        let mut view = json!({
+            "namespace": "shop", "secret": "tls", "status": "valid", "phase": "Valid", "revision": 1,
+            "names": ["a.test"], "issuer": "main", "serial": "0a", "notAfter": "2026-04-01T00:00:00Z",
+            "renewAt": "2026-03-01T00:00:00Z", "remarks": [],
+        });
+        for (name, value) in fields.as_object().expect("fields") {
+            view[name] = value.clone();
+        }
+        let view: View = serde_json::from_value(view).expect("a view");
+        sentences(&view, "2026-02-01T00:00:00Z".parse().expect("a time"))
+    }
+
+    #[test]
+    fn nothing_is_said_to_be_served_or_renewed_that_need_not_be() {
+        let valid = said(&json!({}));
+        assert!(
+            valid.contains("is served until") && valid.contains("It is renewed"),
+            "{valid}"
+        );
+        let shadowed = said(&json!({"shadowed": true}));
+        assert!(shadowed.contains("is good until"), "{shadowed}");
+        assert!(shadowed.contains("It is renewed"), "{shadowed}");
+        for status in ["refused", "unwanted"] {
+            let text = said(&json!({"status": status}));
+            assert!(
+                text.contains("is good until") && !text.contains("It is renewed"),
+                "{text}"
+            );
+            let over = said(&json!({"status": status, "notAfter": "2026-01-01T00:00:00Z"}));
+            assert!(!over.contains("served"), "{over}");
+        }
+        let none = said(&json!({"phase": "Planned", "serial": null, "notAfter": null}));
+        assert!(none.contains("what its Secret holds is served"), "{none}");
     }
 }

@@ -60,7 +60,7 @@ impl Orders {
             ..self.config(issuers, Arc::new(vault), ends.front.connect())
         };
         let keeper = Keeper::start(config);
-        ends.front.show(&keeper);
+        ends.front.show(&keeper, &ends.reports);
         post.follow(keeper.planned.clone());
         projection.follow(keeper.reports.clone());
         let findings = watch::Sender::new(Arc::default());

@@ -7,18 +7,28 @@ use std::sync::{Arc, OnceLock};
 use gatehouse_acme::accounts::AccountReport;
 use gatehouse_acme::keeper::{Asker, Command};
 use gatehouse_acme::plan::Target;
+use tokio::sync::watch;
 
-use super::view::{View, views};
+use super::view::{View, remark, views};
+use crate::engine::Report;
 
 /// Empty until certificates are ordered, and for ever where none are.
 #[derive(Debug, Clone, Default)]
-pub struct Counter(Arc<OnceLock<Asker>>);
+pub struct Counter(Arc<OnceLock<Open>>);
+
+/// Who knows something of certificates.
+#[derive(Debug)]
+struct Open {
+    asker: Asker,
+    /// What the engine reports.
+    engine: watch::Receiver<Arc<Report>>,
+}
 
 impl Counter {
-    /// From now on this keeper is asked.
-    pub fn open(&self, asker: Asker) {
+    /// From now on this keeper is asked, and the engine what it serves.
+    pub fn open(&self, asker: Asker, engine: watch::Receiver<Arc<Report>>) {
         // There is one keeper in the life of a process.
-        self.0.set(asker).ok();
+        self.0.set(Open { asker, engine }).ok();
     }
 
     /// Whether somebody orders here.
@@ -28,13 +38,16 @@ impl Counter {
 
     /// All certificates.
     pub fn views(&self) -> Option<Vec<View>> {
-        let asker = self.0.get()?;
+        let Open { asker, engine } = self.0.get()?;
         let (reports, findings) = (
             asker.reports.borrow().clone(),
             asker.findings.borrow().clone(),
         );
         let troubles = asker.troubles.borrow().clone();
-        Some(views(&reports, &findings, &troubles))
+        let mut views = views(&reports, &findings, &troubles);
+        let said = Arc::clone(&engine.borrow().diagnostics);
+        remark(&mut views, &said);
+        Some(views)
     }
 
     /// One certificate.
@@ -45,7 +58,7 @@ impl Counter {
 
     /// Its chain, as PEM.
     pub fn chain(&self, target: &Target) -> Option<String> {
-        let certificates = self.0.get()?.certificates.borrow().clone();
+        let certificates = self.0.get()?.asker.certificates.borrow().clone();
         Some(certificates.get(target)?.material.chain.clone())
     }
 
@@ -65,7 +78,9 @@ impl Counter {
     }
 
     fn asker(&self) -> Result<&Asker, String> {
-        self.0.get().ok_or_else(|| CLOSED.to_owned())
+        let open = self.0.get();
+        open.map(|open| &open.asker)
+            .ok_or_else(|| CLOSED.to_owned())
     }
 }
 

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use gatehouse_acme::ca::{self, Connect};
 use gatehouse_acme::keeper::Keeper;
 use gatehouse_gateway::metrics::Metrics;
+use tokio::sync::watch;
 
 use super::counter::Counter;
 use super::metrics::{Board, Tally};
+use crate::engine::Report;
 
 /// Both of them, and what is counted for them.
 #[derive(Debug, Clone)]
@@ -39,9 +41,9 @@ impl Front {
     }
 
     /// From now on this keeper is seen.
-    pub fn show(&self, keeper: &Keeper) {
+    pub fn show(&self, keeper: &Keeper, engine: &watch::Receiver<Arc<Report>>) {
         let asker = keeper.asker();
-        self.counter.open(asker.clone());
+        self.counter.open(asker.clone(), engine.clone());
         let counting = self.tally.clone();
         tokio::spawn(counting.follow(keeper.events(), keeper.reports.clone()));
         let tally = self.tally.clone();

@@ -16,6 +16,8 @@ use gatehouse_acme::troubles::{Kind, Trouble, Troubles};
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::diagnostics::{Code, Diagnostic};
+
 /// One certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -45,6 +47,9 @@ pub struct View {
     /// Whether somebody else ordered it.
     #[serde(default)]
     pub taken_over: bool,
+    /// Whether a Secret of the directory is served in its place.
+    #[serde(default)]
+    pub shadowed: bool,
     /// When it is renewed.
     pub renew_at: Option<Timestamp>,
     /// Why then.
@@ -197,6 +202,7 @@ impl View {
             not_after: None,
             issued_at: None,
             taken_over: false,
+            shadowed: false,
             renew_at: None,
             renew_reason: None,
             window: None,
@@ -282,5 +288,100 @@ pub fn views(reports: &Reports, findings: &[Finding], troubles: &Troubles) -> Ve
     views.into_values().collect()
 }
 
+/// What the rest of the process says of certificates: whether something else is served, and whether it
+/// got to where it belongs.
+pub(super) fn remark(views: &mut [View], said: &[Diagnostic]) {
+    for diagnostic in said {
+        let shadowed = diagnostic.code == Code::CertificateShadowed;
+        let mine = shadowed
+            || diagnostic.code == Code::CertificateSecretContested
+            || diagnostic.code == Code::CertificateSecretNotWritable;
+        let namespace = diagnostic.object.split('/').nth(1);
+        if !mine {
+            continue;
+        }
+        for view in views.iter_mut() {
+            let named = || {
+                diagnostic
+                    .message
+                    .contains(&format!("Secret `{}`", view.secret))
+            };
+            if namespace != Some(view.namespace.as_str()) || !named() {
+                continue;
+            }
+            view.shadowed |= shadowed;
+            // The failure says it already.
+            if view.failure.is_none() {
+                view.remarks.push(Remark {
+                    object: diagnostic.object.to_string(),
+                    message: diagnostic.message.clone(),
+                });
+            }
+        }
+    }
+}
+
 /// What a remark about what is kept is about.
 const RECORD: &str = "Its record";
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::diagnostics::Severity;
+
+    fn target(secret: &str) -> Target {
+        Target {
+            namespace: "shop".into(),
+            secret: secret.into(),
+        }
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_used_is_listed_with_its_reason() {
+        let troubles = Troubles::from([
+            Trouble {
+                kind: Kind::Read,
+                target: Some(target("junk")),
+                why: "move it away".into(),
+            },
+            Trouble {
+                kind: Kind::Lead,
+                target: None,
+                why: "make room".into(),
+            },
+        ]);
+        let views = views(&Reports::new(), &[], &troubles);
+        assert_eq!(views.len(), 1);
+        assert_eq!(views[0].status, Status::Unusable);
+        assert_eq!(views[0].remarks[0].message, "move it away");
+    }
+
+    #[test]
+    fn what_is_served_instead_is_remarked_at_the_certificate_that_it_is_about() {
+        let mut views = [
+            View::nothing(&target("tls")),
+            View::nothing(&target("tls2")),
+        ];
+        let said = |object: &str, code| {
+            let object: Arc<str> = object.into();
+            let message = "Secret `tls` is served".to_owned();
+            Diagnostic::new(Severity::Warning, &object, "", code, message)
+        };
+        let list = [
+            said("Ingress/other/web", Code::CertificateShadowed),
+            said("Ingress/shop/web", Code::SecretMissing),
+            said("Ingress/shop/web", Code::CertificateSecretContested),
+            said("Ingress/shop/web", Code::CertificateShadowed),
+        ];
+        remark(&mut views, &list[..2]);
+        assert!(views.iter().all(|view| view.remarks.is_empty()));
+        remark(&mut views, &list[..3]);
+        assert!(!views[0].shadowed);
+        remark(&mut views, &list[3..]);
+        assert!(views[0].shadowed && !views[1].shadowed);
+        assert_eq!(views[0].remarks.len(), 2);
+        assert!(views[1].remarks.is_empty());
+    }
+}
