@@ -280,23 +280,23 @@ impl Accounts {
     }
 
     /// The authority does not know the account any more: register the same key again, once an hour
-    /// at most. Says whether that may help.
-    pub(crate) async fn reset(&self, issuer: Named<'_>) -> Result<bool, VaultError> {
+    /// at most: nothing if that is done now, else when it may be.
+    pub(crate) async fn reset(&self, issuer: Named<'_>) -> Result<Option<Timestamp>, VaultError> {
         let mut known = self.turn(issuer).await;
         let mut entry = self.stored(&mut known, issuer).await?;
         let (directory, now) = (issuer.directory().to_owned(), self.clock.now());
         if !entry.sheet.accounts.contains_key(&directory) {
-            return Ok(true);
+            return Ok(None);
         }
         let last = entry.sheet.reset.get(&directory);
         if let Some(last) = last.filter(|last| **last <= now) {
             let ago = between(*last, now);
             if ago < JUST_RESET {
                 // Another flow met the same: it is registered again already.
-                return Ok(true);
+                return Ok(None);
             }
             if ago < RESET {
-                return Ok(false);
+                return Ok(Some(later(*last, RESET)));
             }
         }
         if !entry.is_changing(issuer) {
@@ -304,7 +304,7 @@ impl Accounts {
         }
         entry.sheet.reset.insert(directory, now);
         self.store(&mut known, issuer, entry).await?;
-        Ok(true)
+        Ok(None)
     }
 
     /// An authority refuses the account: nobody orders with it until the wait is over.
@@ -493,7 +493,7 @@ const READ_AGAIN: SignedDuration = SignedDuration::from_mins(5);
 const TROUBLE: SignedDuration = SignedDuration::from_hours(24);
 
 /// A private authority that was reset is registered with again this often at most.
-const RESET: SignedDuration = SignedDuration::from_hours(1);
+pub(crate) const RESET: SignedDuration = SignedDuration::from_hours(1);
 
 /// Flows that were under way meet a reset within this time.
 const JUST_RESET: SignedDuration = SignedDuration::from_mins(2);
@@ -502,3 +502,6 @@ const KEY: &str = "key.pem";
 const NEXT: &str = "next.pem";
 const SHEET: &str = "account.json";
 const THUMBPRINT: &str = "thumbprint";
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Driver, Flow, Trouble, Turn, named};
+use crate::accounts::RESET;
 use crate::events::What;
 use crate::failure::{Class, Failure, Scope};
 use crate::plan::Wanted;
@@ -152,14 +153,17 @@ impl Driver {
         let issuers = self.issuers.borrow().clone();
         let named = named(&issuers, flow.revision()?)?;
         flow.memo.resets += 1;
-        if flow.memo.resets > MOST_RESETS || !self.accounts.reset(named).await? {
+        let again = self.accounts.reset(named).await?;
+        let now = self.clock.now();
+        let often = (flow.memo.resets > MOST_RESETS).then(|| later(now, RESET));
+        if let Some(until) = again.or(often) {
+            // Nobody has refused the account: it is registered again when that may be done.
+            flow.memo.resets = 0;
             let failure = Failure {
-                class: Class::Issuer,
+                retry_after: Some(between(now, until)),
                 ..failure
             };
-            self.accounts.refuse(named, &failure.detail).await?;
-            let keep = is_kept(&flow.record.state, false);
-            return self.wait(flow, failure, keep).await;
+            return self.wait(flow, failure, true).await;
         }
         self.tell(flow, What::Warning(failure.detail));
         if flow.record.state.phase.is_awaited() {
