@@ -98,7 +98,10 @@ impl Failure {
     /// What a refusal means. `replacing` says whether the order named a certificate to replace.
     pub fn of(refusal: &Refusal, replacing: bool) -> Self {
         let class = class(refusal, replacing);
-        let detail = refusal.sentence();
+        let mut detail = refusal.sentence();
+        if is_distrust(&refusal.cause) {
+            detail.push_str(DISTRUST);
+        }
         let limited = class == Class::Limited;
         Self {
             class,
@@ -169,9 +172,20 @@ impl Failure {
     }
 }
 
+/// Whether nobody who is believed here vouches for the authority's own certificate.
+fn is_distrust(cause: &Cause) -> bool {
+    matches!(cause, Cause::Unreachable(text) if text.contains("invalid peer certificate: UnknownIssuer"))
+}
+
+/// What to do about that.
+const DISTRUST: &str = "; the certificate of the authority itself is of nobody who is believed here: name the \
+                        secret with its root (entry ca.crt) in caBundle of the issuer";
+
 fn class(refusal: &Refusal, replacing: bool) -> Class {
     let problem = match &refusal.cause {
         Cause::Local(_) => return Class::Local,
+        // The authority is there; another issuer may believe it.
+        cause if is_distrust(cause) => return Class::Local,
         Cause::Answer(429, _) => return Class::Limited,
         Cause::Answer(404, _) => return not_found(refusal.step, replacing),
         Cause::Unreachable(_) | Cause::Deadline(_) | Cause::Answer(..) => return Class::Outage,

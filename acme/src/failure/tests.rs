@@ -269,3 +269,19 @@ fn no_edge_is_believed_to_be_away_for_more_than_a_day() {
     let failure = Failure::of(&refusal, false);
     assert_eq!(failure.wait(1, at(0), None, ""), Some(at(86_400)));
 }
+
+#[test]
+fn an_authority_that_is_not_believed_here_is_not_away() {
+    let refused = |text: &str| {
+        let refusal = Refusal::new(Step::Directory, Cause::Unreachable(text.to_owned()));
+        Failure::of(&refusal, false)
+    };
+    let distrusted = refused("client error: invalid peer certificate: UnknownIssuer");
+    assert_eq!(distrusted.class, Class::Local);
+    assert!(
+        distrusted.detail.contains("caBundle"),
+        "{}",
+        distrusted.detail
+    );
+    assert_eq!(refused("Connection refused").class, Class::Outage);
+}
