@@ -59,6 +59,7 @@ fn keeper(vault: Arc<dyn Vault>, secret: &str) -> Keeper {
         namespace_uid: String::new(),
         labels: BTreeMap::new(),
         hosts: vec![format!("{secret}.example.test")],
+        elsewhere: BTreeMap::new(),
         issuer: None,
         profile: None,
         key: None,
