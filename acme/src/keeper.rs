@@ -423,10 +423,13 @@ impl Work {
 
     /// Takes the lead, or loses it. What was going on here ends either way.
     async fn lead(&mut self, epoch: Option<u64>) {
+        self.keep().await;
         self.running.shutdown().await;
         self.errands.shutdown().await;
         self.held.clear();
-        self.keep();
+        // Whatever could not be written was not because of those who write from now on.
+        let complaints = &self.driver.served.complaints;
+        complaints.put_all(Kind::Write, Troubles::new());
         self.slots = Slots::default();
         self.driver.pen.forget().await;
         self.driver.accounts.forget().await;

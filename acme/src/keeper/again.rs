@@ -57,6 +57,15 @@ impl Driver {
         }
     }
 
+    /// Who lost the lead has nothing to mend, nor who was overtaken.
+    fn complain_of(&self, target: &Target, error: &VaultError) {
+        if matches!(error, VaultError::Unavailable(_)) {
+            self.complain(target, Some(error.to_string()));
+        } else {
+            tracing::warn!(namespace = target.namespace, name = target.secret, %error, "record not stored");
+        }
+    }
+
     /// Why the record of a certificate cannot be stored, or that it can.
     pub(super) fn complain(&self, target: &Target, why: Option<String>) {
         let complaints = &self.served.complaints;
@@ -66,12 +75,7 @@ impl Driver {
     /// The record could not be stored.
     pub(super) async fn not_stored(&self, flow: &mut Flow, error: &VaultError) -> End {
         let target = flow.target().clone();
-        // Who lost the lead has not to mend anything, nor who was overtaken.
-        if matches!(error, VaultError::Unavailable(_)) {
-            self.complain(&target, Some(error.to_string()));
-        } else {
-            tracing::warn!(namespace = target.namespace, name = target.secret, %error, "record not stored");
-        }
+        self.complain_of(&target, error);
         let what = What::Warning(error.to_string());
         // Nobody has to listen.
         drop(self.events.send(Event { target, what }));
@@ -112,7 +116,7 @@ impl Driver {
             }
             Err(error) => {
                 tracing::debug!(%key, %error, "record not read");
-                self.complain(flow.target(), Some(error.to_string()));
+                self.complain_of(flow.target(), &error);
                 flow.memo.rest_until = Some(self.after(AGAIN));
                 End::Unread
             }
@@ -133,7 +137,7 @@ impl Driver {
             Err(error) => {
                 let key = Key::Certificate(flow.target().clone());
                 tracing::debug!(%key, %error, "record not stored again");
-                self.complain(flow.target(), Some(error.to_string()));
+                self.complain_of(flow.target(), &error);
                 flow.memo.rest_until = Some(self.after(AGAIN));
                 End::Unread
             }

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::Work;
 use crate::driver::{Flow, Memo};
@@ -130,12 +130,20 @@ impl Work {
     }
 
     /// This process leads no longer because its vault is gone: what it has in memory is all that is left.
-    pub(super) fn keep(&mut self) {
-        if self.driver.vault.trouble().borrow().is_some() {
-            let flows = std::mem::take(&mut self.slots).into_flows();
-            self.kept
-                .extend(flows.filter(|flow| flow.record.current.is_some()));
+    pub(super) async fn keep(&mut self) {
+        if self.driver.vault.trouble().borrow().is_none() {
+            return;
         }
+        // What is worked on comes back with the next write, which fails.
+        let end = Instant::now() + COME_BACK;
+        while let Ok(Some(done)) = timeout_at(end, self.running.join_next()).await {
+            if let Ok((flow, end)) = done {
+                self.put_back(flow, end);
+            }
+        }
+        let flows = std::mem::take(&mut self.slots).into_flows();
+        let kept = flows.filter(|flow| flow.record.current.is_some());
+        self.kept.extend(kept);
     }
 
     /// What was kept in memory and is not in the vault is stored again, if it is wanted.
@@ -149,6 +157,9 @@ impl Work {
         }
     }
 }
+
+/// How long what is worked on may take to come back after the vault is gone.
+const COME_BACK: Duration = Duration::from_secs(5);
 
 /// How often a vault is looked through of which a part cannot be read.
 const LOOK_THROUGH: Duration = Duration::from_secs(20);

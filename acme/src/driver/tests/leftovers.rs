@@ -21,7 +21,9 @@ async fn littered(stand: &Stand) -> String {
 }
 
 fn dns() -> Stand {
-    Stand::new("      dns: [{zones: [example.org], provider: rfc2136, server: '127.0.0.1:53'}]\n")
+    Stand::new(
+        "      dns: [{zones: [example.org], provider: rfc2136, secret: key, server: '127.0.0.1:53'}]\n",
+    )
 }
 
 #[tokio::test(start_paused = true)]

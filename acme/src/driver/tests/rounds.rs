@@ -101,7 +101,7 @@ async fn what_can_only_be_said_of_an_order_is_an_outage_where_there_is_none() {
 async fn answers_are_published_once_while_dns_is_looked_at_again_and_again() {
     let stand = Stand::new(
         "      challenges: [http-01, dns-01]\n      dns: [{zones: [example.org], provider: rfc2136, \
-         server: '127.0.0.1:53'}]\n",
+         secret: key, server: '127.0.0.1:53'}]\n",
     );
     stand.dns.hides.store(100, Ordering::SeqCst);
     let keeper = stand.keeper();
