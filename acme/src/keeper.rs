@@ -191,7 +191,6 @@ impl Keeper {
             known: false,
             look_again: None,
             look_through: tokio::time::Instant::now(),
-            kept: Vec::new(),
             shown: show,
         };
         Self {
@@ -272,8 +271,6 @@ struct Work {
     look_again: Option<(tokio::time::Instant, bool)>,
     /// When the vault is looked through again, if a part of it cannot be read.
     look_through: tokio::time::Instant,
-    /// What was in memory when the vault was gone.
-    kept: Vec<Flow>,
     /// Whether what is stored has been shown once.
     shown: watch::Sender<bool>,
 }
@@ -380,10 +377,7 @@ impl Work {
         let records = taken.records.iter();
         let records: Vec<&Record> = records.map(|(record, _)| record).collect();
         let wishes = self.wishes.borrow().clone();
-        // What was in memory when the vault was gone is not gone with it.
-        if self.kept.is_empty() {
-            self.driver.served.replace(records.iter().copied());
-        }
+        self.driver.served.replace(records.iter().copied());
         for record in records {
             let wanted = wishes.get(&record.state.target);
             self.driver.served.show(record, wanted);
@@ -423,7 +417,6 @@ impl Work {
 
     /// Takes the lead, or loses it. What was going on here ends either way.
     async fn lead(&mut self, epoch: Option<u64>) {
-        self.keep().await;
         self.running.shutdown().await;
         self.errands.shutdown().await;
         self.held.clear();
@@ -441,7 +434,6 @@ impl Work {
         };
         *self.driver.standing() = Standing::default();
         self.fill(taken, epoch);
-        self.put_back_kept(epoch);
         self.epoch = Some(epoch);
         self.adopt();
         self.shown.send_replace(true);

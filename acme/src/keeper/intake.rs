@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::Work;
 use crate::driver::{Flow, Memo};
@@ -128,38 +128,7 @@ impl Work {
             self.look_through = Instant::now() + LOOK_THROUGH;
         }
     }
-
-    /// This process leads no longer because its vault is gone: what it has in memory is all that is left.
-    pub(super) async fn keep(&mut self) {
-        if self.driver.vault.trouble().borrow().is_none() {
-            return;
-        }
-        // What is worked on comes back with the next write, which fails.
-        let end = Instant::now() + COME_BACK;
-        while let Ok(Some(done)) = timeout_at(end, self.running.join_next()).await {
-            if let Ok((flow, end)) = done {
-                self.put_back(flow, end);
-            }
-        }
-        let flows = std::mem::take(&mut self.slots).into_flows();
-        let kept = flows.filter(|flow| flow.record.current.is_some());
-        self.kept.extend(kept);
-    }
-
-    /// What was kept in memory and is not in the vault is stored again, if it is wanted.
-    pub(super) fn put_back_kept(&mut self, epoch: u64) {
-        for mut flow in std::mem::take(&mut self.kept) {
-            if !self.slots.contains(flow.target()) {
-                flow.epoch = epoch;
-                flow.version = None;
-                self.slots.lose(flow);
-            }
-        }
-    }
 }
-
-/// How long what is worked on may take to come back after the vault is gone.
-const COME_BACK: Duration = Duration::from_secs(5);
 
 /// How often a vault is looked through of which a part cannot be read.
 const LOOK_THROUGH: Duration = Duration::from_secs(20);

@@ -98,18 +98,6 @@ impl Slots {
         matches!(self.by_target.get(target), None | Some(Slot::LeftAlone))
     }
 
-    pub(super) fn contains(&self, target: &Target) -> bool {
-        self.by_target.contains_key(target)
-    }
-
-    /// Those that nobody works on.
-    pub(super) fn into_flows(self) -> impl Iterator<Item = Flow> {
-        self.by_target.into_values().filter_map(|slot| match slot {
-            Slot::Idle { flow, .. } => Some(*flow),
-            _ => None,
-        })
-    }
-
     /// What is stored has to be read before anything is done: it could not be after a failed write, or
     /// the flow got lost.
     pub(super) fn lose(&mut self, flow: Flow) {

@@ -100,8 +100,8 @@ async fn what_can_only_be_said_of_an_order_is_an_outage_where_there_is_none() {
 #[tokio::test(start_paused = true)]
 async fn answers_are_published_once_while_dns_is_looked_at_again_and_again() {
     let stand = Stand::new(
-        "      challenges: [http-01, dns-01]\n      dns: [{zones: [example.org], provider: rfc2136, \
-         secret: key, server: '127.0.0.1:53'}]\n",
+        "      challenges: [http-01, dns-01]\n      dns: [{zones: [example.org], provider: exec, \
+         command: /bin/true}]\n",
     );
     stand.dns.hides.store(100, Ordering::SeqCst);
     let keeper = stand.keeper();
