@@ -84,7 +84,7 @@ fn ingresses(objects: &[Object]) -> Ingresses {
 
 fn planned(objects: &[Object]) -> Plan {
     let issuers = "{acme: {issuers: {main: {directory: 'https://ca.test/dir', acceptTerms: true, dns: \
-                   [{zones: [test], provider: exec}], challenges: [http-01, dns-01], allow: [{hosts: \
+                   [{zones: [test], provider: exec, command: /bin/true}], challenges: [http-01, dns-01], allow: [{hosts: \
                    ['*']}]}}}}";
     let issuers = Issuers::parse(issuers).expect("issuers");
     let managed = (Managed::Annotated, false);
