@@ -39,7 +39,6 @@ all:
   fallback: [other]
   http01: published
   limits: {ordersPerMinute: 1, ordersPerThreeHours: 2, renewalsPerMinute: 3}
-  takesOver: [letsencrypt]
   insecure: false
 other: {directory: https://other.example.org/directory, acceptTerms: true}
 ";
