@@ -147,7 +147,11 @@ impl Home {
 
     /// An entry of an object in the vault, as the file has it.
     pub(crate) fn entry(&self, object: &str, entry: &str) -> Option<String> {
-        let text = std::fs::read(self.vault().join(object).join("record")).ok()?;
+        let folder = self.vault().join(object);
+        // Between two renames, and after a death there, the version before is the newest one.
+        let text = std::fs::read(folder.join("record"))
+            .or_else(|_| std::fs::read(folder.join("record.old")))
+            .ok()?;
         let sheet: serde_json::Value = serde_json::from_slice(&text).ok()?;
         let files = sheet["files"].as_array()?.iter();
         let mut found = files.filter(|file| file[0] == entry);
