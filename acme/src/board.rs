@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 
@@ -55,28 +54,9 @@ pub struct Posted {
     pub token: String,
     /// Body of the answer to HTTP-01; hexadecimal digest for TLS-ALPN-01.
     pub answer: String,
-    /// When nobody asks any more.
-    pub expires: Timestamp,
 }
 
 impl Board {
-    /// Body for a token at a name: a published one, else what the account of the name's issuer
-    /// answers to every token.
-    pub fn http_answer(&self, name: &Name, token: &str, issuer: Option<&str>) -> Option<String> {
-        if !is_token(token) {
-            return None;
-        }
-        let published = self.entries.iter().find(|entry| {
-            entry.kind == ChallengeKind::Http01 && entry.token == token && entry.name == *name
-        });
-        if let Some(entry) = published {
-            return Some(entry.answer.clone());
-        }
-        let account = self.accounts.get(issuer?)?;
-        let stateless = account.answers == Http01::Stateless;
-        stateless.then(|| format!("{token}.{}", account.thumbprint))
-    }
-
     /// Digest for a server name of a TLS-ALPN-01 handshake.
     pub fn tls_digest(&self, server_name: &str) -> Option<[u8; 32]> {
         let asked = server_name.to_ascii_lowercase();
@@ -86,12 +66,6 @@ impl Board {
         })?;
         from_hex(&entry.answer)
     }
-}
-
-/// Whether this is a token that may be echoed.
-pub fn is_token(token: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    (16..=128).contains(&token.len()) && token.bytes().all(allowed)
 }
 
 /// Digest as text.
@@ -242,23 +216,6 @@ mod tests {
 
     const TOKEN: &str = "abcdefghijklmnop";
 
-    fn board(issuers: &[(&str, Http01)]) -> Board {
-        let account = |(name, answers): &(&str, Http01)| {
-            let thumbprint = format!("thumb-{name}");
-            (
-                (*name).to_owned(),
-                Thumbprint {
-                    thumbprint,
-                    answers: *answers,
-                },
-            )
-        };
-        Board {
-            entries: vec![],
-            accounts: issuers.iter().map(account).collect(),
-        }
-    }
-
     fn posted(kind: ChallengeKind, name: &str, answer: &str) -> Posted {
         Posted {
             target: Target {
@@ -269,36 +226,7 @@ mod tests {
             kind,
             token: TOKEN.into(),
             answer: answer.into(),
-            expires: Timestamp::UNIX_EPOCH,
         }
-    }
-
-    #[test]
-    fn case_51_the_account_of_a_managed_name_answers_every_token_without_being_told() {
-        let name = Name::parse("a.example.org").expect("a name");
-        let two = board(&[("main", Http01::Stateless), ("strict", Http01::Published)]);
-        let answer = |token, issuer| two.http_answer(&name, token, issuer);
-        assert_eq!(
-            answer(TOKEN, Some("main")),
-            Some(format!("{TOKEN}.thumb-main"))
-        );
-        assert_eq!(answer("<script>alert(1)</script>", Some("main")), None);
-        assert_eq!(answer(TOKEN, Some("strict")), None);
-        assert_eq!(answer(TOKEN, None), None);
-    }
-
-    #[test]
-    fn a_published_token_is_answered_for_its_name_only() {
-        let mut board = board(&[("strict", Http01::Published)]);
-        board
-            .entries
-            .push(posted(ChallengeKind::Http01, "a.example.org", "body"));
-        let answer = |name| {
-            let name = Name::parse(name).expect("a name");
-            board.http_answer(&name, TOKEN, Some("strict"))
-        };
-        assert_eq!(answer("a.example.org").as_deref(), Some("body"));
-        assert_eq!(answer("b.example.org"), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use super::due::{LATEST_CLEAN, due_again};
-use super::order::{dns_failure, expiry};
+use super::order::dns_failure;
 use super::{Driver, Flow, Trouble, Turn, named};
 use crate::board::{Posted, to_hex};
 use crate::ca::{AccountKey, AuthorizationStatus, ChallengeKind, OrderStatus, Problem, Step};
@@ -85,7 +85,6 @@ impl Driver {
     }
 
     fn posted(&self, flow: &Flow, key: &AccountKey) -> Vec<Posted> {
-        let expires = expiry(self.clock.now());
         let target = flow.target();
         let entry = |challenge: &Published| {
             let answer = match challenge.kind {
@@ -99,7 +98,6 @@ impl Driver {
                 kind: challenge.kind,
                 token: challenge.token.clone(),
                 answer,
-                expires,
             })
         };
         flow.record
@@ -334,7 +332,7 @@ impl Driver {
 }
 
 /// No provider may hold a flow.
-async fn bounded<T>(
+pub(super) async fn bounded<T>(
     call: impl Future<Output = Result<T, crate::dns::DnsError>>,
 ) -> Result<T, crate::dns::DnsError> {
     let answer = tokio::time::timeout(LONGEST_DNS, call).await;

@@ -6,6 +6,7 @@
 //! - Only what was ordered is proved, whatever the authority asks for.
 //! - After a failed attempt the next one begins with another type of challenge.
 
+use super::challenge::bounded;
 use super::{Driver, Flow, Trouble, Turn, named};
 use crate::ca::{Account, Authorization, AuthorizationStatus, Ca, ChallengeKind, NewOrder};
 use crate::ca::{Order, OrderStatus, Registration, Step};
@@ -183,7 +184,7 @@ impl Driver {
                 let domain = challenge.name.base().unwrap_or_default().to_owned();
                 let solver = self.solver(named.spec, &domain).await?;
                 let value = account.key.dns_value(&challenge.token);
-                let record = solver.locate(&domain, &value).await;
+                let record = bounded(solver.locate(&domain, &value)).await;
                 let record = record.map_err(|why| dns_failure(&challenge.name, &why))?;
                 challenge.dns = Some(record);
             }
@@ -289,8 +290,3 @@ const LONGEST_UNTOLD: SignedDuration = SignedDuration::from_mins(5);
 
 /// How long an order counts for pacing.
 const PACE: SignedDuration = SignedDuration::from_hours(3);
-
-/// A challenge is not answered any more after this.
-pub(super) fn expiry(now: jiff::Timestamp) -> jiff::Timestamp {
-    later(now, SignedDuration::from_hours(1))
-}

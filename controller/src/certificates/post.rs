@@ -95,3 +95,99 @@ fn identifier(name: &Name) -> Identifier {
         Name::Ip(address) => Identifier::Ip(*address),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use gatehouse_acme::board::Thumbprint as Account;
+    use gatehouse_acme::issuers::KeyKind;
+    use gatehouse_acme::plan::{Target, Wanted};
+
+    use super::*;
+
+    fn target(secret: &str) -> Target {
+        Target {
+            namespace: "shop".into(),
+            secret: secret.into(),
+        }
+    }
+
+    /// Certificates of these issuers, each for the host that bears the name of its issuer, and for all below it.
+    fn wishes(issuers: &[&str]) -> Wishes {
+        let wanted = |issuer: &&str| {
+            let target = target(issuer);
+            let names = [
+                format!("{issuer}.example.org"),
+                format!("*.{issuer}.example.org"),
+            ];
+            let names = names.map(|name| Name::parse(&name).expect("a name"));
+            let wanted = Wanted {
+                target: target.clone(),
+                namespace_uid: String::new(),
+                names: names.to_vec(),
+                issuer: (*issuer).to_owned(),
+                profile: None,
+                key: KeyKind::default(),
+                challenges: vec![ChallengeKind::Http01],
+            };
+            (target, wanted)
+        };
+        issuers.iter().map(wanted).collect()
+    }
+
+    fn board() -> Board {
+        let accounts = [("main", Http01::Stateless), ("strict", Http01::Published)];
+        let account = |(name, answers): (&str, Http01)| {
+            let thumbprint = format!("thumb-{name}");
+            (
+                name.to_owned(),
+                Account {
+                    thumbprint,
+                    answers,
+                },
+            )
+        };
+        Board {
+            entries: vec![],
+            accounts: accounts.into_iter().map(account).collect(),
+        }
+    }
+
+    #[test]
+    fn case_51_the_account_of_a_managed_name_answers_every_token_without_being_told() {
+        let plan = plan(&board(), &wishes(&["main", "strict", "unknown"]));
+        let name = Identifier::Dns("main.example.org".into());
+        let account = Thumbprint("thumb-main".into());
+        assert_eq!(plan.accounts, [(name, account)], "nothing below it either");
+        assert_eq!((plan.tokens.len(), plan.handshakes.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_published_challenge_is_answered_for_its_name_only() {
+        let mut board = board();
+        let posted = |kind, answer: &str| Posted {
+            target: target("strict"),
+            name: Name::parse("strict.example.org").expect("a name"),
+            kind,
+            token: "abcdefghijklmnop".into(),
+            answer: answer.into(),
+        };
+        board.entries = vec![
+            posted(ChallengeKind::Http01, "abcdefghijklmnop.thumb-strict"),
+            posted(ChallengeKind::TlsAlpn01, &"07".repeat(32)),
+        ];
+        let plan = plan(&board, &wishes(&["strict"]));
+        let identifier = Identifier::Dns("strict.example.org".into());
+        let token = TokenPlan {
+            identifier: identifier.clone(),
+            token: "abcdefghijklmnop".into(),
+            account: Thumbprint("thumb-strict".into()),
+        };
+        let handshake = HandshakePlan {
+            identifier,
+            digest: [7; 32],
+        };
+        assert_eq!(plan.tokens, [token]);
+        assert_eq!(plan.handshakes, [handshake]);
+        assert_eq!(plan.accounts, []);
+    }
+}

@@ -12,7 +12,7 @@ use gatehouse_acme::dns::Solvers;
 use gatehouse_acme::dns::persist::{Persist, Unread};
 use gatehouse_acme::driver::{Alone, Projector, Wishes};
 use gatehouse_acme::events::{Event, Report, What};
-use gatehouse_acme::issuers::Issuers;
+use gatehouse_acme::issuers::{Http01, Issuers};
 use gatehouse_acme::journal::{Journal, Silent};
 use gatehouse_acme::keeper::{Config, Keeper};
 use gatehouse_acme::names::Name;
@@ -76,12 +76,21 @@ impl Answers {
             let planned = voice.planned.borrow();
             let mut fitting = planned.values().filter(|each| each.names.contains(&name));
             let issuer = fitting.next().map(|wanted| wanted.issuer.clone());
-            voice
-                .board
-                .borrow()
-                .http_answer(&name, token, issuer.as_deref())
+            answer(&voice.board.borrow(), &name, token, issuer.as_deref())
         })
     }
+}
+
+/// Body for a token at a name: of a published challenge, else of the account of the name's issuer.
+fn answer(board: &Board, name: &Name, token: &str, issuer: Option<&str>) -> Option<String> {
+    let mut entries = board.entries.iter();
+    let published = entries.find(|entry| entry.token == token && entry.name == *name);
+    if let Some(entry) = published {
+        return Some(entry.answer.clone());
+    }
+    let account = board.accounts.get(issuer?)?;
+    let stateless = account.answers == Http01::Stateless;
+    stateless.then(|| format!("{token}.{}", account.thumbprint))
 }
 
 /// YAML of one issuer `main` at this directory that may issue everything, with more fields.
