@@ -189,22 +189,18 @@ fn class(refusal: &Refusal, replacing: bool) -> Class {
         Cause::Answer(429, _) => return Class::Limited,
         Cause::Answer(404, _) => return not_found(refusal.step, replacing),
         Cause::Unreachable(_) | Cause::Deadline(_) | Cause::Answer(..) => return Class::Outage,
-        // Pebble 2.10 does not find the order of a certificate whose serial number begins with a zero byte.
-        Cause::Problem(500, problem) if replacing && is_about_a_certificate(refusal, problem) => {
-            return Class::Replaces;
-        }
-        Cause::Problem(status, problem) if *status >= 500 && problem.kind != "rateLimited" => {
-            return Class::Outage;
-        }
         Cause::Problem(_, problem) => problem,
     };
     let new_order = refusal.step == Step::NewOrder;
+    let broken = refusal.status().is_some_and(|status| status >= 500);
+    let about_replacing = replacing && new_order && is_about_replacing(broken, problem);
     match problem.kind.as_str() {
+        kind if broken && kind != "rateLimited" && !about_replacing => Class::Outage,
         "badNonce" => Class::Transient,
         _ if is_paused(&problem.detail) => Class::Paused,
         "rateLimited" => Class::Limited,
         "alreadyReplaced" => Class::Replaces,
-        _ if replacing && new_order && is_about_replacing(problem) => Class::Replaces,
+        _ if about_replacing => Class::Replaces,
         "accountDoesNotExist" => Class::AccountGone,
         "userActionRequired" | "externalAccountRequired" => Class::Issuer,
         _ if refusal.step == Step::Account => Class::Issuer,
@@ -235,17 +231,18 @@ fn not_found(step: Step, replacing: bool) -> Class {
     }
 }
 
-/// There is only one that a new order can be about.
-fn is_about_a_certificate(refusal: &Refusal, problem: &Problem) -> bool {
-    refusal.step == Step::NewOrder && problem.detail.contains("the given certificate")
-}
-
-/// Boulder answers 403, 404 or 400 about another account's, an unknown or an unreadable one.
-fn is_about_replacing(problem: &Problem) -> bool {
+/// Whether a new order is refused for the certificate that it replaces. Boulder answers 403, 404 or 400
+/// about another account's, an unknown or an unreadable one. `broken`: what most words mean is an outage
+/// then, but Pebble 2.10 does not find the order of a certificate whose serial number begins with a zero
+/// byte, and there is only one certificate that a new order can be about.
+fn is_about_replacing(broken: bool, problem: &Problem) -> bool {
     let detail = problem.detail.to_ascii_lowercase();
-    ["replac", "ari ", "predecessor"]
-        .iter()
-        .any(|mark| detail.contains(mark))
+    let marks: &[&str] = if broken {
+        &["the given certificate"]
+    } else {
+        &["replac", "ari ", "predecessor"]
+    };
+    marks.iter().any(|mark| detail.contains(mark))
 }
 
 /// Whether the word stands there by itself: in a name it says nothing.
