@@ -366,6 +366,8 @@ pub struct Refusal {
 pub enum Cause {
     /// No answer: name, connect, TLS or a broken connection. The text says which.
     Unreachable(String),
+    /// Nobody who is believed here vouches for the certificate of the authority itself.
+    Distrusted(String),
     /// No whole answer before the deadline.
     Deadline(Duration),
     /// An answer that is no problem document: HTML of an edge, an empty body, JSON that does not
@@ -393,7 +395,9 @@ impl Refusal {
     pub fn status(&self) -> Option<u16> {
         match &self.cause {
             Cause::Answer(status, _) | Cause::Problem(status, _) => Some(*status),
-            Cause::Unreachable(_) | Cause::Deadline(_) | Cause::Local(_) => None,
+            Cause::Unreachable(_) | Cause::Distrusted(_) | Cause::Deadline(_) | Cause::Local(_) => {
+                None
+            }
         }
     }
 
@@ -413,7 +417,7 @@ impl Refusal {
     /// What happened, as a person reads it.
     pub fn sentence(&self) -> String {
         match &self.cause {
-            Cause::Unreachable(text) => format!("no answer: {text}"),
+            Cause::Unreachable(text) | Cause::Distrusted(text) => format!("no answer: {text}"),
             Cause::Deadline(after) => format!("no answer within {} s", after.as_secs()),
             Cause::Answer(status, text) => format!("status {status} without a reason: {text}"),
             Cause::Problem(status, problem) => format!("status {status}, {problem}"),

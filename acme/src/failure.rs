@@ -99,7 +99,7 @@ impl Failure {
     pub fn of(refusal: &Refusal, replacing: bool) -> Self {
         let class = class(refusal, replacing);
         let mut detail = refusal.sentence();
-        if is_distrust(&refusal.cause) {
+        if let Cause::Distrusted(_) = refusal.cause {
             detail.push_str(DISTRUST);
         }
         let limited = class == Class::Limited;
@@ -172,20 +172,14 @@ impl Failure {
     }
 }
 
-/// Whether nobody who is believed here vouches for the authority's own certificate.
-fn is_distrust(cause: &Cause) -> bool {
-    matches!(cause, Cause::Unreachable(text) if text.contains("invalid peer certificate: UnknownIssuer"))
-}
-
-/// What to do about that.
+/// What to do about an authority that is not believed.
 const DISTRUST: &str = "; the certificate of the authority itself is of nobody who is believed here: name the \
                         secret with its root (entry ca.crt) in caBundle of the issuer";
 
 fn class(refusal: &Refusal, replacing: bool) -> Class {
     let problem = match &refusal.cause {
-        Cause::Local(_) => return Class::Local,
-        // The authority is there; another issuer may believe it.
-        cause if is_distrust(cause) => return Class::Local,
+        // An authority that is not believed is there; another issuer may believe it.
+        Cause::Local(_) | Cause::Distrusted(_) => return Class::Local,
         Cause::Answer(429, _) => return Class::Limited,
         Cause::Answer(404, _) => return not_found(refusal.step, replacing),
         Cause::Unreachable(_) | Cause::Deadline(_) | Cause::Answer(..) => return Class::Outage,

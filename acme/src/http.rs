@@ -5,6 +5,7 @@
 //! - Status, fields and content come back whole, whatever they are: judging them is the caller's.
 //! - Redirects are not followed: a signed request is meant for one URL.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tokio::time::timeout;
 
 /// Longest time from the call to the last byte of the answer.
@@ -47,6 +48,8 @@ pub(crate) struct Reply {
 pub(crate) enum Failure {
     /// Name, connect, TLS, or a connection that broke. The text says which.
     Unreachable(String),
+    /// The certificate of the other side is of nobody who is believed.
+    Distrusted(String),
     /// Not within [`DEADLINE`].
     Deadline,
     /// Longer than [`LARGEST`].
@@ -56,7 +59,9 @@ pub(crate) enum Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Unreachable(text) => write!(formatter, "no answer: {text}"),
+            Self::Unreachable(text) | Self::Distrusted(text) => {
+                write!(formatter, "no answer: {text}")
+            }
             Self::Deadline => write!(formatter, "no answer within {} s", DEADLINE.as_secs()),
             Self::TooLong => write!(formatter, "the answer is longer than {LARGEST} bytes"),
         }
@@ -111,7 +116,14 @@ impl Http {
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Reply, Failure> {
         let answer = self.0.request(request).await;
-        let answer = answer.map_err(|error| Failure::Unreachable(causes(&error)))?;
+        let answer = answer.map_err(|error| {
+            let failure = if is_distrust(&error) {
+                Failure::Distrusted
+            } else {
+                Failure::Unreachable
+            };
+            failure(causes(&error))
+        })?;
         let (parts, body) = answer.into_parts();
         let body = match Limited::new(body, LARGEST).collect().await {
             Ok(body) => body.to_bytes(),
@@ -148,6 +160,24 @@ fn store(roots: Roots<'_>) -> Result<RootCertStore, String> {
     Ok(store)
 }
 
+/// Whether nobody who is believed vouches for the certificate of the other side.
+fn is_distrust(error: &(dyn std::error::Error + 'static)) -> bool {
+    use rustls::Error::InvalidCertificate;
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(InvalidCertificate(CertificateError::UnknownIssuer)) = cause.downcast_ref() {
+            return true;
+        }
+        // What is wrapped into an I/O error is not behind it, but in its place.
+        let inside = cause.downcast_ref().and_then(io::Error::get_ref);
+        next = match inside {
+            Some(inside) => Some(inside),
+            None => cause.source(),
+        };
+    }
+    false
+}
+
 /// An error with everything behind it: "client error (Connect)" alone says nothing.
 fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -180,12 +210,54 @@ pub(crate) fn shown(text: &str, limit: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
     fn text_from_outside_is_cut_between_characters_and_has_no_control_characters() {
         assert_eq!(shown("ab\r\nc\u{1b}[1m", 100), "ab  c [1m");
         assert_eq!(shown("aéé", 4), "aé");
+    }
+
+    #[tokio::test]
+    async fn who_is_not_believed_is_not_away() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let itself = |name: &str| {
+            let params = rcgen::CertificateParams::new(["localhost".to_owned()]);
+            let mut params = params.expect("a name");
+            params
+                .distinguished_name
+                .push(rcgen::DnType::CommonName, name);
+            let key = rcgen::KeyPair::generate().expect("a key");
+            (params.self_signed(&key).expect("a certificate"), key)
+        };
+        let (shown, key) = itself("authority");
+        let (chain, key) = (vec![shown.into()], key.into());
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("protocols")
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .expect("a configuration");
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let server = tokio::spawn(async move {
+            let (socket, _) = listener.accept().await.expect("a connection");
+            acceptor.accept(socket).await.is_ok()
+        });
+        let root = itself("another").0.pem();
+        let http = Http::new(Roots::Pem(&root)).expect("a client");
+        let ask = || {
+            let request = Request::get(format!("https://localhost:{port}/"));
+            http.send(request.body(Full::default()).expect("a request"))
+        };
+        let failure = ask().await.expect_err("another root");
+        assert!(matches!(failure, Failure::Distrusted(_)), "{failure:?}");
+        assert!(!server.await.expect("a server"));
+        let failure = ask().await.expect_err("nobody listens any more");
+        assert!(matches!(failure, Failure::Unreachable(_)), "{failure:?}");
     }
 
     #[test]

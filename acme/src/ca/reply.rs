@@ -27,6 +27,7 @@ pub(super) fn judged(step: Step, outcome: Result<Reply, Failure>) -> Result<Repl
     let reply = outcome.map_err(|failure| {
         let cause = match failure {
             Failure::Unreachable(text) => Cause::Unreachable(shown(&text, DETAIL)),
+            Failure::Distrusted(text) => Cause::Distrusted(shown(&text, DETAIL)),
             Failure::Deadline => Cause::Deadline(DEADLINE),
             Failure::TooLong => Cause::Answer(200, failure.to_string()),
         };

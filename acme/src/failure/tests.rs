@@ -272,16 +272,19 @@ fn no_edge_is_believed_to_be_away_for_more_than_a_day() {
 
 #[test]
 fn an_authority_that_is_not_believed_here_is_not_away() {
-    let refused = |text: &str| {
-        let refusal = Refusal::new(Step::Directory, Cause::Unreachable(text.to_owned()));
-        Failure::of(&refusal, false)
+    let refused = |cause: fn(String) -> Cause, text: &str| {
+        Failure::of(
+            &Refusal::new(Step::Directory, cause(text.to_owned())),
+            false,
+        )
     };
-    let distrusted = refused("client error: invalid peer certificate: UnknownIssuer");
+    let distrusted = refused(Cause::Distrusted, "nobody vouches for it");
     assert_eq!(distrusted.class, Class::Local);
     assert!(
         distrusted.detail.contains("caBundle"),
         "{}",
         distrusted.detail
     );
-    assert_eq!(refused("Connection refused").class, Class::Outage);
+    let away = refused(Cause::Unreachable, "Connection refused");
+    assert_eq!(away.class, Class::Outage);
 }
