@@ -15,26 +15,27 @@
 //! - Everything that blocks runs on threads for that.
 
 mod campaign;
+mod sheet;
 mod words;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use self::campaign::{Told, campaign};
+use self::sheet::{Flaw, Sheet, load};
 use super::{Key, Listing, Stored, Unread, Vault, VaultError, Version};
 use crate::Answer;
 use crate::leaf::fingerprint;
 use crate::plan::Target;
-use crate::secrets::{Entries, Secret};
+use crate::secrets::Entries;
 
 /// The folders of certificates, and sentences about those that could not be looked into.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -57,14 +58,6 @@ struct Folder {
     root: PathBuf,
     /// The locked file; held across every write, so writes of one process follow each other.
     lock: Mutex<Option<File>>,
-}
-
-/// The file of one object.
-#[derive(Serialize, Deserialize)]
-struct Sheet {
-    version: u64,
-    sum: String,
-    files: Vec<(String, Zeroizing<String>)>,
 }
 
 impl DirectoryVault {
@@ -130,7 +123,7 @@ impl Folder {
         // Who emptied the directory has taken them away.
         furnish(&self.root).map_err(|error| words::told(&error))?;
         let path = self.root.join("epoch");
-        let last = words::plain(&path).and_then(|()| fs::read_to_string(&path));
+        let last = words::open(&path).and_then(io::read_to_string);
         let last = last.unwrap_or_default();
         let epoch = match last.trim().parse::<u64>() {
             Ok(last) => last.saturating_add(1),
@@ -241,29 +234,24 @@ impl Folder {
         let parts = parts.map(|why| Unread { target: None, why });
         listing.unread.extend(parts);
         for (target, folder) in inventory.folders {
-            let (sheet, complaint) = load(&folder);
-            let barred = words::barred(&folder);
-            if let (None, Some(_), Some(sheet), Some(_)) = (&barred, &*held, &sheet, &complaint) {
-                let text = Zeroizing::new(serde_json::to_vec(sheet)?);
-                let record = folder.join(RECORD);
-                if let Err(error) = replace(&record, &text, None) {
-                    let why = words::at(&record, &error);
-                    tracing::warn!(error = why, "a damaged record was not mended");
+            let (sheet, flaw) = load(&folder);
+            let key = Key::Certificate(target.clone());
+            match (flaw, &sheet) {
+                (None, _) => {}
+                (Some(Flaw::Barred(why)), _) => {
+                    let target = Some(target);
+                    listing.unread.push(Unread { target, why });
                 }
-            }
-            // Then that is the complaint.
-            let complaint = complaint.filter(|_| barred.is_none());
-            listing.unread.extend(barred.map(|why| Unread {
-                target: Some(target.clone()),
-                why,
-            }));
-            let key = Key::Certificate(target);
-            if let Some(complaint) = complaint {
-                let then = match &sheet {
-                    Some(_) => "the version before is used",
-                    None => "there is no version before: it is ordered anew",
-                };
-                listing.damaged.push(format!("{key}: {complaint}; {then}"));
+                (Some(Flaw::Damaged(why)), Some(sheet)) => {
+                    if held.is_some() {
+                        mend(&folder, sheet)?;
+                    }
+                    let told = format!("{key}: {why}; the version before is used");
+                    listing.damaged.push(told);
+                }
+                (Some(Flaw::Damaged(why)), None) => listing.damaged.push(format!(
+                    "{key}: {why}; there is no version before: it is ordered anew"
+                )),
             }
             if let Some(sheet) = sheet {
                 listing.stored.push(sheet.stored(key));
@@ -276,21 +264,18 @@ impl Folder {
     /// and the board filled again, but another key is another account.
     fn read(&self, key: &Key) -> Result<Option<Stored>, VaultError> {
         let folder = self.folder(key);
-        let loaded = load(&folder);
-        // Whether there is one is not known.
-        if let (None, Some(why)) = (&loaded.0, words::barred(&folder)) {
-            return Err(VaultError::Unavailable(why));
-        }
-        match loaded {
-            (None, Some(complaint)) if matches!(key, Key::Account(_)) => {
+        match load(&folder) {
+            // Whether there is one is not known.
+            (None, Some(Flaw::Barred(why))) => Err(VaultError::Unavailable(why)),
+            (None, Some(Flaw::Damaged(why))) if matches!(key, Key::Account(_)) => {
                 Err(VaultError::Damaged(format!(
-                    "{key}: {complaint}, and there is no version before: put it back from a backup, or \
+                    "{key}: {why}, and there is no version before: put it back from a backup, or \
                      remove {} to register another account",
                     folder.display()
                 )))
             }
-            (sheet, complaint) => {
-                if let Some(error) = complaint {
+            (sheet, flaw) => {
+                if let Some(Flaw::Damaged(error) | Flaw::Barred(error)) = flaw {
                     tracing::warn!(%key, error, "the vault is damaged; the version before is used, if there is one");
                 }
                 Ok(sheet.map(|sheet| sheet.stored(key.clone())))
@@ -307,10 +292,10 @@ impl Folder {
         let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.holds(held.as_ref())?;
         let folder = self.folder(key);
-        if let Some(why) = words::barred(&folder) {
+        let (found, flaw) = load(&folder);
+        if let Some(Flaw::Barred(why)) = flaw {
             return Err(VaultError::Unavailable(why));
         }
-        let (found, complaint) = load(&folder);
         let version = found.as_ref().map(Sheet::version);
         if version.as_ref() != expected {
             return Err(VaultError::Conflict(key.clone()));
@@ -327,7 +312,7 @@ impl Folder {
         create(&folder).map_err(at(&folder))?;
         let record = folder.join(RECORD);
         // A damaged file must not replace the good one beside it.
-        let keep = (complaint.is_none() && record.exists()).then(|| folder.join(OLD));
+        let keep = (flaw.is_none() && record.exists()).then(|| folder.join(OLD));
         replace(&record, &text, keep.as_deref()).map_err(at(&record))?;
         if number == 1 {
             // The entry of the object, and that of its namespace, which may be new as well.
@@ -356,79 +341,15 @@ impl Folder {
     }
 }
 
-impl Sheet {
-    fn new(version: u64, entries: &Entries) -> Result<Self, VaultError> {
-        let mut files = Vec::with_capacity(entries.len());
-        for (name, value) in entries {
-            let text = std::str::from_utf8(value.expose()).map_err(unavailable)?;
-            files.push((name.clone(), Zeroizing::new(text.to_owned())));
-        }
-        let mut sheet = Self {
-            version,
-            sum: String::new(),
-            files,
-        };
-        sheet.sum = sheet.sum();
-        Ok(sheet)
+/// Puts the version before in the place of a damaged record.
+fn mend(folder: &Path, sheet: &Sheet) -> io::Result<()> {
+    let text = Zeroizing::new(serde_json::to_vec(sheet)?);
+    let record = folder.join(RECORD);
+    if let Err(error) = replace(&record, &text, None) {
+        let why = words::at(&record, &error);
+        tracing::warn!(error = why, "a damaged record was not mended");
     }
-
-    fn sum(&self) -> String {
-        let mut bytes = Zeroizing::new(self.version.to_string().into_bytes());
-        for (name, text) in &self.files {
-            for part in [name.as_str(), text.as_str()] {
-                bytes.extend_from_slice(part.len().to_string().as_bytes());
-                bytes.push(b':');
-                bytes.extend_from_slice(part.as_bytes());
-            }
-        }
-        fingerprint(&bytes)
-    }
-
-    fn version(&self) -> Version {
-        Version(self.version.to_string())
-    }
-
-    fn stored(self, key: Key) -> Stored {
-        let entry =
-            |(name, text): (String, Zeroizing<String>)| (name, Secret::new(text.as_bytes()));
-        Stored {
-            key,
-            version: self.version(),
-            entries: self.files.into_iter().map(entry).collect(),
-        }
-    }
-}
-
-/// What can be read of an object, and what is wrong with its newest version.
-fn load(folder: &Path) -> (Option<Sheet>, Option<String>) {
-    let (record, old) = (folder.join(RECORD), folder.join(OLD));
-    let damaged = |path: &Path, why: String| format!("{} is damaged ({why})", path.display());
-    match read_sheet(&record) {
-        Ok(Some(sheet)) => (Some(sheet), None),
-        // Cut between two renames: the version before is the newest.
-        Ok(None) => match read_sheet(&old) {
-            Ok(sheet) => (sheet, None),
-            Err(why) => (None, Some(damaged(&old, why))),
-        },
-        Err(why) => (read_sheet(&old).ok().flatten(), Some(damaged(&record, why))),
-    }
-}
-
-fn read_sheet(path: &Path) -> Result<Option<Sheet>, String> {
-    let file = match words::plain(path).and_then(|()| File::open(path)) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
-    };
-    let mut text = Zeroizing::new(Vec::new());
-    file.take(LARGEST)
-        .read_to_end(&mut text)
-        .map_err(|error| error.to_string())?;
-    let sheet: Sheet = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
-    if sheet.sum() != sheet.sum {
-        return Err("its checksum does not fit".to_owned());
-    }
-    Ok(Some(sheet))
+    Ok(())
 }
 
 /// Writes aside, syncs, renames, syncs the directory. `keep` is where the version before goes.
@@ -579,9 +500,6 @@ impl Vault for DirectoryVault {
 
 /// How often a process without the lock tries for it and looks what was written.
 const LOOK: Duration = Duration::from_millis(500);
-
-/// Largest object: a record with a hundred names and three chains has about 40 KB.
-const LARGEST: u64 = 4 << 20;
 
 /// What the folder of an object ends with while it is removed; no name of an object does.
 const REMOVED: &str = "removed";

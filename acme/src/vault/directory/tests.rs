@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
+use crate::secrets::Secret;
 
 struct Scratch(PathBuf);
 
@@ -108,11 +109,10 @@ async fn case_59_every_truncation_falls_back_to_the_version_before_and_is_mended
         (listing.stored[0].entries.clone(), listing.damaged),
         (entries("three"), vec![])
     );
-    let kept = read_sheet(&path.with_file_name(OLD))
-        .expect("good")
-        .expect("there");
+    fs::remove_file(&path).expect("removed");
+    let kept = vault.read(&key("a")).await.expect("read").expect("there");
     assert_eq!(
-        kept.stored(key("a")).entries,
+        kept.entries,
         entries("one"),
         "the damaged one replaced nothing"
     );
@@ -134,6 +134,14 @@ async fn a_cut_between_the_two_renames_leaves_the_version_before() {
         .write(&key("a"), Some(&first), &entries("two"))
         .await
         .expect("goes on");
+    // No file in its place: nobody knows what was in it.
+    fs::remove_file(&path).expect("removed");
+    fs::remove_file(path.with_file_name(OLD)).expect("removed");
+    fs::create_dir(path.with_file_name(OLD)).expect("a folder");
+    let read = vault.read(&key("a")).await;
+    assert!(matches!(read, Err(VaultError::Unavailable(_))), "{read:?}");
+    let written = vault.write(&key("a"), None, &entries("three")).await;
+    assert!(matches!(written, Err(VaultError::Unavailable(_))));
 }
 
 #[tokio::test]

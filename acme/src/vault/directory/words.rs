@@ -6,8 +6,6 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use super::RECORD;
-
 /// What went wrong at a path, and what to do.
 pub(super) fn at(path: &Path, error: &io::Error) -> String {
     format!("{}: {error}; {}", path.display(), remedy(error.kind()))
@@ -23,21 +21,10 @@ pub(super) fn told(error: &io::Error) -> String {
     format!("{error}; {}", remedy(error.kind()))
 }
 
-/// Why nobody may even look at the record in a folder. Then nobody knows what it holds, so nothing may
-/// take its place.
-pub(super) fn barred(folder: &Path) -> Option<String> {
-    let record = folder.join(RECORD);
-    match plain(&record).and_then(|()| File::open(&record)) {
-        Ok(_) => None,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => Some(at(&record, &error)),
-    }
-}
-
 /// Nothing but a file is opened: to open a pipe may wait for ever, and to open a device does something.
-pub(super) fn plain(path: &Path) -> io::Result<()> {
+pub(super) fn open(path: &Path) -> io::Result<File> {
     if fs::metadata(path)?.is_file() {
-        return Ok(());
+        return File::open(path);
     }
     Err(io::Error::new(NO_FILE, "it is no file"))
 }
