@@ -5,6 +5,9 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use http::Uri;
+use http::uri::Authority;
+
 use crate::dns::SolverSpec;
 use crate::dns::spec::Provider;
 use crate::names::Name;
@@ -38,16 +41,14 @@ pub(super) fn contact(text: &str) -> Result<(), String> {
 
 /// `https://`, or `http://` to this machine where the operator says so.
 pub(super) fn directory(url: &str, insecure: bool) -> Result<(), String> {
-    let (scheme, host) = parts(url)?;
-    let local = host == "localhost"
-        || host
-            .trim_matches(['[', ']'])
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback());
-    match scheme {
-        "https" => Ok(()),
-        "http" if insecure && local => Ok(()),
-        "http" => Err(format!(
+    let uri = parsed(url)?;
+    let host = uri.host().unwrap_or_default();
+    let address = bare(host).parse::<IpAddr>();
+    let local = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+    match uri.scheme_str() {
+        Some("https") => Ok(()),
+        Some("http") if insecure && local => Ok(()),
+        Some("http") => Err(format!(
             "{url:?} is not https; http is for this machine only, with insecure: true"
         )),
         _ => Err(format!("{url:?} is no https URL")),
@@ -101,8 +102,8 @@ pub(super) fn solver(at: &str, spec: &SolverSpec, found: &mut Vec<String>) {
         );
     }
     if let Some(url) = &spec.url {
-        match parts(url) {
-            Ok(("http" | "https", _)) => {}
+        match parsed(url) {
+            Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https")) => {}
             Ok(_) => say(
                 "url",
                 &format!("{url:?} is of neither http:// nor https://"),
@@ -112,41 +113,55 @@ pub(super) fn solver(at: &str, spec: &SolverSpec, found: &mut Vec<String>) {
     }
 }
 
-/// Scheme and host of a URL that can be asked. What may be a password is not repeated.
-fn parts(url: &str) -> Result<(&str, &str), String> {
-    let none = || format!("{url:?} is no https URL");
-    let (scheme, rest) = url.split_once("://").ok_or_else(none)?;
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if authority.contains('@') {
-        return Err(
-            "a URL with a user or a password in it is shown and logged: leave them out".to_owned(),
-        );
-    }
-    if !url.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(none());
-    }
-    let (host, port) = match authority.strip_prefix('[') {
-        Some(six) => {
-            let (host, port) = six
-                .split_once(']')
-                .filter(|(host, _)| host.parse::<Ipv6Addr>().is_ok())
-                .ok_or_else(|| {
-                    format!(
-                        "{url:?} has no address in its brackets: write one such as [2001:db8::1]"
-                    )
-                })?;
-            (host, port)
-        }
-        None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+/// Reads a URL that can be asked. What may be a password is not repeated.
+fn parsed(url: &str) -> Result<Uri, String> {
+    let uri: Uri = url.parse().map_err(|_| no_url(url))?;
+    let authority = uri.authority().map_or("", Authority::as_str);
+    let host = uri.host().unwrap_or_default();
+    // Beside the host, there can only be a port.
+    let port = authority == host || uri.port_u16().is_some_and(|port| port > 0);
+    let why = if authority.contains('@') {
+        PASSWORD.to_owned()
+    } else if uri.scheme().is_none() || !url.bytes().all(|byte| byte.is_ascii_graphic()) {
+        format!("{url:?} is no https URL")
+    } else if url.contains('#') {
+        format!("{url:?} has a part that is never sent: leave out # and what follows it")
+    } else if host.is_empty() {
+        no_host(url)
+    } else if host.starts_with('[') && bare(host).parse::<Ipv6Addr>().is_err() {
+        no_address(url)
+    } else if !port {
+        format!("{url:?} has no port that there is: write 1 to 65535")
+    } else {
+        return Ok(uri);
     };
-    if host.is_empty() {
-        return Err(format!("{url:?} names no host: write https://host/path"));
-    }
-    let valid = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
-    if !port.is_empty() && !port.strip_prefix(':').is_some_and(valid) {
-        return Err(format!(
-            "{url:?} has no port that there is: write 1 to 65535"
-        ));
-    }
-    Ok((scheme, host))
+    Err(why)
 }
+
+/// Why a text cannot be read as a URL. Nobody knows where in it a password would be.
+fn no_url(url: &str) -> String {
+    if url.contains('@') {
+        PASSWORD.to_owned()
+    } else if url.contains("://[") {
+        no_address(url)
+    } else if url.contains(":///") || url.ends_with("://") {
+        no_host(url)
+    } else {
+        format!("{url:?} is no https URL")
+    }
+}
+
+fn no_host(url: &str) -> String {
+    format!("{url:?} names no host: write https://host/path")
+}
+
+fn no_address(url: &str) -> String {
+    format!("{url:?} has no address in its brackets: write one such as [2001:db8::1]")
+}
+
+/// A host without the brackets of an address.
+fn bare(host: &str) -> &str {
+    host.trim_matches(['[', ']'])
+}
+
+const PASSWORD: &str = "a URL with a user or a password in it is shown and logged: leave them out";
