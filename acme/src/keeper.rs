@@ -464,7 +464,7 @@ impl Work {
             issuers: &issuers,
             most: self.flows,
         };
-        while let Some((mut flow, stale)) = self.slots.take_due(now, share) {
+        for (mut flow, stale) in self.slots.take_due(now, share) {
             let driver = Arc::clone(&self.driver);
             let target = flow.target().clone();
             let task = self.running.spawn(async move {

@@ -46,6 +46,14 @@ pub(super) struct Share<'a> {
     pub(super) most: usize,
 }
 
+impl Share<'_> {
+    /// Whether the authority of a certificate has all its flows.
+    fn is_used(&self, flows: &BTreeMap<String, usize>, flow: &Flow) -> bool {
+        let count = flows.get(flow.authority(self.issuers));
+        count.is_some_and(|count| *count >= self.most)
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Slots {
     by_target: BTreeMap<Target, Slot>,
@@ -115,7 +123,7 @@ impl Slots {
 
     /// Takes a certificate that nobody works on; `None` if there is none. The error is a sentence.
     pub(super) fn take(&mut self, target: &Target) -> Result<Option<Flow>, String> {
-        let busy = self.busy(None);
+        let busy = self.busy();
         match self.by_target.get_mut(target) {
             None => Ok(None),
             Some(Slot::LeftAlone) => Err(format!(
@@ -133,25 +141,25 @@ impl Slots {
 
     /// A certificate that is not here yet is worked on.
     pub(super) fn occupy(&mut self, target: &Target) {
-        let busy = self.busy(None);
+        let busy = self.busy();
         self.by_target.insert(target.clone(), busy);
     }
 
-    fn busy(&self, at: Option<String>) -> Slot {
-        let since = self.changes;
+    /// With a command.
+    fn busy(&self) -> Slot {
+        let (since, at) = (self.changes, None);
         Slot::Busy(Busy { since, at })
     }
 
-    /// Directories of the authorities that have all their flows.
-    fn full(&self, most: usize) -> BTreeSet<&str> {
-        let mut flows: BTreeMap<&str, usize> = BTreeMap::new();
+    /// How many flows each authority has, by its directory.
+    fn flows(&self) -> BTreeMap<String, usize> {
+        let mut flows = BTreeMap::new();
         for slot in self.by_target.values() {
             if let Slot::Busy(Busy { at: Some(at), .. }) = slot {
-                *flows.entry(at).or_default() += 1;
+                *flows.entry(at.clone()).or_default() += 1;
             }
         }
-        let full = flows.into_iter().filter(|(_, count)| *count >= most);
-        full.map(|(at, _)| at).collect()
+        flows
     }
 
     /// Whether a certificate may have something on the board.
@@ -182,41 +190,48 @@ impl Slots {
         }
     }
 
-    /// Takes the most urgent certificate that is due and whose authority has a flow left, and says
-    /// whether it has to be read again.
-    pub(super) fn take_due(&mut self, now: Timestamp, share: Share<'_>) -> Option<(Flow, bool)> {
-        let full = self.full(share.most);
-        let mut best: Option<((u8, SignedDuration), &Target)> = None;
-        for (target, slot) in &self.by_target {
-            let Slot::Idle { flow, stale } = slot else {
+    /// Takes the certificates that are due and whose authority has a flow left, the most urgent first,
+    /// and says of each whether it has to be read again.
+    pub(super) fn take_due(&mut self, now: Timestamp, share: Share<'_>) -> Vec<(Flow, bool)> {
+        let mut flows = self.flows();
+        let since = self.changes;
+        let due = self.by_target.values_mut().filter_map(|slot| {
+            let Slot::Idle { flow, stale } = &*slot else {
+                return None;
+            };
+            if share.is_used(&flows, flow) || when(flow, *stale, now).is_none_or(|at| at > now) {
+                return None;
+            }
+            Some((urgency(&flow.record, now), slot))
+        });
+        let mut due: Vec<_> = due.collect();
+        // Of equally urgent ones, the first by name stays the first.
+        due.sort_by_key(|(urgency, _)| *urgency);
+        let mut taken = Vec::new();
+        for (_, slot) in due {
+            let Slot::Idle { flow, .. } = &*slot else {
                 continue;
             };
-            let full = full.contains(flow.authority(share.issuers));
-            if full || when(flow, *stale, now).is_none_or(|at| at > now) {
+            // Those before it may have taken the last one.
+            if share.is_used(&flows, flow) {
                 continue;
             }
-            let urgency = urgency(&flow.record, now);
-            if best.as_ref().is_none_or(|(other, _)| urgency < *other) {
-                best = Some((urgency, target));
+            let at = flow.authority(share.issuers).to_owned();
+            *flows.entry(at.clone()).or_default() += 1;
+            let at = Some(at);
+            let busy = Slot::Busy(Busy { since, at });
+            if let Slot::Idle { flow, stale } = std::mem::replace(slot, busy) {
+                taken.push((*flow, stale));
             }
         }
-        let target = best?.1.clone();
-        let busy = self.busy(None);
-        match self.by_target.insert(target.clone(), busy)? {
-            Slot::Idle { flow, stale } => {
-                let busy = self.busy(Some(flow.authority(share.issuers).to_owned()));
-                self.by_target.insert(target, busy);
-                Some((*flow, stale))
-            }
-            Slot::Busy(_) | Slot::LeftAlone => None,
-        }
+        taken
     }
 
     /// When the next one is due whose authority has a flow left.
     pub(super) fn next_due(&self, now: Timestamp, share: Share<'_>) -> Option<Timestamp> {
-        let full = self.full(share.most);
+        let flows = self.flows();
         let idle = self.by_target.values().filter_map(|slot| match slot {
-            Slot::Idle { flow, .. } if full.contains(flow.authority(share.issuers)) => None,
+            Slot::Idle { flow, .. } if share.is_used(&flows, flow) => None,
             Slot::Idle { flow, stale } => when(flow, *stale, now),
             Slot::Busy(_) | Slot::LeftAlone => None,
         });
