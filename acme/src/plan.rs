@@ -65,6 +65,26 @@ pub struct Request {
     pub always: bool,
 }
 
+impl Request {
+    /// A wish for these hosts that is older than all others and says nothing else.
+    pub fn new(object: String, target: Target, hosts: Vec<String>) -> Self {
+        Self {
+            object,
+            since: Timestamp::UNIX_EPOCH,
+            target,
+            namespace_uid: String::new(),
+            labels: BTreeMap::new(),
+            hosts,
+            elsewhere: BTreeMap::new(),
+            issuer: None,
+            profile: None,
+            key: None,
+            challenges: None,
+            always: false,
+        }
+    }
+}
+
 /// A certificate that is wanted and allowed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

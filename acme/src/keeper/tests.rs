@@ -248,19 +248,10 @@ fn allowing(host: &str) -> Arc<Issuers> {
 }
 
 fn request(target: &Target) -> Request {
+    let hosts = vec!["a.example.test".to_owned()];
     Request {
-        object: "Ingress/shop/web".to_owned(),
-        since: Timestamp::UNIX_EPOCH,
-        target: target.clone(),
         namespace_uid: "one".to_owned(),
-        labels: BTreeMap::new(),
-        hosts: vec!["a.example.test".to_owned()],
-        elsewhere: BTreeMap::new(),
-        issuer: None,
-        profile: None,
-        key: None,
-        challenges: None,
-        always: false,
+        ..Request::new("Ingress/shop/web".to_owned(), target.clone(), hosts)
     }
 }
 

@@ -27,22 +27,15 @@ acme:
 
 fn request(age: i64, object: &str, secret: &str, hosts: &[&str]) -> Request {
     let (namespace, _) = object.split_once('/').expect("namespace/name");
+    let target = Target {
+        namespace: namespace.into(),
+        secret: secret.into(),
+    };
+    let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
     Request {
-        object: format!("Ingress {object}"),
         since: Timestamp::from_second(1_000 + age).expect("a time"),
-        target: Target {
-            namespace: namespace.into(),
-            secret: secret.into(),
-        },
         namespace_uid: format!("uid-{namespace}"),
-        labels: BTreeMap::new(),
-        hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
-        elsewhere: BTreeMap::new(),
-        issuer: None,
-        profile: None,
-        key: None,
-        challenges: None,
-        always: false,
+        ..Request::new(format!("Ingress {object}"), target, hosts)
     }
 }
 

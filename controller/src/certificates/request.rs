@@ -119,22 +119,14 @@ fn request(
     let secret = entry.secret_name.clone().filter(|name| !name.is_empty())?;
     let hosts = entry.hosts.clone().filter(|hosts| !hosts.is_empty())?;
     let created = ingress.metadata.creation_timestamp.as_ref();
+    let target = Target {
+        namespace: key.namespace.to_string(),
+        secret,
+    };
     let mut request = Request {
-        object: key.to_string(),
         since: created.map_or(Timestamp::MAX, |time| time.0),
-        target: Target {
-            namespace: key.namespace.to_string(),
-            secret,
-        },
-        namespace_uid: String::new(),
-        labels: BTreeMap::new(),
-        hosts,
-        elsewhere: BTreeMap::new(),
         issuer: issuer.map(str::to_owned),
-        profile: None,
-        key: None,
-        challenges: None,
-        always: false,
+        ..Request::new(key.to_string(), target, hosts)
     };
     settings::apply(ingress.metadata.annotations.as_ref(), &mut request);
     Some(request)

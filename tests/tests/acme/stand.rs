@@ -25,7 +25,6 @@ use gatehouse_acme::vault::directory::DirectoryVault;
 use gatehouse_tests::acme::{Bind, Pebble};
 use gatehouse_tests::backend::{self, Backend, Step};
 use gatehouse_tests::manifests::Scratch;
-use jiff::Timestamp;
 use tokio::sync::{broadcast, watch};
 
 /// Longer than anything here takes on a busy machine.
@@ -186,19 +185,11 @@ impl Stand {
 
 /// A request of an Ingress in namespace `shop`.
 pub(crate) fn request(secret: &str, hosts: &[&str]) -> Request {
+    let object = format!("Ingress shop/{secret}");
+    let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
     Request {
-        object: format!("Ingress shop/{secret}"),
-        since: Timestamp::UNIX_EPOCH,
-        target: target(secret),
         namespace_uid: "uid-shop".to_owned(),
-        labels: std::collections::BTreeMap::new(),
-        hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
-        elsewhere: std::collections::BTreeMap::new(),
-        issuer: None,
-        profile: None,
-        key: None,
-        challenges: None,
-        always: false,
+        ..Request::new(object, target(secret), hosts)
     }
 }
 

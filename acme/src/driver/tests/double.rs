@@ -451,19 +451,11 @@ pub(super) fn target(secret: &str) -> Target {
 
 /// A wish for these hosts.
 pub(super) fn request(secret: &str, hosts: &[&str]) -> Request {
+    let object = format!("Ingress shop/{secret}");
+    let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
     Request {
-        object: format!("Ingress shop/{secret}"),
-        since: Timestamp::UNIX_EPOCH,
-        target: target(secret),
         namespace_uid: "uid".to_owned(),
-        labels: BTreeMap::new(),
-        hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
-        elsewhere: BTreeMap::new(),
-        issuer: None,
-        profile: None,
-        key: None,
-        challenges: None,
-        always: false,
+        ..Request::new(object, target(secret), hosts)
     }
 }
 

@@ -1,10 +1,8 @@
 //! A keeper whose vault cannot be used as it should be.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::*;
@@ -52,20 +50,8 @@ fn keeper(vault: Arc<dyn Vault>, secret: &str) -> Keeper {
         Arc::new(|_| Err("no authority in this test".to_owned())),
         Arc::new(|_, _| Err("no DNS in this test".to_owned())),
     ));
-    let request = Request {
-        object: format!("Ingress/shop/{secret}"),
-        since: Timestamp::UNIX_EPOCH,
-        target: target(secret),
-        namespace_uid: String::new(),
-        labels: BTreeMap::new(),
-        hosts: vec![format!("{secret}.example.test")],
-        elsewhere: BTreeMap::new(),
-        issuer: None,
-        profile: None,
-        key: None,
-        challenges: None,
-        always: false,
-    };
+    let hosts = vec![format!("{secret}.example.test")];
+    let request = Request::new(format!("Ingress/shop/{secret}"), target(secret), hosts);
     keeper.wanted.send_replace(Some(Arc::new(vec![request])));
     keeper
 }
