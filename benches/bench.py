@@ -25,10 +25,11 @@ from pathlib import Path
 
 from loads import HOST, LOAD_CORE, ROWS
 from manifests import endpoint_slice, ingress, replace, write_manifests
-from process import Stop, cpu_seconds, end, end_all, memory_mib, pin, spawn
+from process import Stop, cpu_seconds, end, memory_mib, pin, run, spawn
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "target" / "bench"
+MARK = "GATEHOUSE_BENCH_INSIDE"
 PROXY_CORE = 0
 HOLD_OFF = 0.020
 PAUSE = 0.25
@@ -80,6 +81,18 @@ def build_gateway():
         if message.get("executable") and message["target"]["name"] == "gatehouse":
             return message["executable"]
     raise Stop("cargo built no binary with the name gatehouse.")
+
+
+def enter(folder, *setup):
+    """Runs this program again in namespaces of its own, with the binary in MARK; the answer is its exit status."""
+    install_tools()
+    subprocess.run([ROOT / "scripts" / "test-setup", *setup], check=True)
+    binary = build_gateway()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    flags = ["--net"] if os.geteuid() == 0 else ["--map-root-user", "--net"]
+    command = ["unshare", *flags, "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, *sys.argv]
+    return subprocess.run(command, env={**os.environ, MARK: binary}).returncode
 
 
 def take_ports(base):
@@ -439,27 +452,23 @@ def main():
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupted)
     started = time.monotonic()
-    try:
-        plan = arguments()
-        if len(os.sched_getaffinity(0)) < 2:
-            raise Stop("Two cores are needed: one for the proxy, one for load generator and backend.")
-        install_tools()
-        if not plan.self_check:
-            plan.binary = build_gateway()
-        ports = take_ports(int(os.environ.get("BENCH_PORT", "19080")))
-        shutil.rmtree(OUT, ignore_errors=True)
-        OUT.mkdir(parents=True)
-        result = measure(plan, ports)
-        (OUT / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-        print(f"\nAll figures: {(OUT / 'result.json').relative_to(ROOT)}. Took {time.monotonic() - started:.0f} s.")
-        return 0
-    except Stop as stop:
-        print(f"bench: {stop}", file=sys.stderr)
-        return 1
-    finally:
-        end_all()
-        shutil.rmtree(OUT / "manifests", ignore_errors=True)
+    plan = arguments()
+    if len(os.sched_getaffinity(0)) < 2:
+        raise Stop("Two cores are needed: one for the proxy, one for load generator and backend.")
+    install_tools()
+    if not plan.self_check:
+        plan.binary = build_gateway()
+    ports = take_ports(int(os.environ.get("BENCH_PORT", "19080")))
+    shutil.rmtree(OUT, ignore_errors=True)
+    OUT.mkdir(parents=True)
+    result = measure(plan, ports)
+    (OUT / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(f"\nAll figures: {(OUT / 'result.json').relative_to(ROOT)}. Took {time.monotonic() - started:.0f} s.")
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(run(main))
+    finally:
+        shutil.rmtree(OUT / "manifests", ignore_errors=True)

@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -17,14 +16,12 @@ import time
 from pathlib import Path
 
 import apiserver
-from bench import (OUT, ROOT, answers, build_gateway, install_tools, launch, live_edits, machine, make_certificate, verdict,
-                   wait_for, write_nginx)
+from bench import MARK, OUT, ROOT, answers, enter, launch, live_edits, machine, make_certificate, verdict, wait_for, write_nginx
 from loads import run_tool
 from manifests import CLASS, endpoint_slice, ingress, key_pair, service
-from process import Stop, cpu_seconds, end, end_all, memory_mib, spawn
+from process import cpu_seconds, end, memory_mib, run, spawn
 
 HERE = OUT / "control"
-MARK = "GATEHOUSE_BENCH_INSIDE"
 HTTP, HTTPS, ADMIN, BACKEND = 8080, 8443, 9090, 8000
 SIDES = {"a": "10.99.1.1", "b": "10.99.1.2"}
 HOST = "app-00001.bench.test"
@@ -34,18 +31,6 @@ PAUSE = 0.05
 
 
 # ---- the place ---------------------------------------------------------------------------------------------
-
-
-def enter(plan):
-    """Runs this program again in namespaces of its own; the answer is its exit status."""
-    install_tools()
-    subprocess.run([ROOT / "scripts" / "test-setup"], check=True)
-    binary = build_gateway()
-    shutil.rmtree(HERE, ignore_errors=True)
-    HERE.mkdir(parents=True)
-    flags = ["--net"] if os.geteuid() == 0 else ["--map-root-user", "--net"]
-    command = ["unshare", *flags, "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, __file__, *sys.argv[1:]]
-    return subprocess.run(command, env={**os.environ, MARK: binary}).returncode
 
 
 def backends():
@@ -213,19 +198,13 @@ def arguments():
 
 
 def main():
-    try:
-        plan = arguments()
-        binary = os.environ.get(MARK)
-        if not binary:
-            return enter(plan)
-        measure(binary, plan)
-        return 0
-    except Stop as stop:
-        print(f"bench: {stop}", file=sys.stderr)
-        return 1
-    finally:
-        end_all()
+    plan = arguments()
+    binary = os.environ.get(MARK)
+    if not binary:
+        return enter(HERE)
+    measure(binary, plan)
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

@@ -15,13 +15,12 @@ import threading
 import time
 
 from apiserver import openssl, signed
-from bench import OUT, ROOT, answers, build_gateway, install_tools, launch, machine, wait_for, write_nginx
+from bench import MARK, OUT, ROOT, answers, enter, launch, machine, wait_for, write_nginx
 from control import percentile
 from manifests import CLASS, endpoint_slice, ingress, replace, service
-from process import Stop, end_all, spawn
+from process import Stop, run, spawn
 
 HERE = OUT / "orders"
-MARK = "GATEHOUSE_BENCH_INSIDE"
 HTTP, HTTPS, ADMIN, BACKEND = 8080, 8443, 9090, 8000
 ACME, MANAGEMENT, DNS, NAMES = 14000, 15000, 8053, 8055
 HOST = "other.bench.test"
@@ -29,18 +28,6 @@ HOST = "other.bench.test"
 RATE, CLIENTS = 200, 4
 # What the authority allows, as `limits` of the issuer say.
 PER_MINUTE = 600
-
-
-def enter():
-    """Runs this program again in namespaces of its own; the answer is its exit status."""
-    install_tools()
-    subprocess.run([ROOT / "scripts" / "test-setup", "namespaces", "acme"], check=True)
-    binary = build_gateway()
-    shutil.rmtree(HERE, ignore_errors=True)
-    (HERE / "manifests").mkdir(parents=True)
-    flags = ["--net"] if os.geteuid() == 0 else ["--map-root-user", "--net"]
-    command = ["unshare", *flags, "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, __file__]
-    return subprocess.run(command, env={**os.environ, MARK: binary}).returncode
 
 
 def start_authority():
@@ -151,6 +138,7 @@ def issue(count, limit):
 
 
 def measure(binary, count, quiet):
+    (HERE / "manifests").mkdir()
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     facts = machine()
     print("{cpu}, {cores} cores, Linux {kernel}, load average {load:.2f}".format(**facts))
@@ -176,19 +164,13 @@ def measure(binary, count, quiet):
 
 
 def main():
-    try:
-        binary = os.environ.get(MARK)
-        if not binary:
-            return enter()
-        quick = os.environ.get("BENCH_QUICK", "") not in ("", "0")
-        measure(binary, *((50, 5) if quick else (1_000, 60)))
-        return 0
-    except Stop as stop:
-        print(f"bench: {stop}", file=sys.stderr)
-        return 1
-    finally:
-        end_all()
+    binary = os.environ.get(MARK)
+    if not binary:
+        return enter(HERE, "namespaces", "acme")
+    quick = os.environ.get("BENCH_QUICK", "") not in ("", "0")
+    measure(binary, *((50, 5) if quick else (1_000, 60)))
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(main))

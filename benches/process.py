@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 
@@ -47,6 +48,17 @@ def end(process):
 def end_all():
     for process in list(reversed(STARTED)):
         end(process)
+
+
+def run(program):
+    """The exit status of a program: what it returns, or 1 after the sentence of a Stop. Nothing that it started is left."""
+    try:
+        return program()
+    except Stop as stop:
+        print(f"bench: {stop}", file=sys.stderr)
+        return 1
+    finally:
+        end_all()
 
 
 def threads(pid):
