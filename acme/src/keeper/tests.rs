@@ -5,62 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use jiff::Timestamp;
 
 use super::*;
-use crate::Answer;
 use crate::board::Thumbprint;
 use crate::failure::Class;
 use crate::issuers::{Http01, KeyKind};
 use crate::plan::Wanted;
 use crate::record::{Asked, Wait};
-use crate::secrets::{Entries, SecretFolder};
-use crate::vault::memory::MemoryVault;
-use crate::vault::{Listing, Stored, VaultError, Version};
-
-/// A vault whose accounts cannot be read the first few times.
-struct Shy {
-    inner: MemoryVault,
-    away: AtomicUsize,
-}
-
-impl Vault for Shy {
-    fn certificates(&self) -> Answer<'_, Result<Listing, VaultError>> {
-        self.inner.certificates()
-    }
-
-    fn read<'a>(&'a self, key: &'a Key) -> Answer<'a, Result<Option<Stored>, VaultError>> {
-        let order = Ordering::SeqCst;
-        let less = |left: usize| left.checked_sub(1);
-        if matches!(key, Key::Account(_)) && self.away.fetch_update(order, order, less).is_ok() {
-            let error = VaultError::Unavailable("it is away".to_owned());
-            return Box::pin(std::future::ready(Err(error)));
-        }
-        self.inner.read(key)
-    }
-
-    fn write<'a>(
-        &'a self,
-        key: &'a Key,
-        expected: Option<&'a Version>,
-        entries: &'a Entries,
-    ) -> Answer<'a, Result<Version, VaultError>> {
-        self.inner.write(key, expected, entries)
-    }
-
-    fn remove<'a>(
-        &'a self,
-        key: &'a Key,
-        expected: &'a Version,
-    ) -> Answer<'a, Result<(), VaultError>> {
-        self.inner.remove(key, expected)
-    }
-
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.inner.changes()
-    }
-
-    fn epoch(&self) -> watch::Receiver<Option<u64>> {
-        self.inner.epoch()
-    }
-}
+use crate::secrets::SecretFolder;
+use crate::vault::memory::{MemoryVault, away};
 
 fn issuers(more: &str) -> Issuers {
     let text = format!(
@@ -113,11 +64,18 @@ async fn an_issuer_that_shall_answer_published_tokens_only_does_so_from_then_on(
 async fn accounts_that_could_not_be_read_are_looked_at_again_until_they_are() {
     let (_issuers, issuers) = watch::channel(Arc::new(issuers("")));
     // The first looks of a follower and of a leader, and one more.
-    let vault = Arc::new(Shy {
-        inner: MemoryVault::new(),
-        away: AtomicUsize::new(3),
+    let left = Arc::new(AtomicUsize::new(3));
+    let fails = Arc::clone(&left);
+    let vault = MemoryVault::new().guarded(move |key, written| {
+        let order = Ordering::SeqCst;
+        let less = |left: usize| left.checked_sub(1);
+        let look = matches!(key, Key::Account(_)) && written.is_none();
+        if look && fails.fetch_update(order, order, less).is_ok() {
+            return Err(away());
+        }
+        Ok(())
     });
-    let keeper = start(Arc::<Shy>::clone(&vault), issuers);
+    let keeper = start(Arc::new(vault), issuers);
     let asker = keeper.asker();
     keeper.shown().await;
     let early = asker.accounts().expect_err("nobody has read them");
@@ -126,7 +84,7 @@ async fn accounts_that_could_not_be_read_are_looked_at_again_until_they_are() {
     sheets.mark_unchanged();
     let looked = tokio::time::timeout(Duration::from_secs(30), sheets.changed()).await;
     looked.expect("in time").expect("a keeper");
-    assert_eq!(vault.away.load(Ordering::SeqCst), 0);
+    assert_eq!(left.load(Ordering::SeqCst), 0);
     assert_eq!(asker.accounts().expect("accounts").len(), 1);
 }
 

@@ -1,6 +1,7 @@
 //! A vault in memory, for tests and for what need not survive.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -14,6 +15,19 @@ use crate::secrets::Entries;
 pub struct MemoryVault {
     store: Arc<Store>,
     epoch: watch::Sender<Option<u64>>,
+    guard: Option<Guard>,
+}
+
+/// Of [`MemoryVault::guarded`].
+#[derive(Clone)]
+struct Guard(Arc<Check>);
+
+type Check = dyn Fn(&Key, Option<&Entries>) -> Result<(), VaultError> + Send + Sync;
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Guard")
+    }
 }
 
 #[derive(Debug)]
@@ -47,6 +61,7 @@ impl MemoryVault {
         let vault = Self {
             store: Arc::new(store),
             epoch: watch::Sender::new(None),
+            guard: None,
         };
         vault.lead();
         vault
@@ -58,6 +73,20 @@ impl MemoryVault {
         Self {
             store: Arc::clone(&self.store),
             epoch: watch::Sender::new(None),
+            guard: None,
+        }
+    }
+
+    /// The same view, but `guard` is asked before an object is read, or written with these entries; its
+    /// error is the answer then.
+    #[must_use]
+    pub fn guarded(
+        &self,
+        guard: impl Fn(&Key, Option<&Entries>) -> Result<(), VaultError> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            guard: Some(Guard(Arc::new(guard))),
+            ..self.clone()
         }
     }
 
@@ -83,10 +112,15 @@ impl MemoryVault {
         lock.unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn pass(&self, key: &Key, entries: Option<&Entries>) -> Result<(), VaultError> {
+        let guard = self.guard.as_ref();
+        guard.map_or(Ok(()), |Guard(guard)| guard(key, entries))
+    }
+
     fn reach(&self) -> Result<MutexGuard<'_, Objects>, VaultError> {
         let objects = self.lock();
         if objects.away {
-            return Err(VaultError::Unavailable("it is away".to_owned()));
+            return Err(away());
         }
         Ok(objects)
     }
@@ -136,6 +170,11 @@ impl MemoryVault {
     }
 }
 
+/// The error of a store that cannot be reached.
+pub fn away() -> VaultError {
+    VaultError::Unavailable("it is away".to_owned())
+}
+
 fn stored(key: &Key, (version, entries): &(u64, Entries)) -> Stored {
     Stored {
         key: key.clone(),
@@ -151,6 +190,7 @@ impl Vault for MemoryVault {
 
     fn read<'a>(&'a self, key: &'a Key) -> Answer<'a, Result<Option<Stored>, VaultError>> {
         Box::pin(async move {
+            self.pass(key, None)?;
             let objects = self.reach()?;
             Ok(objects.by_key.get(key).map(|value| stored(key, value)))
         })
@@ -162,7 +202,10 @@ impl Vault for MemoryVault {
         expected: Option<&'a Version>,
         entries: &'a Entries,
     ) -> Answer<'a, Result<Version, VaultError>> {
-        Box::pin(async move { self.change(key, expected, Some(entries)) })
+        Box::pin(async move {
+            self.pass(key, Some(entries))?;
+            self.change(key, expected, Some(entries))
+        })
     }
 
     fn remove<'a>(

@@ -14,9 +14,9 @@ use gatehouse_acme::journal::{Journal, Point};
 use gatehouse_acme::keeper::{Command, Keeper};
 use gatehouse_acme::plan::Target;
 use gatehouse_acme::record::{Material, Phase, Record};
-use gatehouse_acme::secrets::{Entries, Secret};
-use gatehouse_acme::vault::memory::MemoryVault;
-use gatehouse_acme::vault::{Key, Listing, Stored, Vault, VaultError, Version};
+use gatehouse_acme::secrets::Secret;
+use gatehouse_acme::vault::memory::{self, MemoryVault};
+use gatehouse_acme::vault::{Key, Vault as _, VaultError};
 use gatehouse_tests::acme::fault::{Endpoint, Fault, Rule, Seen, Verdict};
 use gatehouse_tests::acme::{Pebble, Setup};
 use gatehouse_tests::kubernetes::cluster::alone;
@@ -30,7 +30,6 @@ use crate::stand::{PATIENCE, Stand, request, served, target, until, valid, want}
 use crate::waits::Undated;
 
 /// A vault that is away for the next few uses of records, and counts how often accounts are read.
-#[derive(Clone)]
 struct Shaky {
     inner: MemoryVault,
     away: Arc<AtomicUsize>,
@@ -39,65 +38,27 @@ struct Shaky {
 
 impl Shaky {
     fn new() -> Self {
+        let (away, looked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (left, looks) = (Arc::clone(&away), Arc::clone(&looked));
+        let inner = MemoryVault::new().guarded(move |key, written| {
+            let order = Ordering::SeqCst;
+            let less = |left: usize| left.checked_sub(1);
+            match key {
+                Key::Account(_) if written.is_none() => {
+                    looks.fetch_add(1, order);
+                }
+                Key::Certificate(_) if left.fetch_update(order, order, less).is_ok() => {
+                    return Err(memory::away());
+                }
+                _ => {}
+            }
+            Ok(())
+        });
         Self {
-            inner: MemoryVault::new(),
-            away: Arc::default(),
-            looked: Arc::default(),
+            inner,
+            away,
+            looked,
         }
-    }
-
-    fn reach(&self, key: &Key) -> Result<(), VaultError> {
-        let less = |left: usize| left.checked_sub(1);
-        let concerned = matches!(key, Key::Certificate(_));
-        let order = Ordering::SeqCst;
-        if concerned && self.away.fetch_update(order, order, less).is_ok() {
-            return Err(VaultError::Unavailable("it is away".to_owned()));
-        }
-        Ok(())
-    }
-}
-
-impl Vault for Shaky {
-    fn certificates(&self) -> Answer<'_, Result<Listing, VaultError>> {
-        self.inner.certificates()
-    }
-
-    fn read<'a>(&'a self, key: &'a Key) -> Answer<'a, Result<Option<Stored>, VaultError>> {
-        if let Key::Account(_) = key {
-            self.looked.fetch_add(1, Ordering::SeqCst);
-        }
-        match self.reach(key) {
-            Ok(()) => self.inner.read(key),
-            Err(error) => Box::pin(std::future::ready(Err(error))),
-        }
-    }
-
-    fn write<'a>(
-        &'a self,
-        key: &'a Key,
-        expected: Option<&'a Version>,
-        entries: &'a Entries,
-    ) -> Answer<'a, Result<Version, VaultError>> {
-        match self.reach(key) {
-            Ok(()) => self.inner.write(key, expected, entries),
-            Err(error) => Box::pin(std::future::ready(Err(error))),
-        }
-    }
-
-    fn remove<'a>(
-        &'a self,
-        key: &'a Key,
-        expected: &'a Version,
-    ) -> Answer<'a, Result<(), VaultError>> {
-        self.inner.remove(key, expected)
-    }
-
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.inner.changes()
-    }
-
-    fn epoch(&self) -> watch::Receiver<Option<u64>> {
-        self.inner.epoch()
     }
 }
 
@@ -136,7 +97,7 @@ fn a_record_that_was_not_stored_is_read_again_before_any_step_is_made_of_it() {
             stand.journal = Arc::<Notes>::clone(&notes);
             // The plan is not stored, and cannot be read after that.
             vault.away.store(2, Ordering::SeqCst);
-            let keeper = stand.keeper_on(Arc::new(vault.clone()));
+            let keeper = stand.keeper_on(Arc::new(vault.inner.clone()));
             want(&keeper, vec![request("tls", &["a.example.test"])]);
             valid(&keeper, "tls").await;
             assert_eq!(vault.away.load(Ordering::SeqCst), 0, "both were met");
@@ -146,56 +107,21 @@ fn a_record_that_was_not_stored_is_read_again_before_any_step_is_made_of_it() {
     });
 }
 
-/// A vault that takes a plan, and then nothing of this kind.
-struct Full {
-    inner: MemoryVault,
-    refuses: fn(Phase) -> bool,
-    planned: AtomicBool,
-    closed: Arc<AtomicBool>,
-}
-
-impl Vault for Full {
-    fn certificates(&self) -> Answer<'_, Result<Listing, VaultError>> {
-        self.inner.certificates()
-    }
-
-    fn read<'a>(&'a self, key: &'a Key) -> Answer<'a, Result<Option<Stored>, VaultError>> {
-        self.inner.read(key)
-    }
-
-    fn write<'a>(
-        &'a self,
-        key: &'a Key,
-        expected: Option<&'a Version>,
-        entries: &'a Entries,
-    ) -> Answer<'a, Result<Version, VaultError>> {
+/// A vault that takes a plan, and while it is closed nothing of this kind after that.
+fn full(refuses: fn(Phase) -> bool, closed: Arc<AtomicBool>) -> MemoryVault {
+    let planned = AtomicBool::new(false);
+    MemoryVault::new().guarded(move |key, written| {
         let order = Ordering::SeqCst;
-        if matches!(key, Key::Certificate(_)) {
-            let phase = Record::from_entries(entries).expect("a record").state.phase;
-            let planned = self.planned.fetch_or(phase == Phase::Planned, order);
-            if planned && self.closed.load(order) && (self.refuses)(phase) {
-                let error = VaultError::Unavailable("it is full".to_owned());
-                return Box::pin(std::future::ready(Err(error)));
-            }
+        let (Key::Certificate(_), Some(entries)) = (key, written) else {
+            return Ok(());
+        };
+        let phase = Record::from_entries(entries).expect("a record").state.phase;
+        let planned = planned.fetch_or(phase == Phase::Planned, order);
+        if planned && closed.load(order) && refuses(phase) {
+            return Err(VaultError::Unavailable("it is full".to_owned()));
         }
-        self.inner.write(key, expected, entries)
-    }
-
-    fn remove<'a>(
-        &'a self,
-        key: &'a Key,
-        expected: &'a Version,
-    ) -> Answer<'a, Result<(), VaultError>> {
-        self.inner.remove(key, expected)
-    }
-
-    fn changes(&self) -> watch::Receiver<u64> {
-        self.inner.changes()
-    }
-
-    fn epoch(&self) -> watch::Receiver<Option<u64>> {
-        self.inner.epoch()
-    }
+        Ok(())
+    })
 }
 
 /// Orders that an authority gets in ten minutes in which nothing can be stored of this kind, and before
@@ -207,12 +133,7 @@ fn orders_while_full(refuses: fn(Phase) -> bool) -> (usize, usize) {
     let mut counts = (0, 0);
     with(async || {
         let closed = Arc::new(AtomicBool::new(true));
-        let vault = Full {
-            inner: MemoryVault::new(),
-            refuses,
-            planned: AtomicBool::new(false),
-            closed: Arc::clone(&closed),
-        };
+        let vault = full(refuses, Arc::clone(&closed));
         let mut stand = Stand::new(&pebble, &proxy.directory(), "");
         let begin = Timestamp::now();
         let clock = Arc::new(ScaledClock::new(begin, 300));
@@ -252,7 +173,7 @@ fn looking_at_accounts_reads_no_vault() {
         with(async || {
             let vault = Shaky::new();
             let stand = Stand::new(&pebble, &pebble.directory(), "");
-            let keeper = stand.keeper_on(Arc::new(vault.clone()));
+            let keeper = stand.keeper_on(Arc::new(vault.inner.clone()));
             want(&keeper, vec![request("tls", &["a.example.test"])]);
             valid(&keeper, "tls").await;
             let asker = keeper.asker();
