@@ -17,6 +17,7 @@ mod fail;
 mod handover;
 mod issue;
 mod order;
+mod revoke;
 mod valid;
 
 use std::collections::BTreeMap;
@@ -46,6 +47,7 @@ use crate::vault::{Key, Vault, VaultError, Version};
 #[cfg(test)]
 pub(crate) use challenge::LONGEST_DNS;
 pub(crate) use due::{due, may_be_given_up};
+pub(crate) use revoke::{Tried, has_revoked, stays};
 
 /// Where finished certificates go: Secrets of users, or nowhere in particular.
 pub trait Projector: Send + Sync {
@@ -275,6 +277,9 @@ impl Driver {
     async fn step(&self, flow: &mut Flow) -> Result<Turn, Trouble> {
         self.check_lead(flow)?;
         self.look_up(flow);
+        if self.has_to_revoke(flow) {
+            return self.revoke_again(flow).await;
+        }
         if let Some(turn) = self.abort_or_wait(flow).await? {
             return Ok(turn);
         }

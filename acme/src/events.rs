@@ -10,7 +10,7 @@ use crate::failure::{Class, Scope};
 use crate::leaf;
 use crate::names::Name;
 use crate::plan::Target;
-use crate::record::{Current, Material, Need, Phase, Record};
+use crate::record::{Current, Material, Need, Phase, Record, Revocation};
 use crate::schedule::{Reason, Window};
 
 /// One thing that happened.
@@ -112,6 +112,8 @@ pub struct Report {
     pub detail: Option<String>,
     /// Page that explains it.
     pub link: Option<String>,
+    /// Revocations that the authority has not answered yet.
+    pub revocations: Vec<Revocation>,
 }
 
 /// An order that is under way.
@@ -173,6 +175,7 @@ impl Report {
             failures: state.attempts.n,
             detail: state.attempts.detail.clone(),
             link: state.attempts.link.clone(),
+            revocations: state.revocations.clone(),
         }
     }
 }

@@ -7,8 +7,10 @@
 //! - `current` is replaced only by a certificate that was checked against its key and names.
 //! - The places of TXT records are in `cleanup` before they are written and until they are removed, or
 //!   given up after many tries.
+//! - A revocation is in `revocations` before the authority is asked, and until it has answered.
 //! - A record of a newer version than this program knows is left alone.
 
+mod owed;
 mod wait;
 
 use jiff::Timestamp;
@@ -23,6 +25,8 @@ use crate::plan::{Target, Wanted};
 use crate::schedule::{Life, Reason, Window};
 use crate::secrets::{Entries, Secret};
 
+pub(crate) use owed::MOST_REVOCATIONS;
+pub use owed::Revocation;
 pub use wait::{Asked, Attempts, Wait};
 
 /// Where a certificate stands.
@@ -75,6 +79,9 @@ pub struct State {
     /// TXT records that may exist.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cleanup: Vec<Leftover>,
+    /// Revocations that the authority has not answered yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revocations: Vec<Revocation>,
     /// The certificate that is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current: Option<Current>,
@@ -326,6 +333,7 @@ impl State {
             revision: None,
             challenges: Vec::new(),
             cleanup: Vec::new(),
+            revocations: Vec::new(),
             current: None,
             attempts: Attempts::default(),
             wait: None,
@@ -438,7 +446,7 @@ impl Record {
     }
 
     /// Keeps what stays of the record that this one replaces: what was served, the counts of orders,
-    /// and what still has to be removed from DNS.
+    /// what still has to be removed from DNS, and what is to be revoked.
     pub fn take_place_of(&mut self, other: &Self) {
         self.previous.clone_from(&other.current);
         self.state.rev = other.state.rev + 1;
@@ -446,6 +454,8 @@ impl Record {
         self.state.issues.clone_from(&other.state.issues);
         self.state.ordered.clone_from(&other.state.ordered);
         self.state.cleanup.clone_from(&other.state.cleanup);
+        let owed = &other.state.revocations;
+        self.state.revocations.clone_from(owed);
     }
 
     /// The phase in which nothing is going on.

@@ -26,7 +26,13 @@ pub(crate) fn due(
         .then(|| cleaning(state, now))
         .flatten();
     let own = own(record, (wanted, kept), now);
-    [own, cleaning].into_iter().flatten().min()
+    let parts = [own, cleaning, revoking(state, now)];
+    parts.into_iter().flatten().min()
+}
+
+/// When the authority is asked once more to revoke; whatever the certificate waits for.
+pub(super) fn revoking(state: &State, now: Timestamp) -> Option<Timestamp> {
+    state.revocations.iter().map(|owed| owed.due(now)).min()
 }
 
 /// When a TXT record that is left is removed; nothing depends on that.
@@ -94,6 +100,8 @@ fn own(
     }
     match state.phase {
         Phase::Tombstone if wanted.is_some() || kept => Some(now),
+        // What it stands for can only be done as long as it is there.
+        Phase::Tombstone if !state.revocations.is_empty() => None,
         Phase::Tombstone => Some(state.until.unwrap_or(now)),
         Phase::Valid if kept && wanted.is_none() => None,
         Phase::Empty | Phase::Valid => {

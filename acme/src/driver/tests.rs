@@ -10,6 +10,7 @@ mod double;
 mod kept;
 mod leftovers;
 mod parts;
+mod revoked;
 mod rounds;
 
 use std::sync::atomic::Ordering;

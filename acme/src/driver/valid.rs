@@ -416,6 +416,7 @@ impl Driver {
             .state
             .until
             .is_none_or(|until| until <= self.clock.now());
+        let over = over && flow.record.state.revocations.is_empty();
         if let (true, Some(version)) = (over, flow.version.clone()) {
             for leftover in &flow.record.state.cleanup {
                 let fqdn = &leftover.record.fqdn;

@@ -13,14 +13,13 @@ use jiff::{SignedDuration, Timestamp};
 use super::again::End;
 use super::{Ask, Command, Reply, Work};
 use crate::accounts::{Named, NoAccount, Turn};
-use crate::ca::Refusal;
-use crate::driver::{Driver, Flow, Memo, may_be_given_up};
-use crate::failure::{Class, Failure};
+use crate::driver::{Driver, Flow, Memo, Tried, has_revoked, may_be_given_up, stays};
+use crate::failure::Class;
 use crate::import::{fits, imported};
 use crate::leaf;
 use crate::pace::PER_SET;
 use crate::plan::Target;
-use crate::record::{Asked, Phase, Record, State};
+use crate::record::{Asked, MOST_REVOCATIONS, Phase, Record, Revocation, State};
 use crate::schedule::{between, later};
 use crate::secrets::Secret;
 use crate::vault::VaultError;
@@ -41,8 +40,8 @@ enum Refused {
     Said(String),
     /// The record could not be stored.
     NotStored(VaultError),
-    /// A sentence that matters more than that the record could not be stored after it.
-    SaidAndNotStored(String, VaultError),
+    /// An answer that matters more than that the record could not be stored after it.
+    SaidAndNotStored(Result<String, String>, VaultError),
 }
 
 impl From<String> for Refused {
@@ -129,9 +128,9 @@ impl Work {
                     let end = driver.not_stored(&mut flow, &error).await;
                     (Err(error.to_string()), end)
                 }
-                Err(Refused::SaidAndNotStored(why, error)) => {
+                Err(Refused::SaidAndNotStored(answer, error)) => {
                     let end = driver.not_stored(&mut flow, &error).await;
-                    (Err(why), end)
+                    (answer, end)
                 }
             };
             Done {
@@ -203,6 +202,17 @@ impl Work {
 impl Driver {
     async fn obey(&self, flow: &mut Flow, command: Command) -> Result<String, Refused> {
         match command {
+            Command::Retry
+                if !flow.record.state.revocations.is_empty() && flow.wanted.is_none() =>
+            {
+                self.hurry(flow);
+                flow.memo.rest_until = None;
+                self.write(flow).await?;
+                let target = flow.target();
+                Ok(format!(
+                    "the revocation that is owed of {target} is tried now"
+                ))
+            }
             Command::Retry | Command::Renew { .. } if flow.wanted.is_none() => {
                 let target = flow.target();
                 Err(if flow.kept {
@@ -267,9 +277,19 @@ impl Driver {
         if asked == Asked::Retry {
             let left = flow.record.state.cleanup.iter_mut();
             left.for_each(|leftover| leftover.next = None);
+            self.hurry(flow);
         }
         flow.memo.rest_until = None;
         Ok(self.write(flow).await?)
+    }
+
+    /// Whoever asks for another try means what is to be revoked as well.
+    fn hurry(&self, flow: &mut Flow) {
+        let now = self.clock.now();
+        for owed in &mut flow.record.state.revocations {
+            owed.next = None;
+            self.standing().ask_now(&owed.directory, now);
+        }
     }
 
     /// Takes a certificate over that somebody else ordered.
@@ -339,67 +359,105 @@ impl Driver {
             )
             .into());
         }
-        let (authority, account) = match self.accounts.account(named).await {
-            Ok(found) => found,
-            Err(NoAccount::Failed(failure)) => return Err(failure.detail.into()),
+        match self.accounts.account(named).await {
+            Err(NoAccount::Failed(failure)) if !passes(failure.class) => {
+                return Err(failure.detail.into());
+            }
             Err(NoAccount::Vault(error)) => return Err(error.to_string().into()),
+            Ok(_) | Err(NoAccount::Failed(_)) => {}
+        }
+        let owed = Revocation {
+            issuer: named.name.to_owned(),
+            directory: named.directory().to_owned(),
+            serial,
+            certificate: Revocation::encoded(&der),
+            reason,
+            not_after: state.life.not_after,
+            tries: 0,
+            since: None,
+            next: None,
+            detail: None,
         };
-        // Stored first: whatever happens now, it is replaced.
-        mark(flow, true);
+        let before = flow.record.state.clone();
+        note(flow, owed.clone())?;
+        // Stored first: whatever happens now, it is asked for until there is an answer, and replaced.
         if let Err(why) = self.write(flow).await {
-            mark(flow, false);
+            flow.record.state = before;
             return Err(why.into());
         }
-        match authority.revoke(&account, &der, reason).await {
-            Ok(()) => {}
-            Err(refusal) if refusal.is("alreadyRevoked") => {}
-            Err(refusal) => return Err(self.not_revoked(flow, &refusal, late).await),
-        }
-        flow.memo.rest_until = None;
-        Ok(match late {
-            _ if flow.wanted.is_none() => {
-                format!("{serial} is revoked; nothing asks for {target}, so it is not replaced")
+        let tried = self.try_to_revoke(flow, &owed, true).await;
+        let answer = self.tried_to_revoke(flow, owed, tried, late);
+        match self.write(flow).await {
+            Ok(()) => answer.map_err(Refused::Said),
+            Err(error) => {
+                let answer = answer.map_err(|why| {
+                    format!(
+                        "{why}; it may be replaced and asked for all the same, because its record was \
+                         not stored: {error}"
+                    )
+                });
+                Err(Refused::SaidAndNotStored(answer, error))
             }
-            Some(why) => format!(
-                "{serial} is revoked; {target} is replaced later, and served revoked until then: {why}"
-            ),
-            None => format!("{serial} is revoked; {target} is replaced now"),
-        })
+        }
     }
 
-    /// A revocation was refused, or its answer was lost: then it may have been done, so the certificate
-    /// is replaced as if it was.
-    async fn not_revoked(
+    /// Notes what came of a revocation, and says it. If its answer was lost it may have been done, so the
+    /// certificate is replaced as if it was.
+    fn tried_to_revoke(
         &self,
         flow: &mut Flow,
-        refusal: &Refusal,
+        mut owed: Revocation,
+        tried: Tried,
         late: Option<String>,
-    ) -> Refused {
+    ) -> Result<String, String> {
         let target = flow.target().clone();
-        let Failure { class, detail, .. } = Failure::of(refusal, false);
-        if matches!(class, Class::Outage | Class::Transient) {
-            flow.memo.rest_until = None;
-            let then = match late {
-                _ if flow.wanted.is_none() => {
-                    format!("nothing asks for {target}, so it is not replaced")
-                }
-                Some(why) => format!("{target} is replaced later either way: {why}"),
-                None => format!("{target} is replaced now either way"),
-            };
-            return Refused::Said(format!(
-                "it is not known whether it is revoked: {detail}; {then}"
-            ));
-        }
-        mark(flow, false);
-        match self.write(flow).await {
-            Ok(()) => Refused::Said(detail),
-            Err(error) => Refused::SaidAndNotStored(
-                format!(
-                    "{detail}; {target} may be replaced all the same, because its record was not stored: {error}"
-                ),
-                error,
-            ),
-        }
+        let serial = owed.serial.clone();
+        let all = &mut flow.record.state.revocations;
+        all.retain(|other| other.certificate != owed.certificate);
+        flow.memo.rest_until = None;
+        let failure = match tried {
+            Tried::Done => {
+                has_revoked(flow, &serial);
+                return Ok(match late {
+                    _ if flow.wanted.is_none() => {
+                        format!(
+                            "{serial} is revoked; nothing asks for {target}, so it is not replaced"
+                        )
+                    }
+                    Some(why) => format!(
+                        "{serial} is revoked; {target} is replaced later, and served revoked until then: \
+                         {why}"
+                    ),
+                    None => format!("{serial} is revoked; {target} is replaced now"),
+                });
+            }
+            Tried::Refused(why) => {
+                stays(flow, &owed);
+                return Err(why);
+            }
+            Tried::Owed(failure) => failure,
+        };
+        self.owe(&mut owed, &failure);
+        let next = owed.next.unwrap_or(owed.not_after);
+        let end = owed.not_after;
+        flow.record.state.revocations.push(owed);
+        let then = match late {
+            _ if flow.wanted.is_none() => {
+                format!("nothing asks for {target}, so it is not replaced")
+            }
+            Some(why) => format!("{target} is replaced later either way: {why}"),
+            None => format!("{target} is replaced now either way"),
+        };
+        let known = match failure.class {
+            Class::Outage | Class::Transient => {
+                format!("it is not known whether it is revoked: {}", failure.detail)
+            }
+            _ => format!("it is not revoked yet: {}", failure.detail),
+        };
+        Err(format!(
+            "{known}; the authority is asked again at {next:.0}, and then until it answers or {serial} \
+             ends at {end:.0}; {then}"
+        ))
     }
 
     /// Whether another certificate would come now; the error says what forbids it, and until when.
@@ -429,11 +487,29 @@ impl Driver {
     }
 }
 
-/// Notes whether the current certificate has to be replaced because it is revoked.
-fn mark(flow: &mut Flow, revoked: bool) {
-    if let Some(current) = &mut flow.record.state.current {
-        current.revoked = revoked;
+/// Notes that the current certificate is to be revoked, and replaced for that. What was asked before of
+/// the same one counts no longer.
+fn note(flow: &mut Flow, owed: Revocation) -> Result<(), String> {
+    let state = &mut flow.record.state;
+    let all = &mut state.revocations;
+    all.retain(|other| other.certificate != owed.certificate);
+    if all.len() >= MOST_REVOCATIONS {
+        return Err(format!(
+            "{MOST_REVOCATIONS} revocations of {0} wait for an answer already: `gatehouse cert show {0}` \
+             says why; revoke it when that is mended",
+            state.target
+        ));
     }
+    all.push(owed);
+    if let Some(current) = &mut state.current {
+        current.revoked = true;
+    }
+    Ok(())
+}
+
+/// Whether what stands in the way is over by itself.
+fn passes(class: Class) -> bool {
+    matches!(class, Class::Outage | Class::Transient | Class::Limited)
 }
 
 /// The reason for which a certificate is revoked at any price (RFC 5280, section 5.3.1).

@@ -55,6 +55,55 @@ fn a_record_of_a_newer_program_is_left_alone() {
 }
 
 #[test]
+fn a_revocation_that_is_owed_is_read_as_it_was_written_also_before_its_first_try() {
+    let text = r#"{"issuer": "main", "directory": "https://ca.test/", "serial": "0a",
+        "certificate": "MAA", "reason": 1, "notAfter": "2027-02-19T00:00:00Z"}"#;
+    let owed: Revocation = serde_json::from_str(text).expect("as a crash leaves it");
+    assert_eq!(owed.der(), Some(vec![0x30, 0]));
+    let now = "2026-11-28T00:00:00Z".parse().expect("a time");
+    assert_eq!(owed.due(now), now, "at once");
+    let mut record = Record::new(&wanted(), 3);
+    record.state.revocations.push(Revocation {
+        tries: 2,
+        since: Some(now),
+        next: Some("2026-11-28T00:05:00Z".parse().expect("a time")),
+        detail: Some("no answer".to_owned()),
+        ..owed
+    });
+    let entries = record.to_entries().expect("entries");
+    assert_eq!(Record::from_entries(&entries), Ok(record.clone()));
+    // What takes its place, as an import does, owes the same.
+    let mut other = Record::new(&wanted(), 3);
+    other.take_place_of(&record);
+    assert_eq!(other.state.revocations, record.state.revocations);
+}
+
+#[test]
+fn a_revocation_is_due_when_its_wait_is_over_or_the_clock_was_ahead_or_the_certificate_ends() {
+    let at = |text: &str| text.parse::<Timestamp>().expect("a time");
+    let now = at("2026-11-28T00:00:00Z");
+    let owed = |since: &str, next: &str, end: &str| Revocation {
+        issuer: "main".into(),
+        directory: "https://ca.test/".into(),
+        serial: "0a".into(),
+        certificate: "MAA".into(),
+        reason: 1,
+        not_after: at(end),
+        tries: 1,
+        since: Some(at(since)),
+        next: Some(at(next)),
+        detail: None,
+    };
+    let (before, soon) = ("2026-11-27T23:59:00Z", "2026-11-28T00:04:00Z");
+    let far = "2027-02-19T00:00:00Z";
+    assert_eq!(owed(before, soon, far).due(now), at(soon));
+    assert_eq!(owed(before, before, far).due(now), now);
+    assert_eq!(owed(far, far, far).due(now), now, "noted by another clock");
+    let end = "2026-11-28T00:01:00Z";
+    assert_eq!(owed(before, soon, end).due(now), at(end));
+}
+
+#[test]
 fn another_order_of_challenges_is_no_other_certificate() {
     let (one, mut two) = (wanted(), wanted());
     two.challenges = vec![ChallengeKind::Dns01];

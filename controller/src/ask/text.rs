@@ -11,7 +11,7 @@ use gatehouse_acme::schedule::Reason;
 use k8s_openapi::jiff::Timestamp;
 
 use crate::certificates::shown;
-use crate::certificates::view::{Failure, Order, Status, View, cause};
+use crate::certificates::view::{Failure, Order, Owed, Status, View, cause};
 use crate::diagnostics::Printable;
 
 /// One line for each certificate, under a head.
@@ -99,6 +99,11 @@ pub(super) fn sentences(view: &View, now: Timestamp) -> String {
     } else if let Some(renew) = view.renew_at.filter(|_| view.order.is_none() && is_renewed) {
         say(renewal(view, renew, now));
     }
+    for owed in &view.revocations {
+        for line in revocation(owed, view, now) {
+            say(line);
+        }
+    }
     if view.status == Status::Unwanted {
         say("Nothing asks for it any more: it is kept for a while and then removed.".to_owned());
     }
@@ -180,6 +185,35 @@ fn failed(failure: &Failure, view: &View, now: Timestamp) -> Vec<String> {
         ),
         None => format!("It is tried again when something has changed, or with {sooner}."),
     });
+    lines
+}
+
+fn revocation(owed: &Owed, view: &View, now: Timestamp) -> Vec<String> {
+    let count = match owed.count {
+        0 => "the authority is about to be asked".to_owned(),
+        1 => "the authority was asked and has not answered that it is done".to_owned(),
+        count => {
+            format!("the authority was asked {count} times and has not answered that it is done")
+        }
+    };
+    let mut lines = vec![format!(
+        "The revocation of {} is owed: {count}.",
+        owed.serial
+    )];
+    if !owed.words.is_empty() {
+        lines.push(format!("What came of it last: {}", owed.words));
+    }
+    let again = match owed.next_attempt {
+        Some(next) => format!("at {}", moment(next, now)),
+        None => "now".to_owned(),
+    };
+    lines.push(format!(
+        "It is asked again {again}; at once with `gatehouse cert retry {}/{}`; no more when the \
+         certificate ends, at {}.",
+        view.namespace,
+        view.secret,
+        moment(owed.until, now)
+    ));
     lines
 }
 
@@ -305,6 +339,23 @@ mod tests {
         }
         let view: View = serde_json::from_value(view).expect("a view");
         sentences(&view, "2026-02-01T00:00:00Z".parse().expect("a time"))
+    }
+
+    #[test]
+    fn a_revocation_that_is_owed_is_told_with_what_came_of_it_and_when_it_is_tried_again() {
+        let owed = json!([{"serial": "0c", "reason": 1, "count": 3, "words": "no answer: refused",
+            "nextAttempt": "2026-02-01T00:05:00Z", "until": "2026-04-01T00:00:00Z"}]);
+        let text = said(&json!({ "revocations": owed }));
+        for part in [
+            "The revocation of 0c is owed",
+            "asked 3 times",
+            "no answer: refused",
+            "2026-02-01T00:05:00Z (in 5 min)",
+            "cert retry shop/tls",
+            "2026-04-01T00:00:00Z",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 
     #[test]

@@ -236,6 +236,7 @@ mod tests {
             failures: 0,
             detail: Some("words".into()),
             link: None,
+            revocations: Vec::new(),
         }
     }
 

@@ -9,7 +9,7 @@ use gatehouse_acme::events::Report;
 use gatehouse_acme::failure::{Class, Scope};
 use gatehouse_acme::names::Name;
 use gatehouse_acme::plan::{Code as Rule, Finding, Target};
-use gatehouse_acme::record::{Need, Phase};
+use gatehouse_acme::record::{Need, Phase, Revocation};
 use gatehouse_acme::schedule::{Reason, Window};
 use gatehouse_acme::served::Reports;
 use gatehouse_acme::troubles::{Kind, Trouble, Troubles};
@@ -62,6 +62,9 @@ pub struct View {
     pub order: Option<Order>,
     /// The last failure, while something is waited for.
     pub failure: Option<Failure>,
+    /// Revocations that the authority has not answered yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub revocations: Vec<Owed>,
     /// What is wrong with the objects that ask for it.
     pub remarks: Vec<Remark>,
 }
@@ -118,6 +121,24 @@ pub struct Failure {
     pub next_attempt: Option<Timestamp>,
 }
 
+/// A revocation that the authority has not answered yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Owed {
+    /// Serial number, hexadecimal.
+    pub serial: String,
+    /// The reason, of RFC 5280.
+    pub reason: u8,
+    /// How often the authority was asked.
+    pub count: u32,
+    /// What came of the last try.
+    pub words: String,
+    /// When it is asked again.
+    pub next_attempt: Option<Timestamp>,
+    /// When the certificate ends: nobody is asked after that.
+    pub until: Timestamp,
+}
+
 /// Something that the owner of an object can mend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -162,6 +183,7 @@ impl View {
             explanation: report.explanation.clone(),
             order,
             failure,
+            revocations: report.revocations.iter().map(Owed::of).collect(),
             ..Self::nothing(&report.target)
         }
     }
@@ -209,7 +231,21 @@ impl View {
             explanation: None,
             order: None,
             failure: None,
+            revocations: Vec::new(),
             remarks: Vec::new(),
+        }
+    }
+}
+
+impl Owed {
+    fn of(owed: &Revocation) -> Self {
+        Self {
+            serial: owed.serial.clone(),
+            reason: owed.reason,
+            count: owed.tries,
+            words: owed.detail.clone().unwrap_or_default(),
+            next_attempt: owed.next,
+            until: owed.not_after,
         }
     }
 }
