@@ -7,6 +7,7 @@
 //! - An account that an authority refuses is not asked for again before its wait is over or the
 //!   configuration changes; the wait is stored.
 
+mod pardon;
 mod rotate;
 pub(crate) mod sheets;
 

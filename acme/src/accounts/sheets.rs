@@ -60,6 +60,17 @@ impl Accounts {
         known.is_some_and(|known| known.as_ref().is_ok_and(|stored| stored.rotating))
     }
 
+    /// Whether an authority has refused an account or not known it, as far as is known.
+    pub(super) fn has_trouble(&self, issuer: &str, directory: &str) -> bool {
+        let sheets = self.sheets.borrow();
+        let known = sheets.known.get(issuer);
+        let stored = known.and_then(|known| known.as_ref().ok());
+        stored.is_some_and(|stored| {
+            let sheet = &stored.sheet;
+            sheet.troubles.contains_key(directory) || sheet.reset.contains_key(directory)
+        })
+    }
+
     /// Reads what others wrote. Who leads knows all but what was stored before an issuer was named.
     pub(crate) async fn look(&self, issuers: &Issuers, leads: bool) -> Result<(), VaultError> {
         let mut found = BTreeMap::new();

@@ -223,8 +223,9 @@ impl Driver {
                 .into())
             }
             Command::Retry => {
+                let pardoned = self.pardon(flow).await;
                 self.ask_for(flow, Asked::Retry).await?;
-                Ok(format!("{} is tried now", flow.target()))
+                Ok(format!("{} is tried now{pardoned}", flow.target()))
             }
             Command::Renew { force } => {
                 let recent = self.issued_this_week(flow).len();
@@ -246,6 +247,36 @@ impl Driver {
             }
             Command::Revoke { reason } => self.revoke(flow, reason).await,
             Command::Import { chain, key } => self.import(flow, &chain, &key).await,
+        }
+    }
+
+    /// Ends the wait of the account that a certificate depends on; what to say of that.
+    async fn pardon(&self, flow: &Flow) -> String {
+        let issuers = self.issuers.borrow().clone();
+        let state = &flow.record.state;
+        let wanted = flow.wanted.as_ref().map(|wanted| &*wanted.issuer);
+        let found = match &state.revision {
+            Some(revision) => Named::find(&issuers, &revision.issuer).map(|named| Named {
+                test: revision.test,
+                ..named
+            }),
+            None => Named::find(&issuers, wanted.unwrap_or_default()),
+        };
+        let Ok(named) = found else {
+            return String::new();
+        };
+        match self.accounts.pardon(named).await {
+            Ok(Some(refused)) => format!(
+                ", and with it once more the account of issuer {}, which was refused: {refused}; other \
+                 certificates of {0} that wait for it are tried in a day, or with `gatehouse cert retry`",
+                named.name
+            ),
+            Ok(None) => String::new(),
+            // Whatever that is, the attempt itself will meet it and tell.
+            Err(error) => {
+                tracing::warn!(issuer = named.name, %error, "the wait of an account was not ended");
+                String::new()
+            }
         }
     }
 

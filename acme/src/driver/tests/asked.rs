@@ -83,3 +83,53 @@ async fn validations_that_a_person_asked_for_count_too() {
         "{failed:?}"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_person_who_asks_for_another_try_ends_the_wait_of_the_account_once() {
+    let stand = Stand::new("");
+    let refusal = || said(403, "unauthorized", "the binding is unknown");
+    stand
+        .ca
+        .play(move |step, _| (step == Step::Account).then(refusal));
+    let keeper = stand.keeper();
+    want(&keeper, vec![request("tls", &["a.example.org"])]);
+    let waits = |report: &crate::events::Report| report.waiting == Some(Class::Issuer);
+    until(&keeper, ("tls", SOON), waits).await;
+    assert_eq!(stand.ca.count(Step::Account), 1);
+    // Refused once more, it waits once more.
+    let answer = command(&keeper, Command::Retry).await.expect("asked");
+    assert!(
+        answer.contains("account of issuer main") && answer.contains("the binding is unknown"),
+        "{answer}"
+    );
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    assert_eq!(stand.ca.count(Step::Account), 2);
+    stand.ca.heal();
+    command(&keeper, Command::Retry).await.expect("asked");
+    valid(&keeper, "tls").await;
+    assert_eq!(stand.ca.count(Step::Account), 3);
+    let accounts = keeper.asker().accounts().expect("accounts");
+    assert_eq!((&accounts[0].refused, accounts[0].until), (&None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_person_who_asks_for_another_try_need_not_wait_to_register_an_account_that_is_gone() {
+    let stand = Stand::new("");
+    let gone = || said(400, "accountDoesNotExist", "no such account");
+    stand
+        .ca
+        .play(move |step, _| (step == Step::NewOrder).then(gone));
+    let keeper = stand.keeper();
+    want(&keeper, vec![request("tls", &["a.example.org"])]);
+    let waits = |report: &crate::events::Report| report.waiting == Some(Class::AccountGone);
+    until(&keeper, ("tls", SOON), waits).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let registered = stand.ca.count(Step::Account);
+    stand.ca.play(move |step, ca| {
+        let known = ca.count(Step::Account) > registered;
+        (step == Step::NewOrder && !known).then(gone)
+    });
+    command(&keeper, Command::Retry).await.expect("asked");
+    valid(&keeper, "tls").await;
+    assert_eq!(stand.ca.count(Step::Account), registered + 1);
+}
