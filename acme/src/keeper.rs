@@ -346,8 +346,10 @@ impl Work {
 
     /// Every wish has a slot, and every slot knows its wish.
     fn adopt(&mut self) {
-        let Some(epoch) = self.epoch else { return };
         let wishes = self.wishes.borrow().clone();
+        let Some(epoch) = self.epoch else {
+            return self.driver.served.wish(&wishes);
+        };
         for (target, wanted) in wishes.iter() {
             self.slots.ensure(target, || Flow {
                 record: Record::new(wanted, epoch),

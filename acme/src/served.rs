@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::driver::Wishes;
 use crate::events::Report;
 use crate::plan::{Target, Wanted};
 use crate::record::{Material, Record};
@@ -76,6 +77,28 @@ impl Served {
             }
             Arc::make_mut(shown).insert(target.clone(), Arc::new(certificate));
             true
+        });
+    }
+
+    /// Says in every report what is wanted now, for who only follows: whoever works on a certificate
+    /// shows it anyway.
+    pub(crate) fn wish(&self, wishes: &Wishes) {
+        self.reports.send_if_modified(|shown| {
+            let mut changed = false;
+            for (target, old) in Arc::clone(shown).iter() {
+                let mut report = Report::clone(old);
+                let wanted = wishes.get(target);
+                report.wanted = wanted.is_some();
+                if let Some(wanted) = wanted {
+                    report.names.clone_from(&wanted.names);
+                    report.issuer.clone_from(&wanted.issuer);
+                }
+                if report != **old {
+                    Arc::make_mut(shown).insert(target.clone(), Arc::new(report));
+                    changed = true;
+                }
+            }
+            changed
         });
     }
 

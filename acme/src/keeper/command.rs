@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::again::End;
 use super::{Ask, Command, Reply, Work};
 use crate::accounts::{Named, NoAccount, Turn};
-use crate::driver::{Driver, Flow, Memo, Tried, has_revoked, may_be_given_up, stays};
+use crate::driver::{Driver, Flow, Memo, Tried, due, has_revoked, may_be_given_up, stays};
 use crate::failure::Class;
 use crate::import::{fits, imported};
 use crate::leaf;
@@ -223,6 +223,9 @@ impl Driver {
                 .into())
             }
             Command::Retry => {
+                if let Some(why) = self.has_nothing_to_retry(flow) {
+                    return Err(why.into());
+                }
                 let pardoned = self.pardon(flow).await;
                 self.ask_for(flow, Asked::Retry).await?;
                 Ok(format!("{} is tried now{pardoned}", flow.target()))
@@ -248,6 +251,24 @@ impl Driver {
             Command::Revoke { reason } => self.revoke(flow, reason).await,
             Command::Import { chain, key } => self.import(flow, &chain, &key).await,
         }
+    }
+
+    /// Says so if a certificate is as it should be, and nothing of it failed.
+    fn has_nothing_to_retry(&self, flow: &Flow) -> Option<String> {
+        let state = &flow.record.state;
+        let now = self.clock.now();
+        let owes = !state.cleanup.is_empty() || !state.revocations.is_empty();
+        let waits = state.wait.is_some() || flow.memo.unstored > 0 || owes;
+        let due = due(&flow.record, (flow.wanted.as_ref(), flow.kept), now);
+        if state.phase != Phase::Valid || waits || due.is_some_and(|at| at <= now) {
+            return None;
+        }
+        let renewal = state.current.as_ref()?.renew_at;
+        let target = flow.target();
+        Some(format!(
+            "{target} is valid and is renewed at {renewal:.0}, so there is nothing to try again: `gatehouse \
+             cert renew {target}` replaces it now"
+        ))
     }
 
     /// Ends the wait of the account that a certificate depends on; what to say of that.

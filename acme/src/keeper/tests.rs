@@ -280,3 +280,44 @@ async fn what_is_asked_for_and_refused_is_kept_and_served_and_not_ordered() {
     rests().await;
     assert!(!serves(), "of another tenant");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_follows_knows_what_is_wanted_also_if_it_heard_of_that_last() {
+    let vault = MemoryVault::new();
+    let target = Target {
+        namespace: "shop".to_owned(),
+        secret: "tls".to_owned(),
+    };
+    let record = Record::new(
+        &Wanted {
+            names: vec![crate::names::Name::parse("old.example.test").expect("a name")],
+            ..waiting(false).wanted.expect("a wish")
+        },
+        1,
+    );
+    let entries = record.to_entries().expect("entries");
+    let key = Key::Certificate(target.clone());
+    vault.write(&key, None, &entries).await.expect("stored");
+    let (_configured, issuers) = watch::channel(allowing("*.example.test"));
+    let keeper = start(Arc::new(vault.follower()), issuers);
+    keeper.shown().await;
+    let stands = async |wanted: bool| {
+        let mut reports = keeper.reports.clone();
+        let stands =
+            reports.wait_for(|all| all.get(&target).is_some_and(|one| one.wanted == wanted));
+        let stands = tokio::time::timeout(Duration::from_secs(30), stands).await;
+        let all = stands.expect("in time").expect("a keeper").clone();
+        all[&target]
+            .names
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    stands(false).await;
+    keeper
+        .wanted
+        .send_replace(Some(Arc::new(vec![request(&target)])));
+    assert_eq!(stands(true).await, ["a.example.test"]);
+    keeper.wanted.send_replace(Some(Arc::new(Vec::new())));
+    stands(false).await;
+}

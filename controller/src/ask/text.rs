@@ -128,6 +128,13 @@ fn renewal(view: &View, renew: Timestamp, now: Timestamp) -> String {
     };
     let page = view.explanation.as_ref();
     let page = page.map_or_else(String::new, |page| format!(", see {page}"));
+    if !view.wanted {
+        return format!(
+            "Whether anything asks for it is not known here: the process that orders decides. If so, it is \
+             to be renewed at {}: {why}{page}.",
+            moment(renew, now)
+        );
+    }
     format!("It is renewed at {}: {why}{page}.", moment(renew, now))
 }
 
@@ -376,6 +383,14 @@ mod tests {
             );
             let over = said(&json!({"status": status, "notAfter": "2026-01-01T00:00:00Z"}));
             assert!(!over.contains("served"), "{over}");
+        }
+        let unknown = said(&json!({"wanted": false}));
+        assert!(
+            unknown.contains("is served until") && !unknown.contains("It is renewed"),
+            "{unknown}"
+        );
+        for part in ["not known here", "decides", "2026-03-01T00:00:00Z"] {
+            assert!(unknown.contains(part), "{part}: {unknown}");
         }
         let none = said(&json!({"phase": "Planned", "serial": null, "notAfter": null}));
         assert!(none.contains("what its Secret holds is served"), "{none}");

@@ -138,7 +138,7 @@ impl Collector for Board {
         let reports = self.asker.reports.borrow().clone();
         let gauges: [(&Labelled, Read); 6] = [
             (&NOT_BEFORE, |report| second(report.not_before)),
-            (&RENEW_AT, |report| second(report.renew_at)),
+            (&RENEW_AT, renewal),
             (&FAILURES, |report| Some(i64::from(report.failures))),
             (&NEXT_ATTEMPT, |report| second(report.next_attempt)),
             (&REVISION, |report| i64::try_from(report.rev).ok()),
@@ -268,6 +268,11 @@ impl Counts {
 
 type Read = fn(&Report) -> Option<i64>;
 
+/// Nobody renews what nothing asks for, or what is refused and kept.
+fn renewal(report: &Report) -> Option<i64> {
+    second(report.renew_at).filter(|_| report.wanted)
+}
+
 fn second(time: Option<Timestamp>) -> Option<i64> {
     time.map(Timestamp::as_second)
 }
@@ -355,7 +360,7 @@ macro_rules! metrics {
 
 metrics! {
     NOT_BEFORE = Gauge "gatehouse_certificate_not_before_seconds" CERTIFICATE, "Begin of validity of each certificate that is ordered here, seconds since the Unix epoch";
-    RENEW_AT = Gauge "gatehouse_certificate_renew_at_seconds" CERTIFICATE, "When each certificate will be renewed, seconds since the Unix epoch";
+    RENEW_AT = Gauge "gatehouse_certificate_renew_at_seconds" CERTIFICATE, "When each certificate will be renewed, seconds since the Unix epoch; none for one that nothing asks for, or that is refused and kept";
     FAILURES = Gauge "gatehouse_certificate_failures" CERTIFICATE, "Failed attempts in a row of each certificate";
     NEXT_ATTEMPT = Gauge "gatehouse_certificate_next_attempt_seconds" CERTIFICATE, "When the next attempt is made for each certificate that waits, seconds since the Unix epoch";
     REVISION = Gauge "gatehouse_certificate_revision" CERTIFICATE, "Number of the certificate, counted up whenever one is ordered";
@@ -411,3 +416,31 @@ const STATUSES: [&str; 14] = [
 ];
 
 const BUCKETS: [f64; 9] = [0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, f64::MAX];
+
+#[cfg(test)]
+mod tests {
+    use gatehouse_acme::record::Record;
+
+    use super::*;
+
+    #[test]
+    fn what_nobody_renews_has_no_moment_of_its_renewal() {
+        let text = r#"{"v": 1, "rev": 1, "phase": "Valid", "epoch": 1, "namespaceUid": "",
+            "target": {"namespace": "shop", "secret": "tls"}}"#;
+        let state = serde_json::from_str(text).expect("a record");
+        let record = Record {
+            state,
+            next: None,
+            current: None,
+            previous: None,
+            rejected: None,
+        };
+        let mut report = Report::stored(&record);
+        assert_eq!(report.target.secret, "tls");
+        report.renew_at = Some(Timestamp::UNIX_EPOCH);
+        for (wanted, moment) in [(true, Some(0)), (false, None)] {
+            report.wanted = wanted;
+            assert_eq!(renewal(&report), moment);
+        }
+    }
+}

@@ -32,6 +32,9 @@ pub struct View {
     pub phase: Option<Phase>,
     /// Number of the certificate.
     pub revision: u64,
+    /// Whether it is known here that something asks for it.
+    #[serde(default = "known")]
+    pub wanted: bool,
     /// Its names.
     pub names: Vec<Name>,
     /// Its issuer.
@@ -170,6 +173,7 @@ impl View {
             status: status(report),
             phase: Some(report.phase),
             revision: report.rev,
+            wanted: report.wanted,
             names: report.names.clone(),
             issuer: report.issuer.clone(),
             serial: report.serial.clone(),
@@ -217,6 +221,7 @@ impl View {
             status: Status::Refused,
             phase: None,
             revision: 0,
+            wanted: true,
             names: Vec::new(),
             issuer: String::new(),
             serial: None,
@@ -235,6 +240,11 @@ impl View {
             remarks: Vec::new(),
         }
     }
+}
+
+/// Of a program that does not say it.
+fn known() -> bool {
+    true
 }
 
 impl Owed {

@@ -528,5 +528,12 @@ fn metrics_tell_how_certificates_and_authorities_stand() {
             !metrics.contains("gatehouse_certificate_waiting{"),
             "{metrics}"
         );
+        // What is refused is kept, and nobody renews it.
+        home.want("shop.elsewhere.test");
+        let refused = |view: &Value| view["status"] == "refused";
+        shown(&gateway, refused);
+        let (_, metrics) = gateway.admin_get("/metrics");
+        assert!(metrics.contains(&(of("wanted") + "0")), "{metrics}");
+        assert!(!metrics.contains(&of("renew_at_seconds")), "{metrics}");
     });
 }

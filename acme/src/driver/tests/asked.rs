@@ -133,3 +133,17 @@ async fn a_person_who_asks_for_another_try_need_not_wait_to_register_an_account_
     valid(&keeper, "tls").await;
     assert_eq!(stand.ca.count(Step::Account), registered + 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn where_there_is_nothing_to_try_again_the_command_that_renews_is_named() {
+    let stand = Stand::new("");
+    let keeper = stand.keeper();
+    want(&keeper, vec![request("tls", &["a.example.org"])]);
+    let first = valid(&keeper, "tls").await;
+    let said = command(&keeper, Command::Retry).await.expect_err("nothing");
+    for part in ["nothing to try again", "cert renew shop/tls"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(valid(&keeper, "tls").await, first);
+}
