@@ -5,7 +5,8 @@
 //! Invariants:
 //! - A client error is not one thing: the class comes from the problem's type and the step.
 //! - `Retry-After` always wins over our own table; without it, a date in the text does.
-//! - An outage of the authority is never counted against a certificate.
+//! - An outage of the authority is never counted against a certificate, and what one order meets is
+//!   never an outage.
 //! - A wait has a bound, except for what only a person can mend, and that is probed daily.
 
 use jiff::{SignedDuration, Timestamp};
@@ -41,7 +42,8 @@ pub enum Class {
     Replaces,
     /// The order is further than thought: look at it.
     OrderNotReady,
-    /// The certificate of a valid order is not there yet.
+    /// One order does not get on: its certificate is late, or an answer about it makes no sense. The
+    /// authority is well.
     NotYet,
     /// What was downloaded is not what was ordered.
     BadCertificate,
@@ -182,6 +184,9 @@ fn class(refusal: &Refusal, replacing: bool) -> Class {
         Cause::Local(_) | Cause::Distrusted(_) => return Class::Local,
         Cause::Answer(429, _) => return Class::Limited,
         Cause::Answer(404, _) => return not_found(refusal.step, replacing),
+        Cause::Answer(status, _) if *status < 500 && is_about_an_order(refusal.step) => {
+            return Class::NotYet;
+        }
         Cause::Unreachable(_) | Cause::Deadline(_) | Cause::Answer(..) => return Class::Outage,
         Cause::Problem(_, problem) => problem,
     };
@@ -223,6 +228,15 @@ fn not_found(step: Step, replacing: bool) -> Class {
         Step::Order | Step::Authorization | Step::Challenge | Step::Finalize => Class::OrderGone,
         _ => Class::Outage,
     }
+}
+
+/// What is said there without a reason concerns that order: others may get on.
+fn is_about_an_order(step: Step) -> bool {
+    use Step::{Authorization, Certificate, Challenge, Finalize, NewOrder, Order};
+    matches!(
+        step,
+        NewOrder | Order | Authorization | Challenge | Finalize | Certificate
+    )
 }
 
 /// Whether a new order is refused for the certificate that it replaces. Boulder answers 403, 404 or 400

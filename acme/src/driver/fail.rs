@@ -327,10 +327,10 @@ fn is_rehearsal(flow: &Flow) -> bool {
 
 /// Whether a failure is one of the directory, and not of the names or of this side.
 pub(super) fn is_the_directorys(class: Class) -> bool {
-    use Class::{AccountGone, Issuer, Limited, Outage, Paused, Spec};
+    use Class::{AccountGone, Issuer, Limited, NotYet, Outage, Paused, Spec};
     matches!(
         class,
-        AccountGone | Issuer | Limited | Outage | Paused | Spec
+        AccountGone | Issuer | Limited | NotYet | Outage | Paused | Spec
     )
 }
 

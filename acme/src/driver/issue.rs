@@ -53,7 +53,7 @@ impl Driver {
                 flow.memo.fresh = true;
                 if flow.memo.polls > MOST_FINALIZES {
                     let detail = "the authority does not act on the request for the certificate";
-                    return Err(Failure::local(Class::Outage, detail).into());
+                    return Err(Failure::local(Class::NotYet, detail).into());
                 }
                 Ok(Turn::Poll(poll(flow.memo.polls, order.retry_after)))
             }
@@ -62,7 +62,7 @@ impl Driver {
                 flow.memo.polls += 1;
                 if flow.memo.polls > MOST_POLLS {
                     let detail = "the authority has been processing the order for long";
-                    return Err(Failure::local(Class::Outage, detail).into());
+                    return Err(Failure::local(Class::NotYet, detail).into());
                 }
                 Ok(Turn::Poll(wait))
             }

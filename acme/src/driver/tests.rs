@@ -12,6 +12,7 @@ mod leftovers;
 mod parts;
 mod revoked;
 mod rounds;
+mod stuck;
 
 use std::sync::atomic::Ordering;
 

@@ -290,11 +290,11 @@ fn status(status: Option<u16>) -> &'static str {
 fn waiting(class: Class) -> &'static str {
     match class {
         Class::Limited => "limited",
-        Class::Outage | Class::Transient | Class::NotYet => "outage",
+        Class::Outage | Class::Transient => "outage",
         Class::Paused | Class::Spec | Class::Issuer | Class::AccountGone => "blocked",
         Class::Validation => "validation",
         Class::BadCertificate => "bad-certificate",
-        Class::OrderGone | Class::Replaces | Class::OrderNotReady => "order",
+        Class::OrderGone | Class::Replaces | Class::OrderNotReady | Class::NotYet => "order",
         Class::Local => "local",
         Class::Storage => "storage",
     }

@@ -281,7 +281,7 @@ pub(crate) fn cause(class: Class, scope: Option<&Scope>) -> String {
         Class::OrderGone => "the order is gone",
         Class::Replaces => "the authority does not take this as a replacement",
         Class::OrderNotReady => "the order is not as far as it was thought to be",
-        Class::NotYet => "the certificate is not there yet",
+        Class::NotYet => "the authority does not get on with this order",
         Class::BadCertificate => "what came is not what was ordered",
         Class::Local => "something is wrong on this side",
         Class::Storage => "what the certificate goes to cannot be written",
