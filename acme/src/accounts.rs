@@ -5,7 +5,7 @@
 //!   crash makes a second account.
 //! - One key per issuer, also for its test directory: stateless answers stay unambiguous.
 //! - An account that an authority refuses is not asked for again before its wait is over or the
-//!   configuration changes; the wait is stored.
+//!   configuration changes; the wait is stored. So is a limit that it names for new accounts.
 
 mod pardon;
 mod rotate;
@@ -23,10 +23,10 @@ use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use crate::board::{Pen, Thumbprint};
 use crate::ca::{Account, AccountKey, Ca, Connect, Endpoint, ExternalAccount, Registration};
 use crate::clock::Clock;
-use crate::failure::{Class, Failure};
+use crate::failure::{Class, Failure, Scope};
 use crate::issuers::{IssuerSpec, Issuers};
 use crate::leaf;
-use crate::schedule::{between, later};
+use crate::schedule::{Span, between, later};
 use crate::secrets::{Entries, Secret, Secrets};
 use crate::vault::{Key, Stored, Vault, VaultError, Version};
 
@@ -146,6 +146,9 @@ struct Sheet {
     /// What an authority refused, by directory.
     #[serde(default)]
     troubles: BTreeMap<String, Trouble>,
+    /// Which limit an authority named when it was asked for an account, by directory.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    limits: BTreeMap<String, Limit>,
     /// When an authority last did not know the key any more.
     #[serde(default)]
     reset: BTreeMap<String, Timestamp>,
@@ -158,6 +161,14 @@ struct Trouble {
     detail: String,
     /// Of the configuration that was refused.
     hash: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Limit {
+    since: Timestamp,
+    until: Timestamp,
+    detail: String,
 }
 
 impl Accounts {
@@ -244,6 +255,7 @@ impl Accounts {
         let external = self.external(issuer).await.map_err(NoAccount::Failed)?;
         let hash = hash_of(issuer.spec, external.as_ref());
         entry.untroubled(&directory, &hash, now)?;
+        entry.unlimited(&directory, now)?;
         let contact = issuer.spec.contact.iter();
         let registration = Registration {
             key: entry.key.clone(),
@@ -260,19 +272,14 @@ impl Accounts {
                     "account registered"
                 );
                 entry.sheet.troubles.remove(&directory);
+                entry.sheet.limits.remove(&directory);
                 entry.sheet.accounts.insert(directory, account.url.clone());
                 self.store(known, issuer, entry).await?;
                 Ok((authority, account))
             }
             Err(refusal) => {
                 let failure = Failure::of(&refusal, false);
-                if failure.class == Class::Issuer {
-                    let trouble = Trouble {
-                        until: later(now, TROUBLE),
-                        detail: failure.detail.clone(),
-                        hash,
-                    };
-                    entry.sheet.troubles.insert(directory, trouble);
+                if entry.sheet.note(directory, &failure, hash, now) {
                     self.store(known, issuer, entry).await?;
                 }
                 Err(NoAccount::Failed(failure))
@@ -426,6 +433,35 @@ fn hash_of(spec: &IssuerSpec, external: Option<&ExternalAccount>) -> String {
     leaf::fingerprint(&text)
 }
 
+impl Sheet {
+    /// Notes why there is no account, if others are to wait for that as well; whether it did.
+    fn note(&mut self, directory: String, failure: &Failure, hash: String, now: Timestamp) -> bool {
+        let detail = failure.detail.clone();
+        match (failure.class, failure.wait(1, now, None, "")) {
+            (Class::Issuer, _) => {
+                let until = later(now, TROUBLE);
+                let trouble = Trouble {
+                    until,
+                    detail,
+                    hash,
+                };
+                self.troubles.insert(directory, trouble);
+                true
+            }
+            (Class::Limited, Some(until)) => {
+                let limit = Limit {
+                    since: now,
+                    until,
+                    detail,
+                };
+                self.limits.insert(directory, limit);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
 impl Entry {
     /// Whether a change of the key has begun that only the account at this directory can end.
     fn is_changing(&self, issuer: Named<'_>) -> bool {
@@ -447,6 +483,21 @@ impl Entry {
             }
             None => Ok(()),
         }
+    }
+
+    /// Refuses while a limit for new accounts holds.
+    fn unlimited(&self, directory: &str, now: Timestamp) -> Result<(), NoAccount> {
+        let Some(limit) = self.sheet.limits.get(directory) else {
+            return Ok(());
+        };
+        let (since, until) = (Some(limit.since), limit.until);
+        if !(Span { since, until }).holds(now) {
+            return Ok(());
+        }
+        let mut failure = Failure::local(Class::Limited, limit.detail.clone());
+        failure.until = Some(until);
+        failure.scope = Some(Box::new(Scope::Account));
+        Err(NoAccount::Failed(failure))
     }
 
     fn entries(&self) -> Result<Entries, String> {

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::{AccountReport, Accounts, Entry, Sheet, read};
 use crate::issuers::{IssuerSpec, Issuers};
 use crate::vault::{Key, VaultError};
@@ -37,6 +39,16 @@ impl Stored {
             thumbprint: entry.key.thumbprint().to_owned(),
             rotating: entry.next.is_some(),
         }
+    }
+}
+
+impl Sheet {
+    /// Why there is no account at a directory, and until when none is asked for.
+    fn refused(&self, directory: &str) -> Option<(&str, Timestamp)> {
+        let trouble = self.troubles.get(directory);
+        let trouble = trouble.map(|trouble| (&*trouble.detail, trouble.until));
+        let limit = self.limits.get(directory);
+        trouble.or(limit.map(|limit| (&*limit.detail, limit.until)))
     }
 }
 
@@ -117,7 +129,7 @@ pub(crate) fn reports(issuers: &Issuers, sheets: &Sheets) -> Result<Vec<AccountR
     let report = |(name, spec): (&String, &IssuerSpec)| {
         let known = sheets.known.get(name);
         let stored = known.and_then(|known| known.as_ref().ok());
-        let trouble = stored.and_then(|stored| stored.sheet.troubles.get(&spec.directory));
+        let refused = stored.and_then(|stored| stored.sheet.refused(&spec.directory));
         AccountReport {
             issuer: name.clone(),
             directory: spec.directory.clone(),
@@ -125,8 +137,8 @@ pub(crate) fn reports(issuers: &Issuers, sheets: &Sheets) -> Result<Vec<AccountR
             thumbprint: stored.map(|stored| stored.thumbprint.clone()),
             contact: spec.contact.clone(),
             rotating: stored.is_some_and(|stored| stored.rotating),
-            refused: trouble.map(|trouble| trouble.detail.clone()),
-            until: trouble.map(|trouble| trouble.until),
+            refused: refused.map(|(detail, _)| detail.to_owned()),
+            until: refused.map(|(_, until)| until),
             unreadable: known.and_then(|known| known.as_ref().err().cloned()),
         }
     };

@@ -9,6 +9,7 @@ mod asked;
 mod double;
 mod kept;
 mod leftovers;
+mod limited;
 mod parts;
 mod revoked;
 mod rounds;

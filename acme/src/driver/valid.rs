@@ -15,13 +15,13 @@ use crate::accounts::Named;
 use crate::ca::{Ca, Directory, Refusal, Step};
 use crate::clock::SKEW;
 use crate::events::What;
-use crate::failure::{Class, Failure};
+use crate::failure::{Class, Failure, Scope};
 use crate::issuers::{Issuers, KeyKind};
 use crate::leaf;
 use crate::plan::Wanted;
 use crate::record::{Ari, Asked, Current, Need, Next, Phase, Revision};
 use crate::schedule::{
-    Reason, Window, between, earlier, later, next_check, next_check_after_failure, next_look,
+    Reason, Span, Window, between, earlier, later, next_check, next_check_after_failure, next_look,
 };
 use crate::secrets::Secret;
 
@@ -145,6 +145,13 @@ impl Driver {
             failure.until = Some(until);
             return Err(failure.into());
         }
+        let place = (named.name, named.directory());
+        let limited = self.standing().limited_until(place, &wanted.names, now);
+        if let Some(until) = limited {
+            let mut failure = Failure::local(Class::Limited, "a limit of the authority holds");
+            failure.until = Some(until);
+            return Err(failure.into());
+        }
         let preflight = self.projector.preflight(&wanted.target);
         if let Err(why) = within(preflight).await {
             let detail = format!("Secret {} cannot be written: {why}", wanted.target);
@@ -237,11 +244,20 @@ impl Driver {
         Ok(Named { test, ..first })
     }
 
-    /// An outage met before there is a revision opens the circuit of the directory that was asked.
+    /// An outage met before there is a revision opens the circuit of the directory that was asked, and a
+    /// limit holds for all who ask it.
     fn with_directory(&self, trouble: Trouble, named: Named<'_>, now: Timestamp) -> Trouble {
         match trouble {
             Trouble::Failed(mut failure) if failure.class == Class::Outage => {
                 failure.until = Some(self.standing().outage(named.directory(), &failure, now));
+                failure.into()
+            }
+            Trouble::Failed(failure) if failure.class == Class::Limited => {
+                let (place, since) = ((named.name, named.directory()), Some(now));
+                if let Some(until) = failure.wait(1, now, None, "") {
+                    let span = Span { since, until };
+                    self.standing().limit(place, Scope::Account, &[], span);
+                }
                 failure.into()
             }
             // The wait is stored with the account.
