@@ -12,6 +12,7 @@ mod leftovers;
 mod limited;
 mod parts;
 mod revoked;
+mod removed;
 mod rounds;
 mod stuck;
 

@@ -123,15 +123,22 @@ impl Driver {
         }
     }
 
-    /// The record is gone although its certificate is wanted: somebody removed it. A certificate that
-    /// is still in memory is stored again, so that it is not ordered anew.
+    /// The record is gone although its certificate is wanted: somebody removed it. What is still in memory
+    /// is stored again, so that nothing is ordered anew: the certificate, and an order past the point of
+    /// return with its key.
     async fn put_again(&self, flow: &mut Flow, wanted: &Wanted) -> End {
         flow.version = None;
-        if flow.record.current.is_none() {
-            flow.record = Record::new(wanted, flow.epoch);
+        let record = &mut flow.record;
+        let brings = record.state.phase.is_past_return() && record.state.revision.is_some();
+        if !brings && record.current.is_none() {
+            let mut fresh = Record::new(wanted, flow.epoch);
+            fresh.take_place_of(record);
+            *record = fresh;
             return End::Rests;
         }
-        flow.record.drop_revision();
+        if !brings {
+            record.drop_revision();
+        }
         match self.write(flow).await {
             Ok(()) => End::Rests,
             Err(error) => {
