@@ -157,6 +157,8 @@ pub(crate) struct Memo {
     resets: u32,
     /// How often in a row the record was not stored; the next run remembers it, too.
     pub(crate) unstored: u32,
+    /// How often in a row the record was not read; the next run remembers that as well.
+    pub(crate) unread: u32,
     /// Whether it is in the middle of a step, and rests only because others need not wait for that.
     polling: bool,
 }
@@ -166,6 +168,7 @@ impl Memo {
     pub(crate) fn forget(&mut self) {
         *self = Self {
             unstored: self.unstored,
+            unread: self.unread,
             ..Self::default()
         };
     }

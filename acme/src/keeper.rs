@@ -191,6 +191,7 @@ impl Keeper {
             known: false,
             look_again: None,
             look_through: tokio::time::Instant::now(),
+            looked: 0,
             shown: show,
         };
         Self {
@@ -271,6 +272,8 @@ struct Work {
     look_again: Option<(tokio::time::Instant, bool)>,
     /// When the vault is looked through again, if a part of it cannot be read.
     look_through: tokio::time::Instant,
+    /// How often that brought nothing new.
+    looked: u32,
     /// Whether what is stored has been shown once.
     shown: watch::Sender<bool>,
 }

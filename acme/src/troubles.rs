@@ -61,12 +61,19 @@ impl Complaints {
         self.renew(same, now.into_iter().collect());
     }
 
-    /// From now on these are all of their kind.
-    pub(crate) fn put_all(&self, kind: Kind, now: Troubles) {
-        self.renew(|known| known.kind == kind, now);
+    /// From now on these are all of their kind; whether others were before.
+    pub(crate) fn put_all(&self, kind: Kind, now: Troubles) -> bool {
+        self.renew(|known| known.kind == kind, now)
     }
 
-    fn renew(&self, concerned: impl Fn(&Trouble) -> bool, now: Troubles) {
+    /// What is told of a certificate.
+    pub(crate) fn why(&self, kind: Kind, target: &Target) -> Option<String> {
+        let all = self.0.borrow();
+        let of = |known: &&Trouble| known.kind == kind && known.target.as_ref() == Some(target);
+        all.iter().find(of).map(|known| known.why.clone())
+    }
+
+    fn renew(&self, concerned: impl Fn(&Trouble) -> bool, now: Troubles) -> bool {
         self.0.send_if_modified(|shown| {
             let before: Troubles = shown.iter().filter(|one| concerned(one)).cloned().collect();
             if before == now {
@@ -83,7 +90,7 @@ impl Complaints {
             all.retain(|known| !concerned(known));
             all.extend(now);
             true
-        });
+        })
     }
 }
 

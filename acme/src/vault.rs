@@ -96,7 +96,7 @@ pub trait Vault: Send + Sync {
     fn certificates(&self) -> Answer<'_, Result<Listing, VaultError>>;
 
     /// One object; `None` if there is none. What cannot be read is `None` as well, where another one may
-    /// take its place, as it may not for an account.
+    /// take its place, and [`VaultError::Damaged`] where it may not, as of an account.
     fn read<'a>(&'a self, key: &'a Key) -> Answer<'a, Result<Option<Stored>, VaultError>>;
 
     /// Replaces the version that was read, or creates where nothing was.

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod asked;
+mod damaged;
 #[expect(
     clippy::result_large_err,
     reason = "a refusal is made once per request to an authority: not worth a box"

@@ -59,7 +59,7 @@ impl Driver {
 
     /// Who lost the lead has nothing to mend, nor who was overtaken.
     fn complain_of(&self, target: &Target, error: &VaultError) {
-        if matches!(error, VaultError::Unavailable(_)) {
+        if matches!(error, VaultError::Unavailable(_) | VaultError::Damaged(_)) {
             self.complain(target, Some(error.to_string()));
         } else {
             tracing::warn!(namespace = target.namespace, name = target.secret, %error, "record not stored");
@@ -95,18 +95,13 @@ impl Driver {
                 Ok(record) => {
                     flow.record = record;
                     flow.version = Some(stored.version);
+                    flow.memo.unread = 0;
                     End::Rests
                 }
-                Err(why) => {
-                    let complaints = &self.served.complaints;
-                    complaints.put(
-                        Kind::Read,
-                        Some(flow.target()),
-                        Some(strange(&self.vault.place(&key), &why)),
-                    );
-                    End::Strange
-                }
+                Err(why) => self.left_alone(flow, strange(&self.vault.place(&key), &why)),
             },
+            // Nothing may take its place.
+            Err(VaultError::Damaged(why)) => self.left_alone(flow, why),
             Ok(None) => {
                 let wanted = self.wishes.borrow().get(flow.target()).cloned();
                 let Some(wanted) = wanted else {
@@ -117,10 +112,20 @@ impl Driver {
             Err(error) => {
                 tracing::debug!(%key, %error, "record not read");
                 self.complain_of(flow.target(), &error);
-                flow.memo.rest_until = Some(self.after(AGAIN));
+                let grown = AGAIN * 2_i32.pow(flow.memo.unread.min(MOST_DOUBLED));
+                flow.memo.unread = flow.memo.unread.saturating_add(1);
+                flow.memo.rest_until = Some(self.after(grown.min(LONGEST_LOOK)));
                 End::Unread
             }
         }
+    }
+
+    /// Until somebody mends the record or removes it.
+    fn left_alone(&self, flow: &Flow, why: String) -> End {
+        self.complain(flow.target(), None);
+        let complaints = &self.served.complaints;
+        complaints.put(Kind::Read, Some(flow.target()), Some(why));
+        End::Strange
     }
 
     /// The record is gone although its certificate is wanted: somebody removed it. What is still in memory

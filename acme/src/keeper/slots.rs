@@ -91,6 +91,13 @@ impl Slots {
         self.by_target.insert(target, Slot::LeftAlone);
     }
 
+    /// Which ones are left alone.
+    pub(super) fn left_alone(&self) -> Vec<Target> {
+        let all = self.by_target.iter();
+        let alone = all.filter(|(_, slot)| matches!(slot, Slot::LeftAlone));
+        alone.map(|(target, _)| target.clone()).collect()
+    }
+
     /// Exactly these of those that are not here are left alone.
     pub(super) fn leave_alone_only(&mut self, targets: &BTreeSet<Target>) {
         self.by_target

@@ -1,6 +1,6 @@
 //! A vault in memory, for tests and for what need not survive.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -43,6 +43,8 @@ struct Objects {
     /// Newest epoch that was ever given out.
     epoch: u64,
     away: bool,
+    damaged: BTreeSet<Key>,
+    reads: u64,
 }
 
 impl Default for MemoryVault {
@@ -102,6 +104,27 @@ impl MemoryVault {
         self.lock().away = away;
     }
 
+    /// Whether what is stored of an object has lost the marks that it is found by: it is in no listing,
+    /// nobody can read it, and nothing may take its place.
+    pub fn set_damaged(&self, key: &Key, damaged: bool) {
+        let mut objects = self.lock();
+        objects.written += 1;
+        let version = objects.written;
+        if let Some(object) = objects.by_key.get_mut(key) {
+            object.0 = version;
+        }
+        if damaged {
+            objects.damaged.insert(key.clone());
+        } else {
+            objects.damaged.remove(key);
+        }
+    }
+
+    /// How many looks at single objects and at all of them there were.
+    pub fn reads(&self) -> u64 {
+        self.lock().reads
+    }
+
     /// How many writes there were.
     pub fn writes(&self) -> u64 {
         self.lock().written
@@ -126,11 +149,11 @@ impl MemoryVault {
     }
 
     fn list(&self) -> Result<Listing, VaultError> {
-        let objects = self.reach()?;
-        let certificates = objects
-            .by_key
-            .iter()
-            .filter(|(key, _)| matches!(key, Key::Certificate(_)));
+        let mut objects = self.reach()?;
+        objects.reads += 1;
+        let certificates = objects.by_key.iter().filter(|(key, _)| {
+            matches!(key, Key::Certificate(_)) && !objects.damaged.contains(*key)
+        });
         Ok(Listing {
             stored: certificates
                 .map(|(key, value)| stored(key, value))
@@ -191,7 +214,11 @@ impl Vault for MemoryVault {
     fn read<'a>(&'a self, key: &'a Key) -> Answer<'a, Result<Option<Stored>, VaultError>> {
         Box::pin(async move {
             self.pass(key, None)?;
-            let objects = self.reach()?;
+            let mut objects = self.reach()?;
+            objects.reads += 1;
+            if objects.damaged.contains(key) {
+                return Err(VaultError::Damaged(format!("{key} lost its marks")));
+            }
             Ok(objects.by_key.get(key).map(|value| stored(key, value)))
         })
     }

@@ -335,6 +335,7 @@ fn labels(key: &Key, entries: &Entries) -> BTreeMap<String, String> {
 fn stored(secret: &Secret) -> Result<Stored, String> {
     let metadata = &secret.metadata;
     let name = metadata.name.as_deref().unwrap_or_default();
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
     let label = |wanted: &str| {
         let labels = metadata.labels.as_ref()?;
         labels.get(wanted).map(String::as_str)
@@ -356,8 +357,8 @@ fn stored(secret: &Secret) -> Result<Stored, String> {
     let fits = |key: &Key| name_of(key) == name;
     let key = key.filter(fits).ok_or_else(|| {
         format!(
-            "Secret {name} does not say of what it is: its labels and annotations were changed; \
-             delete it, and what it held is ordered anew"
+            "Secret {namespace}/{name} does not say of what it is: its labels and annotations were \
+             changed; put them back, or delete it, and what it held is made anew"
         )
     })?;
     let data = secret.data.iter().flatten();

@@ -149,3 +149,49 @@ async fn a_record_that_cannot_be_written_is_told_with_its_path_until_it_can() {
     std::fs::remove_file(&place).expect("mended");
     told(&keeper, Troubles::is_empty).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_is_in_no_list_and_that_nobody_can_read_is_told_and_left_alone() {
+    let vault = MemoryVault::new();
+    let key = Key::Certificate(target("hidden"));
+    let record = Record::empty(crate::record::State::new(&target("hidden"), 1));
+    let entries = record.to_entries().expect("entries");
+    vault.write(&key, None, &entries).await.expect("stored");
+    vault.set_damaged(&key, true);
+    let keeper = keeper(Arc::new(vault.clone()), "hidden");
+    let trouble = trouble(&keeper).await;
+    let told_of = (trouble.kind, trouble.target);
+    assert_eq!(told_of, (Kind::Read, Some(target("hidden"))));
+    assert!(trouble.why.contains("lost its marks"), "{}", trouble.why);
+    let said = retry(&keeper, "hidden").await;
+    assert!(said.contains("cert show shop/hidden"), "{said}");
+    let mut troubles = keeper.troubles.clone();
+    troubles.mark_unchanged();
+    let before = vault.reads();
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    let reads = vault.reads() - before;
+    assert!(reads < 100, "{reads} looks in an hour");
+    assert!(!troubles.has_changed().expect("a keeper"), "told once");
+    // The way out that was told: its marks are put back.
+    vault.set_damaged(&key, false);
+    let found = troubles.wait_for(|all| all.is_empty());
+    let found = tokio::time::timeout(Duration::from_secs(600), found).await;
+    drop(found.expect("in time").expect("a keeper"));
+    let mut reports = keeper.reports.clone();
+    let begun = reports.wait_for(|all| all.contains_key(&target("hidden")));
+    drop(begun.await.expect("a keeper"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vault_of_which_a_part_cannot_be_read_is_looked_through_ever_more_rarely() {
+    let vault = MemoryVault::new();
+    let key = Key::Certificate(target("junk"));
+    let junk = Entries::from([("state.json".to_owned(), Secret::new("junk"))]);
+    vault.write(&key, None, &junk).await.expect("stored");
+    let keeper = keeper(Arc::new(vault.clone()), "junk");
+    trouble(&keeper).await;
+    let before = vault.reads();
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    let reads = vault.reads() - before;
+    assert!(reads < 20, "{reads} looks in an hour");
+}
