@@ -102,6 +102,9 @@ impl Barrier for Alone {
 /// What is wanted, by target.
 pub type Wishes = BTreeMap<Target, Wanted>;
 
+/// Which certificate is served where another one is asked for; both of one namespace.
+pub type Covers = BTreeMap<Target, Target>;
+
 /// What is asked for and refused, by target, with the identity of its namespace.
 pub(crate) type Refused = BTreeMap<Target, String>;
 

@@ -12,6 +12,7 @@ mod ask;
 mod command;
 mod intake;
 mod slots;
+mod wish;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -28,11 +29,11 @@ use crate::ca::Connect;
 use crate::clock::{Clock, SystemClock};
 use crate::dns::Solvers;
 use crate::dns::persist::{Persist, Unread};
-use crate::driver::{Alone, Barrier, Driver, Flow, Memo, Projector, Refused, Wishes};
+use crate::driver::{Alone, Barrier, Covers, Driver, Flow, Memo, Projector, Refused, Wishes};
 use crate::events::Event;
 use crate::issuers::Issuers;
 use crate::journal::{Journal, Silent};
-use crate::plan::{Finding, Request, Target, plan};
+use crate::plan::{Finding, Request, Target};
 use crate::record::{Record, State};
 use crate::schedule::later;
 use crate::secrets::Secrets;
@@ -45,6 +46,7 @@ use again::End;
 use ask::{Ask, Reply};
 use command::Done;
 use slots::{Share, Slot, Slots};
+use wish::Weighed;
 
 pub use ask::{Asker, Command};
 
@@ -111,6 +113,8 @@ pub struct Keeper {
     pub findings: watch::Receiver<Arc<Vec<Finding>>>,
     /// What of it is planned: says which name belongs to which issuer.
     pub planned: watch::Receiver<Arc<Wishes>>,
+    /// What is served meanwhile, or instead.
+    pub covers: watch::Receiver<Arc<Covers>>,
     /// Challenges to answer.
     pub board: watch::Receiver<Arc<Board>>,
     /// Certificates to serve.
@@ -141,6 +145,9 @@ impl Keeper {
         let wishes = watch::Sender::new(Arc::new(Wishes::new()));
         let planned = wishes.subscribe();
         let refused = watch::Sender::new(Arc::new(Refused::new()));
+        let covers = watch::Sender::new(Arc::default());
+        let covered = covers.subscribe();
+        let weighed = Weighed::new(served.stocks(), served.complaints.subscribe(), covers);
         let pen = Arc::new(Pen::new(Arc::clone(&config.vault), board.clone()));
         let accounts = Accounts {
             vault: Arc::clone(&config.vault),
@@ -180,6 +187,7 @@ impl Keeper {
             issuers: config.issuers,
             wishes,
             refused,
+            weighed,
             findings: findings.clone(),
             board: board.clone(),
             flows: config.flows.max(1),
@@ -197,6 +205,7 @@ impl Keeper {
         Self {
             findings: findings.subscribe(),
             planned,
+            covers: covered,
             board: board.subscribe(),
             certificates: served.subscribe(),
             reports: served.reports(),
@@ -255,6 +264,7 @@ struct Work {
     issuers: watch::Receiver<Arc<Issuers>>,
     wishes: watch::Sender<Arc<Wishes>>,
     refused: watch::Sender<Arc<Refused>>,
+    weighed: Weighed,
     findings: watch::Sender<Arc<Vec<Finding>>>,
     board: watch::Sender<Arc<Board>>,
     flows: usize,
@@ -294,13 +304,16 @@ impl Work {
             }
             self.look_again().await;
             self.look_through().await;
+            self.weigh();
             let timer = self.begin();
+            let timer = self.weighed.again().map_or(timer, |at| at.min(timer));
             let timer = self.look_again.map_or(timer, |(at, _)| at.min(timer));
             let timer = self.looks_through().map_or(timer, |at| at.min(timer));
             let following = self.epoch.is_none();
             tokio::select! {
                 changed = epoch.changed() => if changed.is_err() { return },
                 Ok(()) = trouble.changed() => {}
+                () = self.weighed.changed() => {}
                 Ok(()) = changes.changed(), if following => self.follow().await,
                 Ok(()) = self.requests.changed() => self.replan(),
                 Ok(()) = self.issuers.changed() => {
@@ -326,25 +339,6 @@ impl Work {
                 () = tokio::time::sleep_until(timer) => {}
             }
         }
-    }
-
-    /// What is wanted now, from what is asked for.
-    fn replan(&mut self) {
-        let issuers = self.issuers.borrow_and_update().clone();
-        let Some(requests) = self.requests.borrow_and_update().clone() else {
-            return;
-        };
-        self.known = true;
-        let plan = plan(&issuers, &requests);
-        renew(&self.findings, plan.findings);
-        let wishes = plan.wanted.into_iter();
-        let wishes: Wishes = wishes
-            .map(|wanted| (wanted.target.clone(), wanted))
-            .collect();
-        // First: what is no longer wanted is not thrown away in between.
-        self.refused.send_replace(Arc::new(plan.refused));
-        self.wishes.send_replace(Arc::new(wishes));
-        self.adopt();
     }
 
     /// Every wish has a slot, and every slot knows its wish.

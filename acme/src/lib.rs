@@ -38,6 +38,7 @@ pub mod schedule;
 pub mod secrets;
 pub mod served;
 mod standing;
+pub mod stock;
 pub mod troubles;
 pub mod vault;
 

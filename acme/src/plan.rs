@@ -7,6 +7,7 @@
 //! - Names are normalized, sorted, without duplicates and without one that a wildcard covers.
 //! - What is not allowed is not wanted: whatever is in [`Plan::wanted`] may be ordered.
 //! - A name that belongs to another namespace is not wanted; whose it is, the request says.
+//! - What there is decides only whether a wildcard certificate makes another one needless.
 
 use std::cmp::Reverse;
 use std::collections::btree_map::Entry;
@@ -19,6 +20,9 @@ use crate::ca::ChallengeKind;
 use crate::issuers::{IssuerSpec, Issuers, KeyKind};
 use crate::leaf;
 use crate::names::Name;
+use crate::stock::Stocks;
+
+mod cover;
 
 /// Where a certificate goes: a Secret, or in a directory what stands for one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -160,7 +164,7 @@ pub enum Code {
     TooManyNames,
     /// No challenge can prove one of the names.
     NoChallenge,
-    /// Nothing to order: a wildcard certificate of the namespace covers all hosts.
+    /// Not ordered: a wildcard certificate of the namespace that is valid, or on its way, covers all hosts.
     Covered,
     /// Ordered, but another certificate of the namespace is for the same hosts, and older.
     Doubled,
@@ -174,12 +178,18 @@ pub struct Plan {
     /// What is asked for and must not be ordered now, with the identity of its namespace: what there is
     /// of it is kept.
     pub refused: BTreeMap<Target, String>,
+    /// Which certificate of the same namespace is served where another one is asked for.
+    pub covers: BTreeMap<Target, Target>,
+    /// What was looked at of what there is; the plan is another one only if that changes,
+    pub weighed: BTreeSet<Target>,
+    /// or at this time.
+    pub again: Option<Timestamp>,
     /// Sorted.
     pub findings: Vec<Finding>,
 }
 
-/// Plans all requests.
-pub fn plan(issuers: &Issuers, requests: &[Request]) -> Plan {
+/// Plans all requests, by what there is now.
+pub fn plan(issuers: &Issuers, requests: &[Request], there: (&Stocks, Timestamp)) -> Plan {
     let mut planner = Planner {
         issuers,
         findings: Vec::new(),
@@ -198,7 +208,8 @@ pub fn plan(issuers: &Issuers, requests: &[Request]) -> Plan {
             Entry::Occupied(first) => planner.compare(first.get(), request, &wanted),
         }
     }
-    let covered = planner.covered(&chosen);
+    let cover = planner.cover(&chosen, there);
+    chosen.retain(|target, _| !cover.left_out.contains(*target));
     planner.doubled(&chosen);
     let refused = requests
         .iter()
@@ -208,14 +219,13 @@ pub fn plan(issuers: &Issuers, requests: &[Request]) -> Plan {
     let mut findings = planner.findings;
     findings.sort();
     findings.dedup();
-    let wanted = chosen
-        .into_values()
-        .map(|(_, wanted)| wanted)
-        .filter(|wanted| !covered.contains(&wanted.target))
-        .collect();
+    let wanted = chosen.into_values().map(|(_, wanted)| wanted).collect();
     Plan {
         wanted,
         refused,
+        covers: cover.by,
+        weighed: cover.weighed,
+        again: cover.again,
         findings,
     }
 }
@@ -382,35 +392,6 @@ impl<'a> Planner<'a> {
                 self.find(request, Code::Doubled, message);
             }
         }
-    }
-
-    /// Targets whose names are all covered by one wildcard certificate of their namespace.
-    fn covered(&mut self, chosen: &BTreeMap<&Target, (&Request, Wanted)>) -> BTreeSet<Target> {
-        let mut covered = BTreeSet::new();
-        for (target, (request, wanted)) in chosen {
-            let covers = |(_, other): &&(&Request, Wanted)| {
-                other.target != **target
-                    && other.target.namespace == target.namespace
-                    && other.issuer == wanted.issuer
-                    && wanted.names.iter().all(|name| {
-                        let by = |wild: &Name| wild.is_wildcard() && wild.covers(name);
-                        other.names.iter().any(by)
-                    })
-                    && !wanted.names.iter().any(Name::is_wildcard)
-            };
-            if request.always {
-                continue;
-            }
-            if let Some((_, other)) = chosen.values().find(covers) {
-                let message = format!(
-                    "nothing is ordered: the wildcard certificate in Secret {} covers all hosts",
-                    other.target.secret
-                );
-                covered.insert((*target).clone());
-                self.find(request, Code::Covered, message);
-            }
-        }
-        covered
     }
 }
 

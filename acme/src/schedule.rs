@@ -92,9 +92,14 @@ impl Life {
         self.left(now) <= self.length() / LAST_PART
     }
 
+    /// When a fifth of the life is left.
+    pub(crate) fn ending(&self) -> Timestamp {
+        earlier(self.not_after, self.length() / LAST_PART)
+    }
+
     /// When to renew, and why then.
     pub fn renewal(&self, window: Option<Window>) -> (Timestamp, Reason) {
-        let backstop = earlier(self.not_after, self.length() / LAST_PART);
+        let backstop = self.ending();
         let (moment, reason) = match window {
             Some(window) => (self.moment_in(window), Reason::Window),
             None => (self.moment_of_life(), Reason::Lifetime),

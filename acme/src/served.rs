@@ -14,6 +14,7 @@ use crate::driver::Wishes;
 use crate::events::Report;
 use crate::plan::{Target, Wanted};
 use crate::record::{Material, Record};
+use crate::stock::{Stock, Stocks};
 use crate::troubles::Complaints;
 
 /// A certificate to serve.
@@ -36,6 +37,7 @@ pub type Reports = BTreeMap<Target, Arc<Report>>;
 pub(crate) struct Served {
     shown: watch::Sender<Arc<Certificates>>,
     reports: watch::Sender<Arc<Reports>>,
+    stocks: watch::Sender<Arc<Stocks>>,
     /// What is wrong with the vault that all this comes from.
     pub(crate) complaints: Complaints,
 }
@@ -45,12 +47,18 @@ impl Served {
         Self {
             shown: watch::Sender::new(Arc::default()),
             reports: watch::Sender::new(Arc::default()),
+            stocks: watch::Sender::new(Arc::default()),
             complaints: Complaints::default(),
         }
     }
 
     pub(crate) fn reports(&self) -> watch::Receiver<Arc<Reports>> {
         self.reports.subscribe()
+    }
+
+    /// What there is of each certificate.
+    pub(crate) fn stocks(&self) -> watch::Receiver<Arc<Stocks>> {
+        self.stocks.subscribe()
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Certificates>> {
@@ -61,6 +69,14 @@ impl Served {
     pub(crate) fn show(&self, record: &Record, wanted: Option<&Wanted>) {
         let wish = wanted.map(|wanted| (wanted.names.as_slice(), wanted.issuer.as_str()));
         let report = Report::of(record, wish);
+        let stock = Stock::of(&record.state, record.current.is_some());
+        self.stocks.send_if_modified(|shown| {
+            if shown.get(&report.target).is_some_and(|old| *old == stock) {
+                return false;
+            }
+            Arc::make_mut(shown).insert(report.target.clone(), stock);
+            true
+        });
         self.reports.send_if_modified(|shown| {
             if shown.get(&report.target).is_some_and(|old| **old == report) {
                 return false;
@@ -107,6 +123,9 @@ impl Served {
         self.reports.send_if_modified(|shown| {
             shown.contains_key(target) && Arc::make_mut(shown).remove(target).is_some()
         });
+        self.stocks.send_if_modified(|shown| {
+            shown.contains_key(target) && Arc::make_mut(shown).remove(target).is_some()
+        });
         self.shown.send_if_modified(|shown| {
             shown.contains_key(target) && Arc::make_mut(shown).remove(target).is_some()
         });
@@ -128,13 +147,8 @@ impl Served {
             next.insert(target, entry);
         }
         renew(&self.shown, next);
-        self.reports.send_if_modified(|shown| {
-            let gone = shown.keys().any(|target| !known.contains(target));
-            if gone {
-                Arc::make_mut(shown).retain(|target, _| known.contains(target));
-            }
-            gone
-        });
+        keep_only(&self.reports, &known);
+        keep_only(&self.stocks, &known);
     }
 }
 
@@ -146,6 +160,17 @@ pub(crate) fn renew<T: PartialEq>(shown: &watch::Sender<Arc<T>>, next: T) {
             *shown = Arc::new(next);
         }
         changed
+    });
+}
+
+/// Hides what is about other targets.
+fn keep_only<T: Clone>(shown: &watch::Sender<Arc<BTreeMap<Target, T>>>, known: &BTreeSet<Target>) {
+    shown.send_if_modified(|shown| {
+        let gone = shown.keys().any(|target| !known.contains(target));
+        if gone {
+            Arc::make_mut(shown).retain(|target, _| known.contains(target));
+        }
+        gone
     });
 }
 

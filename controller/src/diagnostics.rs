@@ -317,7 +317,8 @@ codes! {
     /// What is kept of a certificate cannot be read, understood or written: the message says where and
     /// what to do. What is known keeps serving; nothing is ordered or renewed until then.
     CertificateRecordUnusable,
-    /// Nothing is ordered, because a wildcard certificate of the namespace covers all hosts.
+    /// Nothing is ordered, because a wildcard certificate of the namespace that is valid or on its way covers
+    /// all hosts; it is served for them.
     CertificateCovered,
     /// A host that no certificate can carry; the others are ordered.
     CertificateHostInvalid,

@@ -310,14 +310,12 @@ impl Engine {
                 let reads = self.world.keep(&key, kept);
                 self.touch(&key, &reads)
             }
-            Change::Certificates(list) => {
-                self.note(Origin::Certificates, list);
-                Urgency::None
+            Change::Cover(key, cover) => {
+                let reads = self.world.cover(&key, cover);
+                self.touch(&key, &reads)
             }
-            Change::Complaints(list) => {
-                self.note(Origin::Source, list);
-                Urgency::None
-            }
+            Change::Certificates(list) => self.note(Origin::Certificates, list),
+            Change::Complaints(list) => self.note(Origin::Source, list),
             Change::Places(places) => {
                 self.revision += u64::from(self.findings.place(places));
                 Urgency::None
@@ -574,8 +572,9 @@ impl Engine {
         self.note(Origin::ConfigMap, list);
     }
 
-    fn note(&mut self, origin: Origin, list: Vec<Diagnostic>) {
+    fn note(&mut self, origin: Origin, list: Vec<Diagnostic>) -> Urgency {
         self.revision += u64::from(self.findings.set(origin, list));
+        Urgency::None
     }
 }
 

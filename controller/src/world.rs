@@ -12,6 +12,7 @@
 
 pub mod facts;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -25,7 +26,7 @@ use gatehouse_gateway::model::{CertKey, CertificatePlan};
 use gatehouse_gateway::tls::parse_pair;
 
 use self::facts::{ServiceFacts, SliceFacts};
-use crate::source::{Absence, Kept, Kind, Object, ObjectKey};
+use crate::source::{Absence, Cover, Kept, Kind, Object, ObjectKey};
 
 /// A question that translation can ask the world.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,6 +55,8 @@ pub struct World {
     kept: HashMap<ObjectKey, SecretEntry>,
     /// Those of them that are served whatever is in the Secret.
     first: BTreeSet<ObjectKey>,
+    /// Secrets for which another one of their namespace is served.
+    covers: BTreeMap<ObjectKey, Cover>,
     config_maps: Objects<ConfigMap>,
     namespaces: Objects<Namespace>,
     resolved: HashMap<Arc<str>, Arc<[IpAddr]>>,
@@ -123,6 +126,15 @@ impl World {
             None => self.kept.remove(key).is_some(),
         };
         touched(key, changed || placed)
+    }
+
+    /// Sets which Secret covers another one.
+    pub fn cover(&mut self, key: &ObjectKey, cover: Option<Cover>) -> Vec<Read> {
+        let old = match cover.clone() {
+            Some(cover) => self.covers.insert(key.clone(), cover),
+            None => self.covers.remove(key),
+        };
+        touched(key, old != cover)
     }
 
     /// Sets the addresses of a DNS name.
@@ -403,6 +415,20 @@ impl<'a> Lookup<'a> {
         let pair = self.world.kept.get(&key).map(SecretEntry::pair);
         self.record(Read::Object(self.share(key)));
         pair.as_ref().and_then(Pair::usable).cloned()
+    }
+
+    /// The Secret whose certificate is served where this one is named: itself, or the one that covers it.
+    pub fn serving<'n>(&self, namespace: &Arc<str>, name: &'n str) -> Cow<'n, str> {
+        let key = secret_key(namespace, name);
+        let cover = self.world.covers.get(&key);
+        let cover = cover
+            .filter(|cover| cover.first || !matches!(self.world.pair(&key), Some(Pair::Good(_))));
+        self.record(Read::Object(self.share(key)));
+        let usable = cover.filter(|cover| {
+            let pair = self.pair(namespace, &cover.secret);
+            pair.is_some_and(|pair| pair.usable().is_some())
+        });
+        usable.map_or(name.into(), |cover| cover.secret.to_string().into())
     }
 
     /// Whether a Secret that somebody wrote is served instead of what is ordered for it. In a cluster

@@ -17,7 +17,7 @@ use crate::names::Name;
 use crate::pace::Purpose;
 use crate::plan::can_prove;
 use crate::record::{Leftover, Need, Ordered, Phase, Published};
-use crate::schedule::{between, later};
+use crate::schedule::between;
 use jiff::SignedDuration;
 use std::sync::Arc;
 

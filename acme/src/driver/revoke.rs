@@ -188,7 +188,9 @@ fn is_final(refusal: &Refusal, class: Class) -> bool {
             let passes = matches!(class, AccountGone | Issuer | Limited | Transient);
             (400..500).contains(status) && problem.kind != "serverInternal" && !passes
         }
-        Cause::Answer(..) | Cause::Unreachable(_) | Cause::Deadline(_) => false,
+        Cause::Answer(..) | Cause::Unreachable(_) | Cause::Distrusted(_) | Cause::Deadline(_) => {
+            false
+        }
     }
 }
 

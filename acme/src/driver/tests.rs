@@ -12,8 +12,8 @@ mod kept;
 mod leftovers;
 mod limited;
 mod parts;
-mod revoked;
 mod removed;
+mod revoked;
 mod rounds;
 mod stuck;
 

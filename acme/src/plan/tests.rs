@@ -5,6 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod cover;
+
 fn issuers() -> Issuers {
     Issuers::parse(
         r#"
@@ -37,6 +39,15 @@ fn request(age: i64, object: &str, secret: &str, hosts: &[&str]) -> Request {
         namespace_uid: format!("uid-{namespace}"),
         ..Request::new(format!("Ingress {object}"), target, hosts)
     }
+}
+
+/// With nothing there yet.
+fn plan(issuers: &Issuers, requests: &[Request]) -> Plan {
+    super::plan(issuers, requests, (&Stocks::new(), noon()))
+}
+
+fn noon() -> Timestamp {
+    Timestamp::from_second(1_000_000).expect("a time")
 }
 
 fn names(wanted: &Wanted) -> Vec<String> {
@@ -166,23 +177,6 @@ fn case_17_too_many_names_are_a_sentence_with_the_numbers() {
         "{:?}",
         plan.findings
     );
-}
-
-#[test]
-fn case_15_a_wildcard_of_the_namespace_spares_the_single_order() {
-    let wildcard = request(0, "shop/wild", "wild", &["*.example.org"]);
-    let single = request(1, "shop/web", "tls", &["a.example.org"]);
-    let mut asked = request(1, "shop/asked", "asked", &["b.example.org"]);
-    asked.always = true;
-    let other = request(1, "other/web", "tls", &["c.example.org"]);
-    let plan = plan(&issuers(), &[wildcard, single, asked, other]);
-    let targets: Vec<String> = plan
-        .wanted
-        .iter()
-        .map(|each| each.target.to_string())
-        .collect();
-    assert_eq!(targets, ["other/tls", "shop/asked", "shop/wild"]);
-    assert_eq!(codes(&plan), [Code::Covered]);
 }
 
 #[test]

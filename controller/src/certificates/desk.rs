@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gatehouse_acme::board::Board;
-use gatehouse_acme::driver::Wishes;
+use gatehouse_acme::driver::{Covers, Wishes};
 use gatehouse_acme::keeper::Keeper;
 use gatehouse_acme::plan::{Finding, Target};
 use gatehouse_acme::served::{Certificate, Certificates, Reports};
@@ -25,7 +25,7 @@ use crate::admin::Readiness;
 use crate::config::Managed;
 use crate::diagnostics::Severity;
 use crate::engine::{Ingresses, Namespaces, Report};
-use crate::source::{Change, Kept, Kind, ObjectKey};
+use crate::source::{Change, Cover, Kept, Kind, ObjectKey};
 
 /// See the module.
 pub(super) struct Desk {
@@ -62,6 +62,7 @@ struct Seen {
     certificates: Arc<Certificates>,
     namespaces: Arc<Namespaces>,
     planned: Arc<Wishes>,
+    covers: Arc<Covers>,
     /// How often the targets have changed.
     count: u64,
 }
@@ -71,6 +72,7 @@ impl Seen {
         Arc::ptr_eq(&self.certificates, &other.certificates)
             && Arc::ptr_eq(&self.namespaces, &other.namespaces)
             && Arc::ptr_eq(&self.planned, &other.planned)
+            && Arc::ptr_eq(&self.covers, &other.covers)
             && self.count == other.count
     }
 }
@@ -95,6 +97,7 @@ pub(super) struct Last {
     unasked: Option<Arc<Wishes>>,
     /// What the world was told.
     kept: Shown,
+    covered: BTreeMap<Target, Cover>,
     /// What the data plane was told.
     published: (Arc<Board>, Arc<Wishes>),
     said: Said,
@@ -132,6 +135,7 @@ impl Desk {
                 changed = keeper.certificates.changed() => changed.is_ok(),
                 changed = keeper.board.changed() => changed.is_ok(),
                 changed = keeper.planned.changed() => changed.is_ok(),
+                changed = keeper.covers.changed() => changed.is_ok(),
                 changed = keeper.findings.changed() => changed.is_ok(),
                 changed = keeper.reports.changed() => changed.is_ok(),
                 changed = keeper.troubles.changed() => changed.is_ok(),
@@ -253,11 +257,13 @@ impl Desk {
         let certificates = self.keeper.certificates.borrow_and_update().clone();
         let namespaces = Arc::clone(&self.reports.borrow().namespaces);
         let planned = self.keeper.planned.borrow().clone();
+        let covers = self.keeper.covers.borrow_and_update().clone();
         let cluster = self.cluster.as_mut();
         let seen = Seen {
             certificates,
             namespaces,
             planned,
+            covers,
             count: cluster.map_or(0, |around| *around.changes.borrow_and_update()),
         };
         // Most rounds come from the engine, about endpoints.
@@ -267,6 +273,7 @@ impl Desk {
         let unasked = &mut self.last.unasked;
         unasked.get_or_insert_with(|| Arc::clone(&seen.planned));
         let new = self.shown(&seen);
+        let covered = self.covered(&seen, &new);
         self.last.seen = Some(seen);
         let old = std::mem::replace(&mut self.last.kept, new);
         let new = &self.last.kept;
@@ -283,14 +290,38 @@ impl Desk {
             (!same).then(|| (target, Some(kept())))
         });
         for (target, kept) in gone.chain(fresh) {
-            let key = ObjectKey {
-                kind: Kind::Secret,
-                namespace: target.namespace.as_str().into(),
-                name: target.secret.as_str().into(),
-            };
-            self.change.send(Change::Keep(key, kept)).await.ok()?;
+            let change = Change::Keep(key_of(target), kept);
+            self.change.send(change).await.ok()?;
+        }
+        let old = std::mem::replace(&mut self.last.covered, covered);
+        let new = &self.last.covered;
+        let gone = old.keys().filter(|target| !new.contains_key(*target));
+        let gone = gone.map(|target| (target, None));
+        let fresh = new.iter().filter_map(|(target, cover)| {
+            (old.get(target) != Some(cover)).then(|| (target, Some(cover.clone())))
+        });
+        for (target, cover) in gone.chain(fresh) {
+            let change = Change::Cover(key_of(target), cover);
+            self.change.send(change).await.ok()?;
         }
         Some(())
+    }
+
+    /// For which Secrets another one is served: whatever is in them, if that is of Gatehouse.
+    fn covered(&self, seen: &Seen, shown: &Shown) -> BTreeMap<Target, Cover> {
+        let cluster = self.cluster.as_ref();
+        let covers = seen.covers.iter().filter(|(target, by)| {
+            // The plan covers nothing beyond a namespace; what may be served is decided here.
+            target.namespace == by.namespace && shown.contains_key(*by)
+        });
+        let covers = covers.map(|(target, by)| {
+            let cover = Cover {
+                secret: by.secret.as_str().into(),
+                first: cluster.is_some_and(|around| around.targets.is_ours(target)),
+            };
+            (target.clone(), cover)
+        });
+        covers.collect()
     }
 
     /// What may be served of what is kept. A namespace that was made anew under an old name is another
@@ -318,6 +349,14 @@ impl Desk {
                 Some((target.clone(), (Arc::clone(certificate), first)))
             });
         shown.collect()
+    }
+}
+
+fn key_of(target: &Target) -> ObjectKey {
+    ObjectKey {
+        kind: Kind::Secret,
+        namespace: target.namespace.as_str().into(),
+        name: target.secret.as_str().into(),
     }
 }
 

@@ -118,6 +118,15 @@ pub struct Kept {
     pub first: bool,
 }
 
+/// Another Secret of the same namespace whose certificate is served where this one is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cover {
+    /// Its name.
+    pub secret: Arc<str>,
+    /// Whatever is in the Secret that is named; else only if that cannot be used.
+    pub first: bool,
+}
+
 /// What a source tells the engine.
 #[derive(Debug, Clone)]
 pub enum Change {
@@ -127,6 +136,8 @@ pub enum Change {
     Delete(ObjectKey),
     /// What Gatehouse keeps for a Secret by itself.
     Keep(ObjectKey, Option<Kept>),
+    /// Which Secret covers another one.
+    Cover(ObjectKey, Option<Cover>),
     /// Everything that is to be said of certificates that Gatehouse orders, replacing what was said
     /// before.
     Certificates(Vec<Diagnostic>),

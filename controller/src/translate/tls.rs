@@ -3,7 +3,8 @@
 //! Selection as in ingress-nginx: the first tls entry that lists the host literally; else the first
 //! entry whose certificate covers the host (this is how a wildcard certificate serves its hosts);
 //! else the default certificate. A certificate that does not cover the host is replaced by the
-//! default one. The choice has no influence on the redirect to https: a tls section is enough.
+//! default one. Where Gatehouse orders a wildcard certificate instead of one for the Secret of an entry,
+//! that is the certificate of the entry. The choice has no influence on the redirect to https: a tls section is enough.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,7 +49,9 @@ impl<'a> TlsSection<'a> {
         }
         let mut entries = Vec::with_capacity(tls.len());
         for (index, tls) in tls.iter().enumerate() {
-            let name = tls.secret_name.as_deref().filter(|name| !name.is_empty());
+            let own = tls.secret_name.as_deref().filter(|name| !name.is_empty());
+            let serving = own.map(|name| lookup.serving(&origin.namespace, name));
+            let name = serving.as_deref();
             let mut unknown = false;
             let certificate = name.and_then(|name| {
                 let field = format!("spec.tls[{index}].secretName");
@@ -74,7 +77,7 @@ impl<'a> TlsSection<'a> {
                 let field = format!("spec.tls[{index}].{lacks}");
                 remarks.warning(field, Code::CertificateEntryIncomplete, message);
             }
-            if let Some(name) = name
+            if let Some(name) = own.filter(|own| name == Some(own))
                 && awaited
                 && lookup.shadows(&origin.namespace, name)
             {

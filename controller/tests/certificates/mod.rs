@@ -93,6 +93,41 @@ fn what_is_kept_for_a_secret_serves_while_it_is_missing_or_broken() {
 }
 
 #[test]
+fn a_host_is_served_the_certificate_that_covers_the_one_it_names() {
+    let mut engine = two_shops();
+    engine.apply(secured("cart", 1, "cart-tls"));
+    let served = |engine: &mut Engine| {
+        engine.reconcile();
+        let plans = engine.plans();
+        let slots = plans.certificates.keys().map(|slot| slot.0.to_string());
+        slots.collect::<Vec<String>>()
+    };
+    engine.apply(universe::cover("shop", "cart-tls", Some(("wild", false))));
+    assert_eq!(served(&mut engine), [""; 0], "it is not there yet");
+    let wild = universe::keep("shop", "wild", Some(Pem::good("cart.test")));
+    assert_eq!(engine.apply(wild), Urgency::Structural);
+    assert_eq!(served(&mut engine), ["shop/wild"]);
+    assert_eq!(engine.report().diagnostics.len(), 0, "nothing is missing");
+    // What somebody wrote goes first, unless it is of Gatehouse.
+    engine.apply(universe::secret("shop", "cart-tls", Pem::good("cart.test")));
+    assert_eq!(served(&mut engine), ["shop/cart-tls"]);
+    let first = universe::cover("shop", "cart-tls", Some(("wild", true)));
+    assert_eq!(engine.apply(first.clone()), Urgency::Structural);
+    assert_eq!(engine.apply(first), Urgency::None);
+    assert_eq!(served(&mut engine), ["shop/wild"]);
+    engine.apply(universe::keep("shop", "wild", None));
+    assert_eq!(served(&mut engine), ["shop/cart-tls"]);
+    // One of the same name in another namespace is none.
+    let other = universe::keep("other", "wild", Some(Pem::good("cart.test")));
+    assert_eq!(engine.apply(other), Urgency::None);
+    assert_eq!(served(&mut engine), ["shop/cart-tls"]);
+    engine.apply(universe::keep("shop", "wild", Some(Pem::good("cart.test"))));
+    assert_eq!(served(&mut engine), ["shop/wild"]);
+    engine.apply(universe::cover("shop", "cart-tls", None));
+    assert_eq!(served(&mut engine), ["shop/cart-tls"]);
+}
+
+#[test]
 fn a_secret_that_serves_in_place_of_an_ordered_certificate_is_told() {
     let mut engine = two_shops();
     let defaults = Defaults {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use gatehouse::config::{Defaults, HostOwnership};
-use gatehouse::source::{Absence, Change, Kept, Kind, Object, ObjectKey};
+use gatehouse::source::{Absence, Change, Cover, Kept, Kind, Object, ObjectKey};
 use gatehouse::translate::object_ref;
 use gatehouse_gateway::model::ObjectRef;
 use k8s_openapi::api::core::v1::{
@@ -225,6 +225,15 @@ pub(crate) fn kept(namespace: &str, name: &str, pem: Option<Pem>, first: bool) -
         Kept { secret, first }
     });
     Change::Keep(key(Kind::Secret, namespace, name), kept)
+}
+
+/// Another Secret is served for this one; with `first` whatever is in it.
+pub(crate) fn cover(namespace: &str, name: &str, by: Option<(&str, bool)>) -> Change {
+    let cover = by.map(|(secret, first)| Cover {
+        secret: secret.into(),
+        first,
+    });
+    Change::Cover(key(Kind::Secret, namespace, name), cover)
 }
 
 pub(crate) fn config_map(namespace: &str, name: &str, data: &[(&str, &str)]) -> Change {

@@ -10,6 +10,7 @@ mod asking;
 mod beside;
 mod bridges;
 mod clock;
+mod covered;
 mod crashes;
 mod customer;
 mod damage;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use gatehouse_acme::issuers::Issuers;
 use gatehouse_acme::plan::{Code, Plan, plan};
+use gatehouse_acme::stock::Stocks;
 use k8s_openapi::api::networking::v1::IngressBackend;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proptest::prelude::*;
@@ -91,6 +92,7 @@ fn planned(objects: &[Object]) -> Plan {
     plan(
         &issuers,
         &requests(&ingresses(objects), &Tenants::Unknown, managed),
+        (&Stocks::new(), k8s_openapi::jiff::Timestamp::UNIX_EPOCH),
     )
 }
 
