@@ -73,14 +73,16 @@ impl Standing {
                 self.limit(place, scope.clone(), &revision.names, span);
             }
             (Class::Outage, _) => {
+                // One of before does not say since when: then it counts from here.
+                let since = span.since.unwrap_or(span.until);
                 let circuit = Circuit {
                     failures: state.attempts.n.max(1),
-                    since: revision.planned_at.min(span.until),
+                    since,
                     span,
                 };
-                self.circuits
-                    .entry(revision.directory.clone())
-                    .or_insert(circuit);
+                let known = self.circuits.entry(revision.directory.clone());
+                let known = known.or_insert(circuit);
+                known.since = known.since.min(since);
             }
             _ => {}
         }
@@ -140,6 +142,11 @@ impl Standing {
         if let Some(circuit) = self.circuits.get_mut(directory) {
             circuit.span.until = circuit.span.until.min(now);
         }
+    }
+
+    /// Since when an authority has not answered.
+    pub(crate) fn away_since(&self, directory: &str) -> Option<Timestamp> {
+        self.circuits.get(directory).map(|circuit| circuit.since)
     }
 
     /// For how long an authority has not answered.

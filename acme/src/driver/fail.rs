@@ -263,6 +263,16 @@ impl Driver {
         Ok(Turn::Go)
     }
 
+    /// Since when it is waited for this: an outage began when the first one met it, and whoever leads next
+    /// knows from here for how long it has lasted.
+    fn began(&self, flow: &Flow, class: Class) -> Timestamp {
+        let now = self.clock.now();
+        let revision = flow.record.state.revision.as_ref();
+        let revision = revision.filter(|_| class == Class::Outage);
+        let since = revision.and_then(|ordered| self.standing().away_since(&ordered.directory));
+        since.map_or(now, |since| since.min(now))
+    }
+
     async fn store_wait(
         &self,
         flow: &mut Flow,
@@ -270,6 +280,7 @@ impl Driver {
         until: Option<Timestamp>,
     ) -> Result<Turn, Trouble> {
         let wanted = flow.wanted.as_ref().map(Wanted::hash);
+        let since = self.began(flow, failure.class);
         let state = &mut flow.record.state;
         let ordered = state.revision.as_ref();
         let spec_hash = wanted
@@ -279,7 +290,7 @@ impl Driver {
         let owed = state.asked.take() == Some(Asked::Renew) && state.revision.is_none();
         state.wait = Some(Wait {
             class: failure.class,
-            since: Some(self.clock.now()),
+            since: Some(since),
             until,
             scope: failure.scope.as_deref().cloned(),
             spec_hash,

@@ -8,6 +8,7 @@ mod damaged;
     reason = "a refusal is made once per request to an authority: not worth a box"
 )]
 mod double;
+mod fallback;
 mod kept;
 mod leftovers;
 mod limited;

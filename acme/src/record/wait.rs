@@ -37,7 +37,7 @@ pub struct Attempts {
 pub struct Wait {
     /// Why.
     pub class: Class,
-    /// When it began; a record of before does not say it.
+    /// When it began, of an outage the outage itself; a record of before does not say it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
     /// Until when; `None` until something changes.
