@@ -198,11 +198,13 @@ fn class(refusal: &Refusal, replacing: bool) -> Class {
         "badNonce" => Class::Transient,
         _ if is_paused(&problem.detail) => Class::Paused,
         "rateLimited" => Class::Limited,
-        "alreadyReplaced" => Class::Replaces,
+        // Of an order that replaces nothing it is nonsense, and dropping the reference would go round.
+        "alreadyReplaced" if !new_order || replacing => Class::Replaces,
         _ if about_replacing => Class::Replaces,
         "accountDoesNotExist" => Class::AccountGone,
         "userActionRequired" | "externalAccountRequired" => Class::Issuer,
         _ if refusal.step == Step::Account => Class::Issuer,
+        "malformed" if is_of_another_key(problem) => Class::AccountGone,
         // Another account's: a private authority was reset, and the key has another account since.
         "unauthorized" if matches!(refusal.step, Step::Order | Step::Certificate) => {
             Class::OrderGone
@@ -228,6 +230,12 @@ fn not_found(step: Step, replacing: bool) -> Class {
         Step::Order | Step::Authorization | Step::Challenge | Step::Finalize => Class::OrderGone,
         _ => Class::Outage,
     }
+}
+
+/// Whether the account is there and has another key, as after a backup from before a rotation was put
+/// back: the key that is here needs an account of its own. Boulder and Pebble say it in these words.
+fn is_of_another_key(problem: &Problem) -> bool {
+    problem.detail.starts_with("JWS verification error")
 }
 
 /// What is said there without a reason concerns that order: others may get on.

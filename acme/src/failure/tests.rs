@@ -20,6 +20,9 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("a time")
 }
 
+/// What Pebble says of a signature by another key than the account's.
+const STALE: &str = "JWS verification error: error in cryptographic primitive";
+
 #[test]
 fn each_answer_has_its_class() {
     let order = Step::NewOrder;
@@ -35,11 +38,14 @@ fn each_answer_has_its_class() {
             "paused, see https://a/",
             Class::Paused,
         ),
-        (order, 409, "alreadyReplaced", "", Class::Replaces),
+        // Of an order that replaces nothing.
+        (order, 409, "alreadyReplaced", "", Class::Validation),
         // Whether the account may have these names, or is good at all, is found out by asking.
         (order, 403, "unauthorized", "not for you", Class::Validation),
         (order, 403, "userActionRequired", "terms", Class::Issuer),
         (order, 400, "accountDoesNotExist", "", Class::AccountGone),
+        (order, 400, "malformed", STALE, Class::AccountGone),
+        (Step::Account, 400, "malformed", STALE, Class::Issuer),
         (order, 400, "rejectedIdentifier", "", Class::Spec),
         (order, 400, "invalidProfile", "", Class::Spec),
         (order, 400, "malformed", "bad name", Class::Spec),

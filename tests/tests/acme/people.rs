@@ -127,6 +127,34 @@ fn a_change_of_the_key_whose_answer_is_lost_is_ended_by_the_next_order() {
 }
 
 #[test]
+fn a_key_from_before_a_change_that_was_put_back_gets_an_account_of_its_own() {
+    alone(|| {
+        let pebble = Pebble::start_with(Setup::default().trusting());
+        let stand = Stand::new(&pebble, &pebble.directory(), "");
+        with(async || {
+            let keeper = stand.keeper();
+            let one = || request("one", &["one.example.test"]);
+            want(&keeper, vec![one()]);
+            valid(&keeper, "one").await;
+            let asker = keeper.asker();
+            let before = asker.accounts().expect("accounts").remove(0);
+            let file = stand.vault().join("accounts/main/record");
+            let backup = std::fs::read(&file).expect("an account");
+            let rotate = async || asker.rotate("main".to_owned()).await;
+            insist(rotate).await.expect("another key");
+            drop(keeper);
+            std::fs::write(&file, backup).expect("put back");
+            let keeper = stand.keeper();
+            want(&keeper, vec![one(), request("two", &["two.example.test"])]);
+            valid(&keeper, "two").await;
+            let after = keeper.asker().accounts().expect("accounts").remove(0);
+            assert_ne!(after.url, before.url);
+            assert_eq!(after.thumbprint, before.thumbprint);
+        });
+    });
+}
+
+#[test]
 fn an_account_is_kept_while_nobody_may_look_which_of_its_keys_is_right() {
     alone(|| {
         let pebble = Pebble::start_with(Setup::default().trusting());
