@@ -314,7 +314,11 @@ impl Work {
                 changed = epoch.changed() => if changed.is_err() { return },
                 Ok(()) = trouble.changed() => {}
                 () = self.weighed.changed() => {}
-                Ok(()) = changes.changed(), if following => self.follow().await,
+                // Who has just taken the lead looks as a leader does: an empty directory in the place of
+                // another one takes nothing away.
+                Ok(()) = changes.changed(), if following => if epoch.borrow().is_none() {
+                    self.follow().await;
+                },
                 Ok(()) = self.requests.changed() => self.replan(),
                 Ok(()) = self.issuers.changed() => {
                     self.replan();

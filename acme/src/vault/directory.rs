@@ -228,6 +228,10 @@ impl Folder {
     /// Reads all certificates; whoever leads mends what is damaged and has a good version beside it.
     fn list(&self) -> io::Result<Listing> {
         let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is not there would be taken for empty, and nothing would be served any more.
+        let certs = self.root.join("certs");
+        fs::read_dir(&certs)
+            .map_err(|error| io::Error::new(error.kind(), words::at(&certs, &error)))?;
         let mut listing = Listing::default();
         let inventory = self.certificates();
         let parts = inventory.unread.into_iter();

@@ -195,3 +195,58 @@ async fn a_vault_of_which_a_part_cannot_be_read_is_looked_through_ever_more_rare
     let reads = vault.reads() - before;
     assert!(reads < 20, "{reads} looks in an hour");
 }
+
+#[tokio::test]
+async fn what_was_served_when_the_directory_vanished_is_served_on_also_when_another_one_is_there() {
+    let scratch = Scratch::new("vanished");
+    let vault = DirectoryVault::open(&scratch.0).expect("opened");
+    let keeper = keeper(Arc::new(vault), "shop");
+    let made = rcgen::generate_simple_self_signed(["shop.example.test".to_owned()]);
+    let made = made.expect("a certificate");
+    let import = Command::Import {
+        chain: made.cert.pem(),
+        key: Secret::new(made.signing_key.serialize_pem()),
+    };
+    while let Err(why) = keeper.command(target("shop"), import.clone()).await {
+        let busy = ["worked on", "does not lead", "just being"];
+        assert!(busy.iter().any(|busy| why.contains(busy)), "{why}");
+        tokio::task::yield_now().await;
+    }
+    let served = || keeper.certificates.borrow().get(&target("shop")).cloned();
+    let mut certificates = keeper.certificates.clone();
+    let mut reports = keeper.reports.clone();
+    // Nothing is being written any more.
+    let rests = reports.wait_for(|all| {
+        let shop = all.get(&target("shop"));
+        shop.is_some_and(|report| report.phase == crate::record::Phase::Valid)
+    });
+    drop(rests.await.expect("a keeper"));
+    let before = served();
+    assert!(before.is_some());
+    let aside = Scratch::new("vanished-aside");
+    std::fs::rename(&scratch.0, &aside.0).expect("removed");
+    // Whoever looks meanwhile finds nothing there, which is not the same as an empty directory.
+    certificates.mark_unchanged();
+    let looked = told(&keeper, |all| all.iter().any(|one| one.kind == Kind::List));
+    tokio::select! {
+        _ = looked => {}
+        _ = certificates.changed() => {}
+    }
+    assert_eq!(served(), before);
+    let all = keeper.troubles.borrow().clone();
+    let lead = all.iter().find(|one| one.kind == Kind::Lead);
+    let why = &lead.expect("why nobody leads").why;
+    assert!(
+        why.contains("put it back")
+            && why.contains("ordered anew")
+            && !why.contains("restart the process"),
+        "{why}"
+    );
+    // A directory that somebody made in its place: no restart is needed.
+    std::fs::create_dir(&scratch.0).expect("made");
+    told(&keeper, |all| all.iter().all(|one| one.kind != Kind::Lead)).await;
+    let mut epoch = keeper.epoch.clone();
+    drop(epoch.wait_for(Option::is_some).await.expect("led again"));
+    told(&keeper, Troubles::is_empty).await;
+    assert_eq!(served(), before);
+}

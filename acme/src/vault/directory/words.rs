@@ -32,8 +32,8 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
 /// What is said when the directory is not there any more.
 pub(super) fn gone(root: &Path) -> String {
     format!(
-        "{} was removed while this process runs: put it back, or restart the process to begin with an \
-         empty one",
+        "{} was removed while this process runs: put it back. Meanwhile what was served is served on; \
+         another directory in its place is taken without a restart, and what it lacks is ordered anew",
         root.display()
     )
 }
