@@ -190,10 +190,14 @@ impl Healer {
             }
             Err(trouble) => {
                 let away = matches!(trouble, Trouble::Away(_));
+                let refused = matches!(trouble, Trouble::Refused(_));
                 let pause = PAUSES.get(patient.failures).unwrap_or(&LONGEST);
                 patient.failures += 1;
                 patient.not_before = Some(Instant::now() + *pause);
-                patient.finding = Some(unwritable(target, &trouble.words()));
+                // What may pass by itself is told when it does not.
+                if refused || patient.failures > PASSING {
+                    patient.finding = Some(unwritable(target, &trouble.words()));
+                }
                 away
             }
         }
@@ -281,7 +285,12 @@ const PAUSES: [Duration; 3] = [
     Duration::from_secs(15),
 ];
 const LONGEST: Duration = Duration::from_secs(60);
+/// So many failures in a row of the API server are nobody's matter.
+const PASSING: usize = 2;
 /// Between two writes of what is said on a Secret.
 const NOTED: Duration = Duration::from_secs(60);
 /// Without news.
 const IDLE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests;

@@ -63,14 +63,23 @@ pub(super) enum Trouble {
     /// Somebody else goes on writing the Secret, who would answer with a write of his own: a sentence for
     /// its owner.
     Contested(String),
-    /// The API server does not answer, or somebody was faster: again soon.
+    /// Somebody else was faster, each time.
+    Overtaken(String),
+    /// The write did not succeed although the API server has just answered: what stands in the way, a
+    /// webhook that is away for one, need not be in the way of others. Again soon.
+    Unwritten(String),
+    /// The API server does not answer: again soon.
     Away(String),
 }
 
 impl Trouble {
     pub(super) fn words(self) -> String {
         match self {
-            Self::Refused(why) | Self::Contested(why) | Self::Away(why) => why,
+            Self::Refused(why)
+            | Self::Contested(why)
+            | Self::Overtaken(why)
+            | Self::Unwritten(why)
+            | Self::Away(why) => why,
         }
     }
 }
@@ -91,12 +100,22 @@ impl Projection {
         self.reports.set(reports).ok();
     }
 
-    /// Writes the target unless it is as it should be.
+    /// Writes the target unless it is as it should be. Whoever was overtaken looks at what is there now.
     pub(super) async fn write(
         &self,
         target: &Target,
         material: &Material,
     ) -> Result<Written, Trouble> {
+        for _ in 1..TRIES {
+            match self.write_once(target, material).await {
+                Err(Trouble::Overtaken(_)) => {}
+                done => return done,
+            }
+        }
+        self.write_once(target, material).await
+    }
+
+    async fn write_once(&self, target: &Target, material: &Material) -> Result<Written, Trouble> {
         let found = self.find(target).await?;
         judge(&self.own, target, found.as_ref()).map_err(Trouble::Refused)?;
         let there = found.as_ref().map(|secret| Mark::of(target, secret));
@@ -113,9 +132,11 @@ impl Projection {
         }
         let (chain, key) = (Value::new(material.chain.as_bytes()), material.key.clone());
         let applied = self.applied(target, found.as_ref(), &chain, &key);
-        // The server has just answered: what stands in the way now is about this Secret alone.
         let applied = self.apply(target, &applied, found.is_some(), false).await;
-        applied.map_err(|trouble| Trouble::Refused(trouble.words()))?;
+        applied.map_err(|trouble| match trouble {
+            Trouble::Away(why) => Trouble::Unwritten(why),
+            trouble => trouble,
+        })?;
         Ok(Written::Now)
     }
 
@@ -361,7 +382,7 @@ async fn answer<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, 
     match timeout(ANSWER, request).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(error)) => Err(match &error {
-            kube::Error::Api(status) if status.code == 409 => Trouble::Away(format!(
+            kube::Error::Api(status) if status.code == 409 => Trouble::Overtaken(format!(
                 "somebody else has just written it: {}",
                 plain(&error)
             )),
@@ -387,6 +408,8 @@ const MANAGER: &str = "gatehouse-certificates";
 const ADOPT: &str = "gatehouse.dev/adopt";
 /// By this, cert-manager names the object that it writes a Secret for.
 const CERTIFICATE: &str = "cert-manager.io/certificate-name";
+/// Looks and writes in a row, while others are faster.
+const TRIES: usize = 3;
 const ENTRIES: [&str; 2] = ["tls.crt", "tls.key"];
 /// A request of the leader may not outlive the time after which another may lead.
 const ANSWER: Duration = Duration::from_secs(4);
