@@ -383,13 +383,20 @@ impl Driver {
     /// Writes the record as it is; nobody else does. What a later leader wrote is not written over.
     pub(crate) async fn write(&self, flow: &mut Flow) -> Result<(), VaultError> {
         let state = &mut flow.record.state;
+        let key = Key::Certificate(state.target.clone());
         if state.epoch > flow.epoch {
-            let why = "a later leader wrote the record".to_owned();
-            return Err(VaultError::NotLeader(why));
+            if !self.vault.leads(flow.epoch) {
+                let why = "a later leader wrote the record".to_owned();
+                return Err(VaultError::NotLeader(why));
+            }
+            // Nobody else will, as after a backup was put back while this process ran.
+            let (place, theirs, ours) = (self.vault.place(&key), state.epoch, flow.epoch);
+            return Err(VaultError::Damaged(format!(
+                "{place} is of a later term ({theirs}) than that of this process ({ours}), which                  does not write over it: restart the process, which counts on from there"
+            )));
         }
         state.epoch = flow.epoch;
         let entries = flow.record.to_entries().map_err(VaultError::Unavailable)?;
-        let key = Key::Certificate(flow.target().clone());
         let expected = flow.version.as_ref();
         flow.version = Some(self.vault.write(&key, expected, &entries).await?);
         Ok(())

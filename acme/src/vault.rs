@@ -82,7 +82,8 @@ pub enum VaultError {
     /// This process does not lead.
     #[error("this process does not lead: {0}")]
     NotLeader(String),
-    /// It is there, and nobody can read it: nothing may take its place.
+    /// What is there is in the way: nobody can read it, or it is of a later term, and nothing may take its
+    /// place.
     #[error("{0}")]
     Damaged(String),
     /// The storage is away; worth trying again.

@@ -22,10 +22,10 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
@@ -58,6 +58,8 @@ struct Folder {
     root: PathBuf,
     /// The locked file; held across every write, so writes of one process follow each other.
     lock: Mutex<Option<File>>,
+    /// The last epoch in which this process led, in whichever directory.
+    led: AtomicU64,
 }
 
 impl DirectoryVault {
@@ -71,6 +73,7 @@ impl DirectoryVault {
         let folder = Arc::new(Folder {
             root,
             lock: Mutex::new(None),
+            led: AtomicU64::default(),
         });
         let told = Told::new();
         // Before anything else runs: who is alone leads from the start.
@@ -91,6 +94,7 @@ pub fn look(root: &Path) -> io::Result<Listing> {
     let folder = Folder {
         root: root.to_owned(),
         lock: Mutex::new(None),
+        led: AtomicU64::default(),
     };
     // An entry that cannot be read is one of the listing; this is about the directory itself.
     let certs = folder.root.join("certs");
@@ -125,19 +129,14 @@ impl Folder {
         let path = self.root.join("epoch");
         let last = words::open(&path).and_then(io::read_to_string);
         let last = last.unwrap_or_default();
-        let epoch = match last.trim().parse::<u64>() {
-            Ok(last) => last.saturating_add(1),
-            Err(_) if self.certificates() == Inventory::default() => 1,
-            // The count is lost: the seconds of the clock are more than it ever was, and records of
-            // the leader before can be written.
-            Err(_) => u64::try_from(Timestamp::now().as_second()).unwrap_or(1),
-        };
+        let epoch = self.next_epoch(last.trim().parse().ok());
         replace(&path, epoch.to_string().as_bytes(), None)
             .map_err(|error| words::at(&path, &error))?;
         if let Err(error) = self.sweep() {
             tracing::warn!(%error, "what was removed before a crash is still there");
         }
         *held = Some(file);
+        self.led.store(epoch, Ordering::Relaxed);
         Ok(Some(epoch))
     }
 

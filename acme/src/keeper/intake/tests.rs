@@ -250,3 +250,19 @@ async fn what_was_served_when_the_directory_vanished_is_served_on_also_when_anot
     told(&keeper, Troubles::is_empty).await;
     assert_eq!(served(), before);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_record_of_a_later_term_than_ours_is_told_while_we_lead() {
+    let vault = MemoryVault::new();
+    let key = Key::Certificate(target("later"));
+    let record = Record::empty(crate::record::State::new(&target("later"), 41));
+    let entries = record.to_entries().expect("entries");
+    vault.write(&key, None, &entries).await.expect("stored");
+    let keeper = keeper(Arc::new(vault.clone()), "later");
+    let trouble = trouble(&keeper).await;
+    let told_of = (trouble.kind, trouble.target);
+    assert_eq!(told_of, (Kind::Write, Some(target("later"))));
+    for part in ["shop/later", "41", "restart"] {
+        assert!(trouble.why.contains(part), "{part}: {}", trouble.why);
+    }
+}

@@ -4,17 +4,21 @@
 //! - Who cannot lead says why, for as long as that is so.
 //! - Who leads looks whether the directory is still the one that it locked. If it was removed, or
 //!   another one is in its place, it leads no longer: whoever has that one writes there.
+//! - An epoch is above that of every record, and no process has the same one twice.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
-use super::{Folder, LOOK, words};
+use super::sheet::load;
+use super::{Folder, Inventory, LOOK, words};
 
 /// What a process says of itself.
 #[derive(Debug, Clone)]
@@ -94,6 +98,24 @@ pub(super) async fn campaign(folder: Arc<Folder>, told: Told) {
 }
 
 impl Folder {
+    /// Counts on from the last leader. Records may be older than the count, where they were put back from
+    /// a backup, and must be writable all the same; and what this process read in its last term, perhaps
+    /// in another directory, is read anew.
+    pub(super) fn next_epoch(&self, last: Option<u64>) -> u64 {
+        let found = self.certificates();
+        let last = match last {
+            Some(last) => last,
+            None if found == Inventory::default() => 0,
+            // The count is lost: the seconds of the clock are more than it ever was.
+            None => u64::try_from(Timestamp::now().as_second()).unwrap_or(0),
+        };
+        let records = found.folders.iter();
+        let written = records.filter_map(|(_, folder)| load(folder).0?.epoch());
+        let own = self.led.load(Ordering::Relaxed);
+        let newest = written.fold(last.max(own), u64::max);
+        newest.saturating_add(1)
+    }
+
     /// Gives the lock back if it is that of a directory which is not there any more, and says so.
     fn let_go_if_gone(&self) -> Option<String> {
         let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);

@@ -62,6 +62,17 @@ impl Sheet {
         Version(self.version.to_string())
     }
 
+    /// In which epoch it was written, if it is the record of a certificate.
+    pub(super) fn epoch(&self) -> Option<u64> {
+        #[derive(Deserialize)]
+        struct Epoch {
+            epoch: u64,
+        }
+        let state = self.files.iter().find(|(name, _)| name == STATE)?;
+        let state: Epoch = serde_json::from_str(&state.1).ok()?;
+        Some(state.epoch)
+    }
+
     pub(super) fn stored(self, key: Key) -> Stored {
         let entry =
             |(name, text): (String, Zeroizing<String>)| (name, Secret::new(text.as_bytes()));
@@ -104,6 +115,9 @@ fn read(path: &Path) -> Result<Option<Sheet>, Flaw> {
     }
     Ok(Some(sheet))
 }
+
+/// The part of a record that says in which epoch it was written.
+const STATE: &str = "state.json";
 
 /// Largest object: a record with a hundred names and three chains has about 40 KB.
 const LARGEST: u64 = 4 << 20;

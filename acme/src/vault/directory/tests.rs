@@ -394,3 +394,45 @@ async fn a_directory_that_vanished_is_noticed_and_led_by_one_process_only() {
         .expect("it takes over");
     assert!(first.read(&key("a")).await.expect("read").is_some());
 }
+
+#[tokio::test]
+async fn whoever_leads_counts_on_from_the_records_whatever_the_count_says() {
+    let scratch = Scratch::new("behind");
+    let first = DirectoryVault::open(&scratch.0).expect("opened");
+    for (name, text) in [("a", r#"{"epoch": 41}"#), ("b", "{}"), ("c", "no JSON")] {
+        let written = first.write(&key(name), None, &entries(text)).await;
+        written.expect("created");
+    }
+    assert_eq!(*first.epoch().borrow(), Some(1));
+    drop(first);
+    // As after the records of a backup were copied into a directory that was begun anew.
+    let second = DirectoryVault::open(&scratch.0).expect("opened");
+    let led = *second
+        .epoch()
+        .wait_for(Option::is_some)
+        .await
+        .expect("it leads");
+    assert_eq!(led, Some(42));
+    drop(second);
+    fs::remove_file(scratch.0.join("epoch")).expect("removed");
+    let third = DirectoryVault::open(&scratch.0).expect("opened");
+    let led = *third
+        .epoch()
+        .wait_for(Option::is_some)
+        .await
+        .expect("it leads");
+    assert!(led > Some(1_000_000_000), "the count is lost: {led:?}");
+}
+
+#[tokio::test]
+async fn no_two_terms_of_a_process_are_the_same_whichever_directory_they_are_in() {
+    let scratch = Scratch::new("terms");
+    let vault = DirectoryVault::open(&scratch.0).expect("opened");
+    let first = *vault.epoch().borrow();
+    fs::remove_dir_all(&scratch.0).expect("removed");
+    fs::create_dir_all(&scratch.0).expect("an empty one");
+    let mut epoch = vault.epoch();
+    let other = epoch.wait_for(|epoch| epoch.is_some() && *epoch != first);
+    let other = tokio::time::timeout(Duration::from_secs(60), other).await;
+    assert!(*other.expect("in time").expect("a vault") > first);
+}
