@@ -345,7 +345,7 @@ impl Driver {
         let Some(wait) = &state.wait else {
             return Ok(None);
         };
-        let changed = hash.as_ref() != Some(&wait.spec_hash) && may_be_given_up(state);
+        let changed = wait.is_about_another(flow.wanted.as_ref()) && may_be_given_up(state);
         if changed || wait.is_over(self.clock.now()) || state.asked.is_some() {
             if changed {
                 state.attempts.n = 0;

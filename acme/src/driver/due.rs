@@ -89,9 +89,8 @@ fn own(
     now: Timestamp,
 ) -> Option<Timestamp> {
     let state = &record.state;
-    let hash = wanted.map(Wanted::hash);
     if let Some(wait) = &state.wait {
-        let changed = hash.as_ref() != Some(&wait.spec_hash) && may_be_given_up(state);
+        let changed = wait.is_about_another(wanted) && may_be_given_up(state);
         return if changed || wait.is_over(now) {
             Some(now)
         } else {
@@ -106,7 +105,7 @@ fn own(
         Phase::Valid if kept && wanted.is_none() => None,
         Phase::Empty | Phase::Valid => {
             let current = state.current.as_ref().filter(|_| record.current.is_some());
-            match (current, hash) {
+            match (current, wanted.map(Wanted::hash)) {
                 (Some(current), Some(hash)) if current.spec_hash == hash && !current.revoked => {
                     let check = asks(current, now);
                     let renewal = current.renew_at;

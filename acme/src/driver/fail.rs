@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Driver, Flow, Trouble, Turn, named};
 use crate::accounts::RESET;
+use crate::ca::ChallengeKind;
 use crate::events::What;
 use crate::failure::{Class, Failure, Scope};
 use crate::plan::Wanted;
@@ -112,7 +113,8 @@ impl Driver {
         }
         let state = &mut flow.record.state;
         state.attempts.detail = Some(failure.detail.clone());
-        self.store_wait(flow, &failure, Some(until)).await
+        self.store_wait(flow, &failure, (Some(until), Vec::new()))
+            .await
     }
 
     /// Our own pace forbids the order for long: nobody has failed, but people see until when.
@@ -121,7 +123,8 @@ impl Driver {
                       issuer says, and five certificates for the same names in a week";
         let failure = Failure::local(Class::Limited, detail);
         flow.record.state.attempts.detail = Some(failure.detail.clone());
-        self.store_wait(flow, &failure, Some(free)).await
+        self.store_wait(flow, &failure, (Some(free), Vec::new()))
+            .await
     }
 
     fn main_directory(&self, flow: &Flow) -> String {
@@ -226,10 +229,11 @@ impl Driver {
             // Nobody knows what the order brings by then.
             until = Some(later(now, LOOK_AGAIN));
         }
+        let tried = kinds(flow);
         if !keep {
             flow.record.drop_revision();
         }
-        let turn = self.store_wait(flow, &failure, until).await?;
+        let turn = self.store_wait(flow, &failure, (until, tried)).await?;
         if !keep {
             self.pen.post(flow.target(), Vec::new()).await?;
         }
@@ -277,7 +281,7 @@ impl Driver {
         &self,
         flow: &mut Flow,
         failure: &Failure,
-        until: Option<Timestamp>,
+        (until, kinds): (Option<Timestamp>, Vec<ChallengeKind>),
     ) -> Result<Turn, Trouble> {
         let wanted = flow.wanted.as_ref().map(Wanted::hash);
         let since = self.began(flow, failure.class);
@@ -294,6 +298,7 @@ impl Driver {
             until,
             scope: failure.scope.as_deref().cloned(),
             spec_hash,
+            kinds,
             owed,
         });
         self.save(flow).await?;
@@ -321,6 +326,13 @@ fn is_kept(state: &State, ended: bool) -> bool {
         Phase::Finalizing | Phase::Issued => state.revision.is_some() && !ended,
         phase => phase.is_past_return(),
     }
+}
+
+/// The challenges that are tried: those of the order, which may no longer be the ones that are wanted.
+fn kinds(flow: &Flow) -> Vec<ChallengeKind> {
+    let ordered = flow.revision().map(|revision| &revision.kinds);
+    let wanted = flow.wanted.as_ref().map(|wanted| &wanted.challenges);
+    ordered.ok().or(wanted).cloned().unwrap_or_default()
 }
 
 /// What can only be said of an order.

@@ -36,6 +36,11 @@ impl Driver {
             self.save(flow).await?;
             return Ok(Turn::Go);
         }
+        if let Some(wanted) = &flow.wanted {
+            // They may be others since it was planned; what is ordered is the same.
+            let kinds = wanted.challenges.clone();
+            flow.revision_mut()?.kinds = kinds;
+        }
         let (authority, account) = self.accounts.account(named).await?;
         if let Some(until) =
             self.standing()

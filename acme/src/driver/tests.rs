@@ -2,6 +2,7 @@
 
 mod ahead;
 mod asked;
+mod changed;
 mod damaged;
 #[expect(
     clippy::result_large_err,

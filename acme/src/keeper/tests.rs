@@ -109,6 +109,7 @@ fn waiting(owed: bool) -> Flow {
         until: None,
         scope: None,
         spec_hash: wanted.hash(),
+        kinds: Vec::new(),
         owed,
     });
     Flow {

@@ -5,7 +5,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::ca::ChallengeKind;
 use crate::failure::{Class, Scope};
+use crate::plan::Wanted;
 use crate::schedule::Span;
 
 /// Failures in a row.
@@ -47,6 +49,9 @@ pub struct Wait {
     pub scope: Option<Scope>,
     /// Hash of what was wanted: another wish ends the wait.
     pub spec_hash: String,
+    /// Challenges by which it failed: others end the wait as well, if they may help.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<ChallengeKind>,
     /// Whether a person asked for a renewal and has none yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub owed: bool,
@@ -57,6 +62,17 @@ impl Wait {
     pub(crate) fn span(&self) -> Option<Span> {
         let since = self.since;
         self.until.map(|until| Span { since, until })
+    }
+
+    /// Whether something else is wanted by now than what failed. Other challenges make no other
+    /// certificate, and help where it was the challenges that failed.
+    pub(crate) fn is_about_another(&self, wanted: Option<&Wanted>) -> bool {
+        let Some(wanted) = wanted else {
+            return true;
+        };
+        let by_challenges = matches!(self.class, Class::Spec | Class::Validation | Class::Local);
+        let others = !self.kinds.is_empty() && self.kinds != wanted.challenges;
+        self.spec_hash != wanted.hash() || (by_challenges && others)
     }
 
     /// Whether it has ended by itself.

@@ -1,0 +1,58 @@
+//! What is asked for otherwise while a certificate waits.
+
+use super::*;
+use crate::ca::ChallengeKind;
+use crate::events::Report;
+use crate::plan::Request;
+
+/// One way to prove the name.
+fn by(kind: ChallengeKind) -> Vec<Request> {
+    let mut wish = request("tls", &["a.example.org"]);
+    wish.challenges = Some(vec![kind]);
+    vec![wish]
+}
+
+fn waits(report: &Report) -> bool {
+    report.waiting.is_some()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_challenge_that_was_put_right_is_tried_at_once() {
+    let stand = Stand::new("");
+    let keeper = stand.keeper();
+    want(&keeper, by(ChallengeKind::TlsAlpn01));
+    let report = until(&keeper, ("tls", SOON), waits).await;
+    assert_eq!(report.waiting, Some(Class::Spec));
+    assert_eq!(report.next_attempt, None, "until something changes");
+    want(&keeper, by(ChallengeKind::Http01));
+    valid(&keeper, "tls").await;
+    // Another order of preference is no other certificate.
+    want(&keeper, by(ChallengeKind::TlsAlpn01));
+    tokio::time::sleep(SOON).await;
+    assert_eq!(stand.ca.issued(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_validation_that_failed_by_another_challenge_is_not_waited_for() {
+    let stand = Stand::new(
+        "      challenges: [http-01]\n      dns: [{zones: [example.org], provider: exec, \
+         command: /bin/true}]\n",
+    );
+    stand.ca.believes.store(false, Ordering::SeqCst);
+    let keeper = stand.keeper();
+    want(&keeper, by(ChallengeKind::Http01));
+    let report = until(&keeper, ("tls", SOON), waits).await;
+    assert_eq!(report.waiting, Some(Class::Validation));
+    let asked = stand.ca.count(Step::NewOrder);
+    // The same wish waits on.
+    let mut same = by(ChallengeKind::Http01);
+    same[0].object = "Ingress/shop/other".to_owned();
+    want(&keeper, same);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(stand.ca.count(Step::NewOrder), asked);
+    let mut both = by(ChallengeKind::Http01);
+    both[0].challenges = Some(vec![ChallengeKind::Dns01, ChallengeKind::Http01]);
+    want(&keeper, both);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(stand.ca.count(Step::NewOrder), asked + 1);
+}
