@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::customer::with;
-use crate::stand::{PATIENCE, Stand, request, served, target, until, valid, want};
+use crate::stand::{PATIENCE, Stand, insist, request, served, target, until, valid, want};
 use crate::waits::Undated;
 
 /// A vault that is away for the next few uses of records, and counts how often accounts are read.
@@ -215,14 +215,8 @@ async fn asked(proxy: &Fault, endpoint: Endpoint) {
 /// Begins a command; what is being looked after for another reason is asked again.
 fn begin(keeper: &Keeper, command: Command) -> JoinHandle<Result<String, String>> {
     let asker = keeper.asker();
-    tokio::spawn(async move {
-        loop {
-            match asker.command(target("tls"), command.clone()).await {
-                Err(busy) if busy.contains("worked on") => tokio::task::yield_now().await,
-                answer => return answer,
-            }
-        }
-    })
+    let ask = async move || asker.command(target("tls"), command.clone()).await;
+    tokio::spawn(insist(ask))
 }
 
 fn revoking(keeper: &Keeper, reason: u8) -> JoinHandle<Result<String, String>> {
@@ -278,16 +272,8 @@ fn certificates_of_another_issuer_do_not_wait_for_another_key() {
             valid(&keeper, "tls").await;
             proxy.rule(Silent(Endpoint::KeyChange));
             let asker = keeper.asker();
-            let rotating = tokio::spawn(async move {
-                loop {
-                    match asker.rotate("main".to_owned()).await {
-                        Err(busy) if busy.contains("in a minute") => {
-                            tokio::task::yield_now().await;
-                        }
-                        answer => return answer,
-                    }
-                }
-            });
+            let rotate = async move || asker.rotate("main".to_owned()).await;
+            let rotating = tokio::spawn(insist(rotate));
             asked(&proxy, Endpoint::KeyChange).await;
             let mut other = request("other", &["b.example.test"]);
             other.issuer = Some("second".to_owned());

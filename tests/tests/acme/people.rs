@@ -21,19 +21,7 @@ use gatehouse_tests::tls::Pair;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::customer::{connect, registration, with};
-use crate::stand::{Stand, request, served, target, until, valid, want};
-
-/// Asks again while the keeper is busy with something else.
-async fn insist<T>(ask: impl AsyncFn() -> Result<T, String>) -> Result<T, String> {
-    loop {
-        match ask().await {
-            Err(busy) if busy.contains("worked on") || busy.contains("in a minute") => {
-                tokio::task::yield_now().await;
-            }
-            answer => return answer,
-        }
-    }
-}
+use crate::stand::{Stand, insist, request, served, target, until, valid, want};
 
 #[test]
 fn an_account_gets_another_key_and_orders_go_on() {

@@ -14,7 +14,7 @@ use gatehouse_acme::driver::{Alone, Projector, Wishes};
 use gatehouse_acme::events::{Event, Report, What};
 use gatehouse_acme::issuers::{Http01, Issuers};
 use gatehouse_acme::journal::{Journal, Silent};
-use gatehouse_acme::keeper::{Config, Keeper};
+use gatehouse_acme::keeper::{Command, Config, Keeper};
 use gatehouse_acme::names::Name;
 use gatehouse_acme::plan::{Request, Target};
 use gatehouse_acme::record::Phase;
@@ -204,6 +204,27 @@ pub(crate) fn target(secret: &str) -> Target {
 /// Says what is wanted.
 pub(crate) fn want(keeper: &Keeper, requests: Vec<Request>) {
     keeper.wanted.send_replace(Some(Arc::new(requests)));
+}
+
+/// Asks again while the keeper is busy with something else.
+pub(crate) async fn insist<T>(ask: impl AsyncFn() -> Result<T, String>) -> Result<T, String> {
+    loop {
+        match ask().await {
+            Err(busy) if busy.contains("worked on") || busy.contains("in a minute") => {
+                tokio::task::yield_now().await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// Gives a command, as soon as nothing else is done with the certificate.
+pub(crate) async fn command(
+    keeper: &Keeper,
+    secret: &str,
+    command: Command,
+) -> Result<String, String> {
+    insist(async || keeper.command(target(secret), command.clone()).await).await
 }
 
 /// Waits until a certificate stands as `fits` says.

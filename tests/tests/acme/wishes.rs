@@ -19,7 +19,7 @@ use rcgen::{CertificateParams, KeyPair};
 
 use crate::customer::with;
 use crate::dns::{asking, one_zone};
-use crate::stand::{Stand, event, request, served, target, until, valid, want};
+use crate::stand::{Stand, command, event, request, served, until, valid, want};
 use crate::waits::Undated;
 
 /// The codes of what users are told.
@@ -164,10 +164,7 @@ fn case_54_a_chain_of_another_key_or_to_nobody_is_refused_and_the_old_one_stays(
                 let old = served(&keeper, "tls").expect("served");
                 let mut events = keeper.events();
                 let renew = Command::Renew { force: true };
-                while let Err(busy) = keeper.command(target("tls"), renew.clone()).await {
-                    assert!(busy.contains("worked on"), "{busy}");
-                    tokio::task::yield_now().await;
-                }
+                command(&keeper, "tls", renew).await.expect("begun");
                 let alarm = event(&mut events, |what| matches!(what, What::Failed { .. })).await;
                 let What::Failed {
                     class,
