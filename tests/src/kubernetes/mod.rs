@@ -10,6 +10,7 @@ pub mod cluster;
 mod helm;
 mod kubectl;
 mod leaks;
+mod promtool;
 mod proxy;
 mod space;
 
@@ -30,6 +31,7 @@ pub use audit::Audited;
 pub use helm::{Helm, chart};
 pub use kubectl::{Finished, Kubectl};
 pub use leaks::leak;
+pub use promtool::{promtool, scrape};
 pub use proxy::Proxy;
 pub use space::{Space, endpoint};
 

@@ -1,7 +1,7 @@
 //! From an annotation to a certificate, on one replica and on several.
 
 use gatehouse_tests::acme::fault::Endpoint;
-use gatehouse_tests::kubernetes::cluster;
+use gatehouse_tests::kubernetes::{cluster, scrape};
 use gatehouse_tests::raw;
 use gatehouse_tests::wait;
 use serde_json::Value;
@@ -69,6 +69,10 @@ fn case_01_an_annotation_is_enough_and_the_certificate_lies_in_the_secret_and_in
             let said = gateway.diagnostics();
             (!said.contains("\"warning\"") && !said.contains("\"error\"")).then_some(())
         });
+
+        // Series of nearly every kind are there now.
+        let (_, metrics) = gateway.admin_get("/metrics");
+        scrape(&metrics);
 
         // Another start serves what is kept, and orders nothing.
         drop(gateway);

@@ -3,6 +3,7 @@
 //! A case is a folder of `cases` with a `values.yaml`; `UPDATE_GOLDEN=1` writes what is rendered, and
 //! the diff is read line by line.
 
+mod alarms;
 mod issuers;
 mod life;
 mod refused;
