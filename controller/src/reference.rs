@@ -143,8 +143,8 @@ fn off_values(off: Off) -> String {
 fn metrics() -> String {
     let mut page = page(
         "Metrics",
-        "`/metrics` of the admin port (`--admin-listen`), in the Prometheus text format. Values of \
-         labels come from the configuration or from a closed list, never from a request; a route \
+        "`/metrics` of the admin port (`--admin-listen`), in the text format of OpenMetrics. Values \
+         of labels come from the configuration or from a closed list, never from a request; a route \
          has series once it had a request. Those of certificates that are ordered are there with \
          `--acme` only, the last four in a cluster only.",
     );

@@ -251,7 +251,7 @@ pub(crate) fn encode(text: &str) -> String {
 const INDEX: &str = "\
 /healthz          whether the process is alive
 /readyz           whether it takes traffic
-/metrics          metrics in the Prometheus text format
+/metrics          metrics in the text format of OpenMetrics
 /api/snapshot     what is served
 /api/convergence  digest of what is served, and when the API server was last heard
 /api/diagnostics  what is wrong with the configuration
