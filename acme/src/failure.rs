@@ -65,6 +65,9 @@ pub enum Scope {
     Set,
     /// One name.
     Name(Name),
+    /// Nobody's: our own pace keeps below all limits. Not stored by this name, which older programs do
+    /// not know.
+    Pace,
 }
 
 /// A classified failure.
@@ -130,6 +133,11 @@ impl Failure {
             link,
             ..Self::local(class, format!("{name}: {text}"))
         }
+    }
+
+    /// Whether it is our own pace.
+    pub(crate) fn is_of_pace(&self) -> bool {
+        self.scope.as_deref() == Some(&Scope::Pace)
     }
 
     /// Until when to wait after the `n`th failure of this class in a row; `None` until somebody

@@ -24,10 +24,9 @@ pub enum Purpose {
     Renewal,
 }
 
-/// Recent orders of one account.
-#[derive(Debug, Clone)]
+/// Recent orders of one account, whatever its limits are: these may change at any time.
+#[derive(Debug, Clone, Default)]
 pub struct Pace {
-    limits: Limits,
     new: VecDeque<Timestamp>,
     renewals: VecDeque<Timestamp>,
     /// Issues by set of names.
@@ -35,23 +34,13 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Nothing was ordered yet.
-    pub fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            new: VecDeque::new(),
-            renewals: VecDeque::new(),
-            sets: BTreeMap::new(),
-        }
-    }
-
     /// Counts an order that was made at `at`.
     pub fn count(&mut self, purpose: Purpose, at: Timestamp) {
-        let (times, most) = match purpose {
-            Purpose::New => (&mut self.new, self.limits.orders_per_three_hours),
-            Purpose::Renewal => (&mut self.renewals, self.limits.renewals_per_minute),
+        let times = match purpose {
+            Purpose::New => &mut self.new,
+            Purpose::Renewal => &mut self.renewals,
         };
-        insert(times, at, usize_of(most));
+        insert(times, at, MOST);
     }
 
     /// Counts a certificate issued for a set of names.
@@ -66,12 +55,16 @@ impl Pace {
             .retain(|_, times| times.back().is_some_and(|last| later(*last, WEEK) > now));
     }
 
-    /// When the next order may be made: `now`, or the moment at which enough old ones no longer
+    /// When the next order may be made by these limits: `now`, or the moment at which enough old ones no longer
     /// count.
-    pub fn free_at(&self, purpose: Purpose, set: &str, now: Timestamp) -> Timestamp {
+    pub fn free_at(
+        &self,
+        limits: Limits,
+        (purpose, set): (Purpose, &str),
+        now: Timestamp,
+    ) -> Timestamp {
         let by_purpose = match purpose {
             Purpose::New => {
-                let limits = self.limits;
                 let per_minute = usize_of(limits.orders_per_minute);
                 let minute = free(&self.new, per_minute, MINUTE, now);
                 let per_three_hours = usize_of(limits.orders_per_three_hours);
@@ -79,7 +72,7 @@ impl Pace {
                 minute.max(hours)
             }
             Purpose::Renewal => {
-                let most = usize_of(self.limits.renewals_per_minute);
+                let most = usize_of(limits.renewals_per_minute);
                 free(&self.renewals, most, MINUTE, now)
             }
         };
@@ -114,12 +107,16 @@ fn insert(times: &mut VecDeque<Timestamp>, at: Timestamp, most: usize) {
 }
 
 fn usize_of(number: u32) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
+    usize::try_from(number).unwrap_or(MOST).min(MOST)
 }
 
 const MINUTE: SignedDuration = SignedDuration::from_mins(1);
 const HOURS: SignedDuration = SignedDuration::from_hours(3);
 const WEEK: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// Orders of one kind that are remembered: more than any authority allows in the time for which they
+/// count. A limit above it holds at this number.
+const MOST: usize = 10_000;
 
 /// Certificates for one exact set of names in a week.
 pub const PER_SET: usize = 5;
@@ -134,36 +131,64 @@ mod tests {
         Timestamp::from_second(second).expect("a time")
     }
 
+    /// By the usual limits.
+    fn free_at(pace: &Pace, purpose: Purpose, set: &str, now: Timestamp) -> Timestamp {
+        pace.free_at(Limits::default(), (purpose, set), now)
+    }
+
     #[test]
-    fn the_order_after_the_last_that_fits_waits_until_the_first_no_longer_counts() {
-        let mut pace = Pace::new(Limits::default());
+    fn other_limits_hold_for_what_was_ordered_before_them() {
+        let mut pace = Pace::default();
         for second in 0..20 {
-            assert_eq!(pace.free_at(Purpose::New, "a", at(second)), at(second));
             pace.count(Purpose::New, at(second));
         }
-        assert_eq!(pace.free_at(Purpose::New, "a", at(20)), at(60));
-        assert_eq!(pace.free_at(Purpose::Renewal, "a", at(20)), at(20));
+        let free = |most| {
+            let limits = Limits {
+                orders_per_minute: 1_000,
+                orders_per_three_hours: most,
+                ..Limits::default()
+            };
+            pace.free_at(limits, (Purpose::New, ""), at(20)).as_second()
+        };
+        assert_eq!(
+            [free(30), free(20), free(1)],
+            [20, 3 * 3_600, 19 + 3 * 3_600]
+        );
+    }
+
+    #[test]
+    fn the_order_after_the_last_that_fits_waits_until_the_first_no_longer_counts() {
+        let mut pace = Pace::default();
+        for second in 0..20 {
+            assert_eq!(free_at(&pace, Purpose::New, "a", at(second)), at(second));
+            pace.count(Purpose::New, at(second));
+        }
+        assert_eq!(free_at(&pace, Purpose::New, "a", at(20)), at(60));
+        assert_eq!(free_at(&pace, Purpose::Renewal, "a", at(20)), at(20));
     }
 
     #[test]
     fn the_sixth_certificate_of_one_set_in_a_week_waits() {
-        let mut pace = Pace::new(Limits::default());
+        let mut pace = Pace::default();
         for n in 0..5 {
             pace.count_issue("a", at(n));
         }
-        assert_eq!(pace.free_at(Purpose::Renewal, "a", at(10)), at(7 * 86_400));
-        assert_eq!(pace.free_at(Purpose::Renewal, "b", at(10)), at(10));
+        assert_eq!(
+            free_at(&pace, Purpose::Renewal, "a", at(10)),
+            at(7 * 86_400)
+        );
+        assert_eq!(free_at(&pace, Purpose::Renewal, "b", at(10)), at(10));
         pace.forget(at(8 * 86_400));
-        assert_eq!(pace.free_at(Purpose::Renewal, "a", at(10)), at(10));
+        assert_eq!(free_at(&pace, Purpose::Renewal, "a", at(10)), at(10));
     }
 
     #[test]
     fn what_was_counted_while_the_clock_was_ahead_does_not_count() {
-        let mut pace = Pace::new(Limits::default());
+        let mut pace = Pace::default();
         for n in 0..5 {
             pace.count_issue("a", at(400 * 86_400 + n));
         }
-        assert_eq!(pace.free_at(Purpose::Renewal, "a", at(10)), at(10));
+        assert_eq!(free_at(&pace, Purpose::Renewal, "a", at(10)), at(10));
     }
 
     proptest! {
@@ -173,12 +198,12 @@ mod tests {
             minute in 1..20_u32, hours in 1..60_u32,
         ) {
             let limits = Limits { orders_per_minute: minute, orders_per_three_hours: hours, ..Limits::default() };
-            let mut pace = Pace::new(limits);
+            let mut pace = Pace::default();
             let mut now = 0;
             let mut made: Vec<i64> = Vec::new();
             for gap in gaps {
                 now += gap / 40;
-                let free = pace.free_at(Purpose::New, "", at(now));
+                let free = pace.free_at(limits, (Purpose::New, ""), at(now));
                 prop_assert!(free >= at(now));
                 now = free.as_second();
                 pace.count(Purpose::New, free);
@@ -195,9 +220,9 @@ mod tests {
         fn counting_in_another_order_gives_the_same_pace(mut times in prop::collection::vec(0..10_000_i64, 0..60)) {
             let limits = Limits { orders_per_minute: 5, orders_per_three_hours: 30, ..Limits::default() };
             let build = |times: &[i64]| {
-                let mut pace = Pace::new(limits);
+                let mut pace = Pace::default();
                 for time in times { pace.count(Purpose::New, at(*time)); }
-                pace.free_at(Purpose::New, "", at(10_000))
+                pace.free_at(limits, (Purpose::New, ""), at(10_000))
             };
             let one = build(&times);
             times.reverse();

@@ -43,24 +43,22 @@ struct Limit {
 
 impl Standing {
     /// Counts what a record holds; called once per record when a leader begins.
-    pub(crate) fn recall(&mut self, state: &State, issuers: &Issuers) {
+    pub(crate) fn recall(&mut self, state: &State) {
         for ordered in &state.ordered {
             let purpose = if ordered.renewal {
                 Purpose::Renewal
             } else {
                 Purpose::New
             };
-            self.pace(&ordered.issuer, issuers)
-                .count(purpose, ordered.at);
+            self.pace(&ordered.issuer).count(purpose, ordered.at);
         }
         for issue in &state.issues {
-            self.pace(&issue.issuer, issuers)
-                .count_issue(&issue.set, issue.at);
+            self.pace(&issue.issuer).count_issue(&issue.set, issue.at);
         }
         if let Some(current) = &state.current {
             let set = mark_of(&current.names);
             for at in &state.issued {
-                self.pace(&current.issuer, issuers).count_issue(&set, *at);
+                self.pace(&current.issuer).count_issue(&set, *at);
             }
         }
         let (Some(wait), Some(revision)) = (&state.wait, &state.revision) else {
@@ -88,11 +86,8 @@ impl Standing {
         }
     }
 
-    fn pace(&mut self, issuer: &str, issuers: &Issuers) -> &mut Pace {
-        let limits = issuers.issuers.get(issuer).map(|spec| spec.limits);
-        self.paces
-            .entry(issuer.to_owned())
-            .or_insert_with(|| Pace::new(limits.unwrap_or_default()))
+    fn pace(&mut self, issuer: &str) -> &mut Pace {
+        self.paces.entry(issuer.to_owned()).or_default()
     }
 
     /// An authority did not answer: until when nobody asks it.
@@ -192,13 +187,14 @@ impl Standing {
                     Scope::Set => limit.set == set,
                     Scope::Name(name) => names.contains(name),
                     Scope::Domain(domain) => names.iter().any(|name| is_below(name, domain)),
+                    Scope::Pace => false,
                 }
         };
         let found = self.limits.iter().filter(concerned);
         found.map(|limit| limit.span.until).max()
     }
 
-    /// Counts an order if it may be made now; else when it may.
+    /// Counts an order if it may be made now, by the limits that are configured now; else when it may.
     pub(crate) fn admit(
         &mut self,
         (issuer, issuers): (&str, &Issuers),
@@ -206,8 +202,10 @@ impl Standing {
         names: &[Name],
         now: Timestamp,
     ) -> Result<(), Timestamp> {
-        let pace = self.pace(issuer, issuers);
-        let free = pace.free_at(purpose, &mark_of(names), now);
+        let limits = issuers.issuers.get(issuer).map(|spec| spec.limits);
+        let pace = self.pace(issuer);
+        let kind = (purpose, &*mark_of(names));
+        let free = pace.free_at(limits.unwrap_or_default(), kind, now);
         if free > now {
             return Err(free);
         }
@@ -216,13 +214,8 @@ impl Standing {
     }
 
     /// Counts a certificate.
-    pub(crate) fn issued(
-        &mut self,
-        (issuer, issuers): (&str, &Issuers),
-        names: &[Name],
-        now: Timestamp,
-    ) {
-        let pace = self.pace(issuer, issuers);
+    pub(crate) fn issued(&mut self, issuer: &str, names: &[Name], now: Timestamp) {
+        let pace = self.pace(issuer);
         pace.count_issue(&mark_of(names), now);
         pace.forget(now);
     }

@@ -49,7 +49,7 @@ impl Stock {
                 life: current.life.clone(),
             }),
             ordered: state.revision.as_ref().map(|revision| revision.planned_at),
-            fails: state.attempts.n > 0 || state.wait.is_some(),
+            fails: state.attempts.n > 0 || state.wait.as_ref().is_some_and(|wait| !wait.paced),
         }
     }
 

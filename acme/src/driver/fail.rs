@@ -121,7 +121,10 @@ impl Driver {
     pub(super) async fn paced(&self, flow: &mut Flow, free: Timestamp) -> Result<Turn, Trouble> {
         let detail = "orders keep a pace that meets no limit of the authority: what `limits` of the \
                       issuer says, and five certificates for the same names in a week";
-        let failure = Failure::local(Class::Limited, detail);
+        let failure = Failure {
+            scope: Some(Box::new(Scope::Pace)),
+            ..Failure::local(Class::Limited, detail)
+        };
         flow.record.state.attempts.detail = Some(failure.detail.clone());
         self.store_wait(flow, &failure, (Some(free), Vec::new()))
             .await
@@ -296,7 +299,12 @@ impl Driver {
             class: failure.class,
             since: Some(since),
             until,
-            scope: failure.scope.as_deref().cloned(),
+            scope: failure
+                .scope
+                .as_deref()
+                .filter(|_| !failure.is_of_pace())
+                .cloned(),
+            paced: failure.is_of_pace(),
             spec_hash,
             kinds,
             owed,

@@ -197,9 +197,7 @@ impl Driver {
             revoked: false,
         };
         first_renewal(&mut current, now);
-        let issuers = self.issuers.borrow().clone();
-        self.standing()
-            .issued((&current.issuer, &issuers), &current.names, now);
+        self.standing().issued(&current.issuer, &current.names, now);
         let record = &mut flow.record;
         let recent = |at: Timestamp| at <= now && between(at, now) < REMEMBERED;
         record.state.issued.retain(|at| recent(*at));

@@ -136,7 +136,6 @@ impl Work {
 
     /// Certificates that can be worked on from now on, and those that cannot.
     pub(super) fn fill(&mut self, taken: Intake, epoch: u64) {
-        let issuers = self.issuers.borrow().clone();
         let mut readable = Vec::new();
         for (record, version) in taken.records {
             readable.push(record.state.target.clone());
@@ -144,7 +143,7 @@ impl Work {
             if !self.slots.can_be_filled(&record.state.target) {
                 continue;
             }
-            self.driver.standing().recall(&record.state, &issuers);
+            self.driver.standing().recall(&record.state);
             self.slots.insert(Flow {
                 record,
                 version: Some(version),

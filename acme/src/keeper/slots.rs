@@ -250,9 +250,14 @@ impl Slots {
 fn wait_no_longer(flow: &mut Flow) {
     use Class::{Issuer, Local, Spec, Storage};
     let state = &mut flow.record.state;
-    let concerned = |wait: &mut Wait| matches!(wait.class, Issuer | Spec | Local | Storage);
+    let concerned =
+        |wait: &mut Wait| wait.paced || matches!(wait.class, Issuer | Spec | Local | Storage);
     if state.wait.take_if(concerned).is_some_and(|wait| wait.owed) {
         state.asked = Some(Asked::Renew);
+    }
+    // A short pause of the pace is not stored.
+    if state.phase == Phase::Planned && flow.memo.unstored == 0 {
+        flow.memo.rest_until = None;
     }
 }
 

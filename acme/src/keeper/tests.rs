@@ -108,6 +108,7 @@ fn waiting(owed: bool) -> Flow {
         since: None,
         until: None,
         scope: None,
+        paced: false,
         spec_hash: wanted.hash(),
         kinds: Vec::new(),
         owed,

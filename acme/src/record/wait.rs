@@ -47,6 +47,9 @@ pub struct Wait {
     /// Whom a limit concerns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<Scope>,
+    /// Whether it is our own pace that is waited for, and no limit of the authority.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paced: bool,
     /// Hash of what was wanted: another wish ends the wait.
     pub spec_hash: String,
     /// Challenges by which it failed: others end the wait as well, if they may help.

@@ -202,7 +202,9 @@ fn limits(reports: &Reports, encoder: &mut DescriptorEncoder<'_>) -> Result<(), 
         if let (Some(Class::Limited), Some(until)) = (report.waiting, report.next_attempt) {
             let under = report.order.as_ref().map(|under| under.issuer.as_str());
             let issuer = under.unwrap_or(&report.issuer);
-            let scope = report.scope.as_ref().map_or("account", scope);
+            let scope = report.scope.as_ref().map_or(Some("account"), scope);
+            // What keeps a pace of its own meets no limit.
+            let Some(scope) = scope else { continue };
             let latest = limits.entry((issuer, scope)).or_default();
             *latest = (*latest).max(until.as_second());
         }
@@ -300,14 +302,16 @@ fn waiting(class: Class) -> &'static str {
     }
 }
 
-fn scope(scope: &gatehouse_acme::failure::Scope) -> &'static str {
+/// Whom a limit of an authority concerns.
+fn scope(scope: &gatehouse_acme::failure::Scope) -> Option<&'static str> {
     use gatehouse_acme::failure::Scope;
-    match scope {
+    Some(match scope {
         Scope::Account => "account",
         Scope::Domain(_) => "domain",
         Scope::Set => "set",
         Scope::Name(_) => "name",
-    }
+        Scope::Pace => return None,
+    })
 }
 
 fn step(step: Step) -> &'static str {

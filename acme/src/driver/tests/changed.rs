@@ -56,3 +56,33 @@ async fn a_validation_that_failed_by_another_challenge_is_not_waited_for() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(stand.ca.count(Step::NewOrder), asked + 1);
 }
+
+fn limited(orders: u32) -> String {
+    format!("      limits: {{ordersPerThreeHours: {orders}}}\n")
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_of_the_issuer_hold_as_soon_as_they_are_written() {
+    let stand = Stand::new(&limited(1));
+    let keeper = stand.keeper();
+    let wish = |secret: &str| request(secret, &[&format!("{secret}.example.org")]);
+    want(&keeper, vec![wish("a")]);
+    valid(&keeper, "a").await;
+    want(&keeper, vec![wish("a"), wish("b")]);
+    let report = until(&keeper, ("b", SOON), waits).await;
+    assert_eq!(report.waiting, Some(Class::Limited));
+    assert_eq!(report.failures, 0);
+    let write = |orders: u32| {
+        let issuers = double::issuers(&limited(orders));
+        stand.issuers.send_replace(Arc::new(issuers));
+    };
+    write(3);
+    valid(&keeper, "b").await;
+    // Fewer than were made already.
+    write(1);
+    want(&keeper, vec![wish("a"), wish("b"), wish("c")]);
+    until(&keeper, ("c", SOON), waits).await;
+    write(3);
+    valid(&keeper, "c").await;
+    assert_eq!(stand.ca.issued(), 3);
+}
