@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
+use futures_util::stream;
 use gatehouse_acme::Answer;
 use gatehouse_acme::board::{Board, Posted};
 use gatehouse_acme::ca::ChallengeKind;
@@ -69,7 +69,7 @@ impl Replicas {
             SHORT
         };
         let end = Instant::now() + limit;
-        let mut told = BTreeSet::new();
+        let mut told: BTreeSet<Probe> = BTreeSet::new();
         loop {
             let complaint = match self.replicas(service).await {
                 Ok(replicas) => ask(&replicas, entries, &mut told).await,
@@ -132,12 +132,35 @@ fn listeners(slice: &EndpointSlice) -> Vec<Listeners> {
 async fn ask(
     replicas: &[Listeners],
     entries: &[Posted],
-    told: &mut BTreeSet<(SocketAddr, usize)>,
+    told: &mut BTreeSet<Probe>,
 ) -> Option<String> {
-    let mut asked = FuturesUnordered::new();
-    let mut complaint = None;
-    for replica in replicas {
-        for (number, entry) in entries.iter().enumerate() {
+    let (probes, complaint) = probes(replicas, entries, told);
+    let all = probes.into_iter().filter_map(|(address, number)| {
+        let entry = entries.get(number)?;
+        Some(async move { ((address, number), probe::ask(address, entry).await) })
+    });
+    let (answered, silent) = answers(all).await;
+    told.extend(answered);
+    silent.or(complaint)
+}
+
+/// Whom to ask for which entry that was not told yet, and what keeps anybody from being asked. Every
+/// replica is asked for one entry before any is asked for the next.
+fn probes(
+    replicas: &[Listeners],
+    entries: &[Posted],
+    told: &BTreeSet<Probe>,
+) -> (Vec<Probe>, Option<String>) {
+    let (mut probes, mut complaint) = (Vec::new(), None);
+    let mut names = 0;
+    for (number, entry) in entries.iter().enumerate() {
+        if entry.kind == ChallengeKind::Http01 {
+            names += 1;
+            if names > FEW {
+                continue;
+            }
+        }
+        for replica in replicas {
             let (address, port) = match entry.kind {
                 ChallengeKind::Http01 => (replica.plain, "http"),
                 ChallengeKind::TlsAlpn01 => (replica.tls, "https"),
@@ -147,20 +170,31 @@ async fn ask(
                 complaint = Some(format!("the Service has no port named {port}"));
                 continue;
             };
-            if told.contains(&(address, number)) {
-                continue;
+            if !told.contains(&(address, number)) {
+                probes.push((address, number));
             }
-            asked.push(async move { (address, number, probe::ask(address, entry).await) });
         }
     }
-    while let Some((address, number, answer)) = asked.next().await {
-        match answer {
-            Ok(()) => drop(told.insert((address, number))),
-            Err(why) => complaint = Some(format!("{address}: {why}")),
-        }
-    }
-    complaint
+    (probes, complaint)
 }
+
+/// Who answered as it should, and what one of the others said.
+async fn answers(
+    probes: impl Iterator<Item = impl Future<Output = (Probe, Result<(), String>)>>,
+) -> (Vec<Probe>, Option<String>) {
+    let (mut answered, mut complaint) = (Vec::new(), None);
+    let mut asked = std::pin::pin!(stream::iter(probes).buffer_unordered(AT_ONCE));
+    while let Some((probe, answer)) = asked.next().await {
+        match answer {
+            Ok(()) => answered.push(probe),
+            Err(why) => complaint = Some(format!("{}: {why}", probe.0)),
+        }
+    }
+    (answered, complaint)
+}
+
+/// A listener, and the number of the entry that it is asked for.
+type Probe = (SocketAddr, usize);
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Replicas that are asked: there may be thousands, and the authority asks a handful of times.
@@ -170,11 +204,18 @@ const SHORT: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_secs(30);
 /// For replicas that cannot be asked.
 const MOMENT: Duration = Duration::from_secs(1);
+/// Names that a replica is asked for with HTTP-01: the answer is the same for all, and they are
+/// published together.
+const FEW: usize = 4;
+/// Connections of one order at the same time.
+const AT_ONCE: usize = 64;
 const AGAIN: Duration = Duration::from_millis(250);
 const ANSWER: Duration = Duration::from_secs(4);
 
 #[cfg(test)]
 mod tests {
+    use gatehouse_acme::names::Name;
+
     use super::*;
 
     #[test]
@@ -192,5 +233,69 @@ mod tests {
             .collect();
         assert_eq!(plain, ["10.0.0.1:8080", "10.0.0.3:8080"]);
         assert_eq!(found[0].tls, Some("10.0.0.1:8443".parse().unwrap()));
+    }
+
+    fn entries(kind: ChallengeKind, count: usize) -> Vec<Posted> {
+        let entry = |number: usize| Posted {
+            target: gatehouse_acme::plan::Target {
+                namespace: "shop".to_owned(),
+                secret: "tls".to_owned(),
+            },
+            name: Name::parse(&format!("{number}.example.org")).unwrap(),
+            kind,
+            token: "token-of-sixteen".to_owned(),
+            answer: "answer".to_owned(),
+            expires: k8s_openapi::jiff::Timestamp::UNIX_EPOCH,
+        };
+        (0..count).map(entry).collect()
+    }
+
+    fn replicas(count: u8) -> Vec<Listeners> {
+        let at = |last: u8, port| Some(SocketAddr::from(([10, 0, 0, last], port)));
+        let one = |last: u8| Listeners {
+            plain: at(last, 80),
+            tls: at(last, 443),
+        };
+        (1..=count).map(one).collect()
+    }
+
+    #[test]
+    fn a_replica_is_asked_for_a_few_names_whose_answer_is_the_same_and_for_each_other_one() {
+        let count = |kind, told: &BTreeSet<Probe>| {
+            let (probes, complaint) = probes(&replicas(3), &entries(kind, 100), told);
+            assert_eq!(complaint, None);
+            let first: BTreeSet<SocketAddr> = probes.iter().take(3).map(|probe| probe.0).collect();
+            assert_eq!(first.len(), 3, "each of them first");
+            probes.len()
+        };
+        let mut told = BTreeSet::new();
+        assert_eq!(count(ChallengeKind::TlsAlpn01, &told), 300);
+        assert_eq!(count(ChallengeKind::Http01, &told), 3 * FEW);
+        told.insert((SocketAddr::from(([10, 0, 0, 2], 80)), 1));
+        assert_eq!(count(ChallengeKind::Http01, &told), 3 * FEW - 1);
+    }
+
+    #[tokio::test]
+    async fn only_so_many_listeners_are_asked_at_once() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let (open, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (open, most) = (&open, &most);
+        let address = SocketAddr::from(([10, 0, 0, 1], 80));
+        let asked = (0..1_000).map(|number| async move {
+            most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            open.fetch_sub(1, Ordering::SeqCst);
+            let answer = if number == 7 {
+                Err("no".to_owned())
+            } else {
+                Ok(())
+            };
+            ((address, number), answer)
+        });
+        let (answered, complaint) = answers(asked).await;
+        assert_eq!(answered.len(), 999);
+        assert_eq!(complaint.as_deref(), Some("10.0.0.1:80: no"));
+        let most = most.load(Ordering::SeqCst);
+        assert!(most <= AT_ONCE, "{most}");
     }
 }
