@@ -145,9 +145,6 @@ impl Keeper {
         let wishes = watch::Sender::new(Arc::new(Wishes::new()));
         let planned = wishes.subscribe();
         let refused = watch::Sender::new(Arc::new(Refused::new()));
-        let covers = watch::Sender::new(Arc::default());
-        let covered = covers.subscribe();
-        let weighed = Weighed::new(served.stocks(), served.complaints.subscribe(), covers);
         let pen = Arc::new(Pen::new(Arc::clone(&config.vault), board.clone()));
         let accounts = Accounts {
             vault: Arc::clone(&config.vault),
@@ -187,7 +184,7 @@ impl Keeper {
             issuers: config.issuers,
             wishes,
             refused,
-            weighed,
+            weighed: Weighed::new(&served),
             findings: findings.clone(),
             board: board.clone(),
             flows: config.flows.max(1),
@@ -205,7 +202,7 @@ impl Keeper {
         Self {
             findings: findings.subscribe(),
             planned,
-            covers: covered,
+            covers: work.weighed.covers(),
             board: board.subscribe(),
             certificates: served.subscribe(),
             reports: served.reports(),

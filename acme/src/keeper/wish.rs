@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::Work;
 use crate::driver::{Covers, Wishes};
 use crate::plan::{Target, plan};
-use crate::served::renew;
+use crate::served::{Served, renew};
 use crate::stock::Stocks;
 use crate::troubles::Troubles;
 
@@ -32,19 +32,20 @@ pub(super) struct Weighed {
 }
 
 impl Weighed {
-    pub(super) fn new(
-        stocks: watch::Receiver<Arc<Stocks>>,
-        troubles: watch::Receiver<Arc<Troubles>>,
-        covers: watch::Sender<Arc<Covers>>,
-    ) -> Self {
+    pub(super) fn new(served: &Served) -> Self {
         Self {
-            stocks,
-            troubles,
+            stocks: served.stocks(),
+            troubles: served.complaints.subscribe(),
             decided: BTreeSet::new(),
             last: Stocks::new(),
             again: None,
-            covers,
+            covers: watch::Sender::default(),
         }
+    }
+
+    /// Which certificate is served for which.
+    pub(super) fn covers(&self) -> watch::Receiver<Arc<Covers>> {
+        self.covers.subscribe()
     }
 
     /// When to look again though nothing changes.
