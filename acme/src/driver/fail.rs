@@ -51,7 +51,7 @@ impl Driver {
                 if flow.memo.transient <= MOST_TRANSIENT {
                     return Ok(Turn::Go);
                 }
-                let detail = format!("{} times in a row: {}", MOST_TRANSIENT, failure.detail);
+                let detail = format!("one nonce after the other is rejected: {}", failure.detail);
                 self.outage(flow, Failure::local(Class::Outage, detail))
                     .await
             }
@@ -365,8 +365,9 @@ pub(super) fn is_the_directorys(class: Class) -> bool {
     )
 }
 
-/// Rejected nonces in one flow; below this they are nobody's failure.
-const MOST_TRANSIENT: u32 = 10;
+/// Requests in one flow of which every nonce was rejected, each of about twenty; below this they are nobody's
+/// failure.
+const MOST_TRANSIENT: u32 = 1;
 
 /// Looks at an order that should be further.
 const MOST_POLLS: u32 = 60;
