@@ -216,6 +216,8 @@ impl Accounts {
             roots: place.1.clone(),
         };
         let authority = (self.connect)(&endpoint).map_err(unreadable)?;
+        // Whoever still speaks by other roots keeps that one as long as it takes.
+        known.authorities.retain(|(other, _), _| *other != place.0);
         known.authorities.insert(place, Arc::clone(&authority));
         Ok(authority)
     }
