@@ -3,18 +3,20 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use gatehouse_tests::wait;
+use gatehouse_tests::{raw, wait};
 use serde_json::Value;
 
 use crate::balancer;
 use crate::load::{Ledger, Load};
 use crate::say::line;
-use crate::site::{self, OURS, Site};
+use crate::site::{self, OURS, PODS, Site};
 
 /// Values of every installation: the image that lies on the nodes.
 const IMAGE: &str = "image: {tag: e2e, pullPolicy: Never}";
 const NODE_PORT: &str = "service: {nodePorts: {http: 30080, https: 30443}}";
-const PODS: &str = "app.kubernetes.io/name=gatehouse";
+const EDGE: &str = "mode: daemonset\npod: {nodeSelector: {node-role/edge: 'true'}}";
+/// What makes new pods: a flag that changes nothing for requests.
+const ANOTHER: &str = "workers: 2";
 
 /// All of them; whether nothing was lost that must not be.
 pub(crate) fn run(site: &Site, full: bool, mode: &str) -> bool {
@@ -31,7 +33,7 @@ pub(crate) fn run(site: &Site, full: bool, mode: &str) -> bool {
         course.deployment(full);
     }
     if mode != "deployment" {
-        course.daemonset();
+        course.daemonset(full);
     }
     line("in all:");
     for entry in &course.report {
@@ -50,7 +52,8 @@ struct Course<'a> {
 impl Course<'_> {
     fn deployment(&mut self, full: bool) {
         line("Deployment with 3 replicas behind a NodePort: helm install, helm test");
-        self.site.install(&format!("{IMAGE}\n{NODE_PORT}"));
+        let values = format!("{IMAGE}\n{NODE_PORT}");
+        self.site.install(OURS, &values);
         let addresses = self
             .site
             .nodes
@@ -64,21 +67,107 @@ impl Course<'_> {
             self.node_drained(&addresses);
             self.killed(&addresses);
             self.rude(&addresses);
+            self.upgraded("Deployment", &addresses, "deployment/gatehouse", &values);
+            self.mode_changed(&addresses, &values);
+            return;
         }
-        self.site.uninstall();
+        self.site.uninstall(OURS);
     }
 
-    fn daemonset(&mut self) {
+    fn daemonset(&mut self, full: bool) {
         line("DaemonSet on ports of two nodes, behind a balancer: helm install, helm test");
-        let values = "mode: daemonset\npod: {nodeSelector: {node-role/edge: 'true'}}";
-        self.site.install(&format!("{IMAGE}\n{values}"));
+        let values = format!("{IMAGE}\n{EDGE}");
+        self.site.install(OURS, &values);
         let nodes = self.site.nodes.each_ref().map(|node| at(&node.address, 80));
         for address in nodes {
             site::serves(address);
         }
         let balancer = balancer::start(&nodes);
         self.rolls("DaemonSet", &[balancer], "daemonset/gatehouse");
-        self.site.uninstall();
+        if full {
+            self.upgraded("DaemonSet", &[balancer], "daemonset/gatehouse", &values);
+        }
+        self.site.uninstall(OURS);
+        if full {
+            self.host_network();
+        }
+    }
+
+    /// On the network of the node: the kubelet and `helm test` come to the admin port by loopback, and
+    /// nobody comes from elsewhere.
+    fn host_network(&mut self) {
+        line("DaemonSet on the network of the nodes: helm install, helm test");
+        let values = format!("{IMAGE}\n{EDGE}\ndaemonset: {{hostNetwork: true}}");
+        self.site.install(OURS, &values);
+        for node in &self.site.nodes {
+            site::serves(at(&node.address, 8080));
+            let admin = raw::get(at(&node.address, 9091), "node", "/healthz");
+            assert!(admin.is_err(), "the admin port is open: {admin:?}");
+        }
+        self.report
+            .push("DaemonSet on the network of the nodes: serves".to_owned());
+        self.site.uninstall(OURS);
+    }
+
+    /// `helm upgrade` and `helm rollback`, each with new pods.
+    fn upgraded(&mut self, mode: &str, addresses: &[SocketAddr], workload: &str, values: &str) {
+        let name = format!("{mode}: helm upgrade and helm rollback");
+        self.case(&name, addresses, |site| {
+            let generation = || site.kubectl.get(OURS, workload)["metadata"]["generation"].as_u64();
+            let before = generation();
+            site.upgrade(OURS, &format!("{values}\n{ANOTHER}"), &[]);
+            site.rolled_out(OURS, workload);
+            site.roll_back(OURS);
+            site.rolled_out(OURS, workload);
+            assert_eq!(
+                generation(),
+                before.map(|number| number + 2),
+                "new pods twice"
+            );
+        });
+    }
+
+    /// From a Deployment to a `DaemonSet` as docs/operations/high-availability.md says: a second
+    /// release beside the first, of the same class and with the same leader.
+    fn mode_changed(&mut self, addresses: &[SocketAddr], first: &str) {
+        let second = |class: &str| {
+            format!(
+                "{IMAGE}\n{EDGE}\ningressClass: {{create: {class}}}\nleaderElection: {{id: gatehouse-leader}}"
+            )
+        };
+        self.case(
+            "another mode: a second release beside the first",
+            addresses,
+            |site| site.install("edge", &second("false")),
+        );
+        let nodes = self.site.nodes.each_ref().map(|node| at(&node.address, 80));
+        for address in nodes {
+            site::serves(address);
+        }
+        let balancer = balancer::start(&nodes);
+        self.case(
+            "another mode: the first release goes",
+            &[balancer],
+            |site| {
+                let edge = "daemonset/edge-gatehouse";
+                let generation = || site.kubectl.get(OURS, edge)["metadata"]["generation"].as_u64();
+                let before = generation();
+                let class = "ingressclass/gatehouse";
+                let keep = ["annotate", class, "helm.sh/resource-policy=keep"];
+                site.kubectl.run(&keep).success();
+                site.upgrade(
+                    OURS,
+                    &format!("{first}\ningressClass: {{create: false}}"),
+                    &[],
+                );
+                site.uninstall(OURS);
+                site.upgrade("edge", &second("true"), &["--take-ownership"]);
+                let forget = ["annotate", class, "helm.sh/resource-policy-"];
+                site.kubectl.run(&forget).success();
+                assert_eq!(generation(), before, "no new pods");
+            },
+        );
+        self.site.uninstall("edge");
     }
 
     fn rolls(&mut self, mode: &str, addresses: &[SocketAddr], workload: &str) {

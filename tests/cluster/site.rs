@@ -13,6 +13,10 @@ use crate::say::line;
 
 /// Namespace of Gatehouse.
 pub(crate) const OURS: &str = "gatehouse";
+/// Labels of every pod of Gatehouse.
+pub(crate) const PODS: &str = "app.kubernetes.io/name=gatehouse";
+/// Flags of what makes pods.
+const CHANGE: &[&str] = &["--wait", "--timeout=3m", "--values=-"];
 /// Host of the backends.
 pub(crate) const HOST: &str = "app.test";
 
@@ -66,34 +70,39 @@ impl Site {
     }
 
     /// Installs the chart as a user does and waits for it; then lets `helm test` look.
-    pub(crate) fn install(&self, values: &str) {
+    pub(crate) fn install(&self, release: &str, values: &str) {
         let chart = chart().display().to_string();
-        let flags = [
-            "--namespace",
-            OURS,
-            "--create-namespace",
-            "--wait",
-            "--timeout=3m",
-            "--values=-",
-        ];
-        let install = ["install", OURS, &chart];
-        self.helm
-            .run(&[&install[..], &flags].concat(), values)
-            .success();
-        self.helm
-            .run(&["test", OURS, "--namespace", OURS, "--timeout=1m"], "")
-            .success();
+        let install = ["install", release, &chart, "--create-namespace"];
+        self.helm(&[&install[..], CHANGE].concat(), values);
+        let said = self.helm(&["test", release, "--timeout=1m"], "");
+        assert!(said.contains("Succeeded"), "helm test: {said}");
+    }
+
+    /// Gives the release these values and no others, and waits until every pod has them.
+    pub(crate) fn upgrade(&self, release: &str, values: &str, flags: &[&str]) {
+        let chart = chart().display().to_string();
+        self.helm(
+            &[&["upgrade", release, &chart], CHANGE, flags].concat(),
+            values,
+        );
+    }
+
+    /// Goes back to what the release was before, and waits for it.
+    pub(crate) fn roll_back(&self, release: &str) {
+        self.helm(&["rollback", release, "--wait", "--timeout=3m"], "");
+    }
+
+    fn helm(&self, arguments: &[&str], values: &str) -> String {
+        let arguments = [arguments, &["--namespace", OURS]].concat();
+        self.helm.run(&arguments, values).success()
     }
 
     /// Takes the release away and waits until its pods are gone.
-    pub(crate) fn uninstall(&self) {
-        self.helm
-            .run(&["uninstall", OURS, "--namespace", OURS, "--wait"], "")
-            .success();
+    pub(crate) fn uninstall(&self, release: &str) {
+        self.helm(&["uninstall", release, "--wait"], "");
+        let pods = format!("{PODS},app.kubernetes.io/instance={release}");
         wait::within(6 * wait::PATIENCE, || {
-            self.pods(OURS, "app.kubernetes.io/name=gatehouse")
-                .is_empty()
-                .then_some(())
+            self.pods(OURS, &pods).is_empty().then_some(())
         })
         .expect("the pods of the release end");
     }
@@ -131,7 +140,8 @@ impl Site {
         self.rolled_out(namespace, workload);
     }
 
-    fn rolled_out(&self, namespace: &str, workload: &str) {
+    /// Waits until every pod of a workload is what it should be.
+    pub(crate) fn rolled_out(&self, namespace: &str, workload: &str) {
         self.kubectl
             .run(&[
                 "-n",
