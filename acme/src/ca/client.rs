@@ -22,8 +22,8 @@ use tokio::time::Instant;
 use super::jws::Signer;
 use super::reply::{date, judged, parsed};
 use super::wire::WireDirectory;
-use super::{Account, Cause, Endpoint, Exchange, Refusal, Step};
-use crate::http::{self as transport, Http, Reply, Roots};
+use super::{Account, Cause, DETAIL, Endpoint, Exchange, Refusal, Step};
+use crate::http::{self as transport, Http, Reply, Roots, shown};
 
 /// Who is told about every request.
 pub type Observer = Arc<dyn Fn(&Exchange) + Send + Sync>;
@@ -56,6 +56,21 @@ struct State {
     directory: Option<(Arc<WireDirectory>, Instant)>,
     nonces: VecDeque<(String, Instant)>,
     date: Option<Reading>,
+}
+
+/// A refusal of something that is there, and is no directory: says what to correct.
+fn elsewhere(mut refusal: Refusal, url: &str) -> Refusal {
+    let text = match &mut refusal.cause {
+        Cause::Answer(200..=399 | 404 | 405 | 410, text) => text,
+        Cause::Problem(404 | 405 | 410, problem) => &mut problem.detail,
+        _ => return refusal,
+    };
+    *text = format!(
+        "{text}; {} is no ACME directory: correct the field directory of the issuer (testDirectory, if that \
+         is meant)",
+        shown(url, DETAIL)
+    );
+    refusal
 }
 
 /// A `Date` of the authority.
@@ -95,10 +110,14 @@ impl Client {
         {
             return Ok(directory);
         }
-        let reply = self
-            .get(Step::Directory, &self.directory.to_string())
-            .await?;
-        let directory: Arc<WireDirectory> = Arc::new(parsed(Step::Directory, &reply)?);
+        let url = self.directory.to_string();
+        let reply = self.get(Step::Directory, &url).await;
+        let parsed = match reply {
+            Ok(reply) => parsed(Step::Directory, &reply),
+            Err(refusal) => Err(refusal),
+        };
+        let directory: Arc<WireDirectory> =
+            Arc::new(parsed.map_err(|refusal| elsewhere(refusal, &url))?);
         self.state().directory = Some((Arc::clone(&directory), Instant::now()));
         Ok(directory)
     }
@@ -297,6 +316,7 @@ fn is_private(url: &Uri) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ca::Problem;
 
     fn state() -> State {
         State::default()
@@ -329,6 +349,29 @@ mod tests {
         }
         assert_eq!(state.nonces.len(), NONCES);
         assert_eq!(state.kept_nonce().as_deref(), Some("99"));
+    }
+
+    #[test]
+    fn what_is_no_directory_is_told_with_its_url_and_the_field() {
+        let url = "https://ca.example/wrong";
+        let said = |cause| elsewhere(Refusal::new(Step::Directory, cause), url).sentence();
+        let problem = Problem {
+            kind: "malformed".into(),
+            detail: "Page not found".into(),
+            subproblems: Vec::new(),
+        };
+        for cause in [
+            Cause::Answer(404, "404 page not found".into()),
+            Cause::Answer(200, "missing field `newNonce`".into()),
+            Cause::Problem(404, problem),
+        ] {
+            let text = said(cause);
+            for part in [url, "field directory of the issuer"] {
+                assert!(text.contains(part), "{part}: {text}");
+            }
+        }
+        let away = said(Cause::Answer(503, "maintenance".into()));
+        assert!(!away.contains("correct"), "{away}");
     }
 
     #[test]
