@@ -144,6 +144,14 @@ fn export(args: &ExportArgs, output: &mut impl Write) -> Result<ExitCode, Failur
             )));
         }
     }
+    if let (Some(chain), Some(key)) = (&args.chain, &args.key)
+        && vault::is_same(chain, key)
+    {
+        return Err(Failure::Usage(format!(
+            "invalid value '{}' for '--chain <FILE>': --key names the same file; name one for each",
+            chain.display()
+        )));
+    }
     let (chain, key) = if let Some(path) = &args.place.certs {
         let material = vault::material(path, &target)?;
         (material.chain, Some(material.key))
@@ -151,22 +159,35 @@ fn export(args: &ExportArgs, output: &mut impl Write) -> Result<ExitCode, Failur
         let client = Client::new(&args.place.admin.admin)?;
         (client.get(&page(&target, "/chain"))?, None)
     };
-    let mut said = Vec::new();
-    // The key first: a chain without it misleads whoever takes both.
-    if let (Some(path), Some(key)) = (&args.key, key) {
-        vault::write_key(path, &key)?;
+    let (mut files, mut said) = (Vec::new(), Vec::new());
+    if let (Some(path), Some(key)) = (&args.key, &key) {
+        files.push(vault::Written {
+            path,
+            flag: "--key",
+            bytes: key.expose(),
+            mode: 0o600,
+        });
         said.push(format!("the private key is in {}", path.display()));
     }
-    let Some(path) = &args.chain else {
-        Failure::unless_written(output, &chain)?;
-        return Ok(ExitCode::SUCCESS);
+    if let Some(path) = &args.chain {
+        files.push(vault::Written {
+            path,
+            flag: "--chain",
+            bytes: chain.as_bytes(),
+            mode: 0o666,
+        });
+        said.push(format!(
+            "the certificate and its chain are in {}",
+            path.display()
+        ));
+    }
+    vault::write_new(&files)?;
+    let said = if args.chain.is_some() {
+        said.join("\n")
+    } else {
+        chain
     };
-    fs::write(path, chain).map_err(|error| unwritable(path, "--chain", &error))?;
-    said.push(format!(
-        "the certificate and its chain are in {}",
-        path.display()
-    ));
-    Failure::unless_written(output, &said.join("\n")).map(|()| ExitCode::SUCCESS)
+    Failure::unless_written(output, &said).map(|()| ExitCode::SUCCESS)
 }
 
 fn command_at(
@@ -227,13 +248,6 @@ fn file(path: &Path, flag: &str, largest: u64) -> Result<String, Failure> {
         )));
     }
     Ok(text)
-}
-
-fn unwritable(path: &Path, flag: &str, error: &std::io::Error) -> Failure {
-    Failure::System(format!(
-        "{} ({flag}) cannot be written: {error}; name another file",
-        path.display()
-    ))
 }
 
 /// Largest file of PEM.

@@ -1,9 +1,9 @@
 //! A vault in a directory, without the process that works in it.
 //!
 //! Invariants: who only looks locks nothing; who writes has the lock, or writes nothing; no directory is
-//! made; a private key goes into a new file that only its owner may read.
+//! made; a private key goes into a new file that only its owner may read; no file is overwritten.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -17,7 +17,6 @@ use gatehouse_acme::vault::directory::{DirectoryVault, is_meant, look};
 use gatehouse_acme::vault::{Key, Vault as _};
 use k8s_openapi::jiff::Timestamp;
 
-use super::unwritable;
 use crate::certificates::view::View;
 use crate::diagnostics::Printable;
 use crate::run::Failure;
@@ -127,14 +126,61 @@ async fn store(path: &Path, target: &Target, mut fresh: Record) -> Result<(), Fa
         .map_err(|error| failed(error.to_string()))
 }
 
-/// Writes a key into a new file.
-pub(super) fn write_key(path: &Path, key: &Secret) -> Result<(), Failure> {
+/// What is written to a file, and who asked for that.
+pub(super) struct Written<'a> {
+    pub(super) path: &'a Path,
+    pub(super) flag: &'static str,
+    pub(super) bytes: &'a [u8],
+    pub(super) mode: u32,
+}
+
+/// Writes new files, all or none: whatever is there already stays as it is.
+pub(super) fn write_new(files: &[Written<'_>]) -> Result<(), Failure> {
+    let mut made = Vec::with_capacity(files.len());
+    let written = files
+        .iter()
+        .try_for_each(|each| write_one(each, &mut made))
+        .inspect_err(|_| {
+            for path in &made {
+                // What cannot be removed is told by the next try, which refuses it.
+                fs::remove_file(path).ok();
+            }
+        });
+    written.map_err(|(each, error)| {
+        let why = if error.kind() == io::ErrorKind::AlreadyExists {
+            "it exists already, and nothing is overwritten".to_owned()
+        } else {
+            error.to_string()
+        };
+        Failure::System(format!(
+            "{} ({}) cannot be written: {why}; name another file",
+            each.path.display(),
+            each.flag
+        ))
+    })
+}
+
+fn write_one<'a>(
+    each: &'a Written<'a>,
+    made: &mut Vec<&'a Path>,
+) -> Result<(), (&'a Written<'a>, io::Error)> {
     let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    let written = options
-        .open(path)
-        .and_then(|mut file| file.write_all(key.expose()).and_then(|()| file.sync_all()));
-    written.map_err(|error| unwritable(path, "--key", &error))
+    options.write(true).create_new(true).mode(each.mode);
+    let opened = options.open(each.path);
+    let mut file = opened.map_err(|error| (each, error))?;
+    made.push(each.path);
+    let stored = file.write_all(each.bytes).and_then(|()| file.sync_all());
+    stored.map_err(|error| (each, error))
+}
+
+/// Whether two paths lead to one file, which need not be there.
+pub(super) fn is_same(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| {
+        let parent = path.parent().filter(|parent| *parent != Path::new(""));
+        let parent = parent.unwrap_or(Path::new(".")).canonicalize().ok()?;
+        Some(parent.join(path.file_name()?))
+    };
+    one == other || place(one).is_some_and(|one| place(other) == Some(one))
 }
 
 fn record(path: &Path, target: &Target) -> Result<Record, Failure> {
@@ -200,4 +246,78 @@ fn unusable(path: &Path, why: &str) -> Failure {
         "invalid value '{}' for '--certs <PATH>': {why}; name the directory that `run --certs` has",
         path.display()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let name = format!("gatehouse-ask-{name}-{}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            fs::create_dir_all(&path).expect("a folder");
+            Self(path)
+        }
+
+        fn file(&self, name: &str) -> PathBuf {
+            self.0.join(name)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).ok();
+        }
+    }
+
+    fn written<'a>(path: &'a Path, flag: &'static str) -> Written<'a> {
+        Written {
+            path,
+            flag,
+            bytes: b"text",
+            mode: 0o600,
+        }
+    }
+
+    #[test]
+    fn what_is_there_already_stays_and_nothing_of_the_rest_does() {
+        let folder = Folder::new("written");
+        let (key, chain) = (folder.file("key"), folder.file("chain"));
+        fs::write(&chain, "precious").expect("a file");
+        let refused = write_new(&[written(&key, "--key"), written(&chain, "--chain")]);
+        let Err(Failure::System(why)) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(
+            why.contains("--chain") && why.contains("exists already"),
+            "{why}"
+        );
+        assert_eq!(fs::read_to_string(&chain).expect("a file"), "precious");
+        assert!(!key.exists());
+        fs::remove_file(&chain).expect("a file");
+        write_new(&[written(&key, "--key"), written(&chain, "--chain")]).expect("two files");
+        assert_eq!(fs::read(&key).expect("a file"), b"text");
+    }
+
+    #[test]
+    fn one_file_is_known_by_whatever_path() {
+        let folder = Folder::new("same");
+        let file = folder.file("x");
+        assert!(is_same(
+            &file,
+            &folder
+                .file("../")
+                .join(folder.0.file_name().expect("a name"))
+                .join("x")
+        ));
+        assert!(is_same(Path::new("x"), Path::new("./x")));
+        assert!(!is_same(&file, &folder.file("y")));
+        let nowhere = folder.file("none").join("x");
+        assert!(is_same(&nowhere, &nowhere) && !is_same(&nowhere, &file));
+    }
 }

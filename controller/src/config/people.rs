@@ -236,7 +236,8 @@ pub struct ExportArgs {
     /// The Secret that the certificate is for.
     #[arg(value_name = "NAMESPACE/SECRET", value_parser = namespaced_name)]
     pub certificate: ObjectName,
-    /// File to write the certificate and its chain to; without it they are printed.
+    /// File to write the certificate and its chain to, which must not exist; without it they are
+    /// printed.
     #[arg(long, value_name = "FILE")]
     pub chain: Option<PathBuf>,
     /// File to write the private key to, which must not exist; only its owner may read it.
