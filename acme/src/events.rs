@@ -90,6 +90,8 @@ pub struct Report {
     pub serial: Option<String>,
     /// Whether somebody else ordered the current one.
     pub taken_over: bool,
+    /// Whether the current one was revoked, or the authority is asked to.
+    pub revoked: bool,
     /// Why one that was handed over was not taken.
     pub refused: Option<String>,
     /// When it will be renewed.
@@ -164,6 +166,7 @@ impl Report {
             not_after: current.map(|current| current.life.not_after),
             serial: record.current.as_ref().and_then(serial),
             taken_over: current.is_some_and(Current::is_taken_over),
+            revoked: current.is_some_and(|current| current.revoked),
             refused: state.refused.clone(),
             renew_at: current.map(|current| current.renew_at),
             renew_reason: current.map(|current| current.renew_reason),

@@ -472,9 +472,7 @@ impl Driver {
                 has_revoked(flow, &serial);
                 return Ok(match late {
                     _ if flow.wanted.is_none() => {
-                        format!(
-                            "{serial} is revoked; nothing asks for {target}, so it is not replaced"
-                        )
+                        format!("{serial} is revoked; {}", not_replaced(flow))
                     }
                     Some(why) => format!(
                         "{serial} is revoked; {target} is replaced later, and served revoked until then: \
@@ -494,9 +492,7 @@ impl Driver {
         let end = owed.not_after;
         flow.record.state.revocations.push(owed);
         let then = match late {
-            _ if flow.wanted.is_none() => {
-                format!("nothing asks for {target}, so it is not replaced")
-            }
+            _ if flow.wanted.is_none() => not_replaced(flow),
             Some(why) => format!("{target} is replaced later either way: {why}"),
             None => format!("{target} is replaced now either way"),
         };
@@ -557,6 +553,18 @@ fn note(flow: &mut Flow, owed: Revocation) -> Result<(), String> {
         current.revoked = true;
     }
     Ok(())
+}
+
+/// Why nothing comes in place of a certificate that nobody may have.
+fn not_replaced(flow: &Flow) -> String {
+    let target = flow.target();
+    if flow.kept {
+        format!(
+            "{target} is asked for and refused, so it is not replaced: `gatehouse cert show {target}` says why"
+        )
+    } else {
+        format!("nothing asks for {target}, so it is not replaced")
+    }
 }
 
 /// Whether what stands in the way is over by itself.

@@ -76,8 +76,8 @@ pub(super) fn sentences(view: &View, now: Timestamp) -> String {
             if is_asked { "; it is served nevertheless" } else { "" }
         )),
         (Some(end), Some(serial)) => say(format!(
-            "The certificate with serial number {serial} is {} until {}.",
-            if is_asked { "served" } else { "good" },
+            "The certificate with serial number {serial} {} {}.",
+            until(view, serial, is_asked),
             moment(end, now)
         )),
         _ if view.phase.is_some() => say(
@@ -114,6 +114,18 @@ pub(super) fn sentences(view: &View, now: Timestamp) -> String {
         say(format!("{}: {}.", remark.object, remark.message));
     }
     text
+}
+
+/// What a certificate is until its end.
+fn until(view: &View, serial: &str, is_asked: bool) -> &'static str {
+    let is_owed = view.revocations.iter().any(|owed| owed.serial == serial);
+    match (view.revoked, is_asked) {
+        (true, true) => "is revoked, and served until another one is there or it ends, at",
+        (true, false) => "is revoked; it would have ended at",
+        (false, true) => "is served until",
+        (false, false) if is_owed => "is to be revoked; it ends at",
+        (false, false) => "is good until",
+    }
 }
 
 fn renewal(view: &View, renew: Timestamp, now: Timestamp) -> String {
@@ -362,6 +374,22 @@ mod tests {
             "2026-04-01T00:00:00Z",
         ] {
             assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn what_is_revoked_is_never_said_to_be_good() {
+        let owed = json!([{"serial": "0a", "reason": 1, "count": 1, "words": "", "nextAttempt": null,
+            "until": "2026-04-01T00:00:00Z"}]);
+        for status in ["valid", "refused", "unwanted"] {
+            let text = said(&json!({"status": status, "revoked": true}));
+            assert!(text.contains("0a is revoked"), "{text}");
+            assert!(
+                !text.contains("is good") && !text.contains("is served until 2"),
+                "{text}"
+            );
+            let text = said(&json!({"status": status, "revocations": owed}));
+            assert!(!text.contains("is good"), "{text}");
         }
     }
 

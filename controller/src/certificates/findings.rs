@@ -225,6 +225,7 @@ mod tests {
             issued_at: time("2026-01-01T01:00:00Z"),
             serial: Some("0a".into()),
             taken_over: false,
+            revoked: false,
             refused: None,
             renew_at: time("2026-03-01T00:00:00.5Z"),
             renew_reason: None,

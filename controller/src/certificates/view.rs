@@ -21,6 +21,10 @@ use crate::diagnostics::{Code, Diagnostic};
 /// One certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not depend on each other, as JSON"
+)]
 pub struct View {
     /// Namespace of its Secret.
     pub namespace: String,
@@ -50,6 +54,9 @@ pub struct View {
     /// Whether somebody else ordered it.
     #[serde(default)]
     pub taken_over: bool,
+    /// Whether it is revoked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub revoked: bool,
     /// Whether a Secret of the directory is served in its place.
     #[serde(default)]
     pub shadowed: bool,
@@ -181,6 +188,7 @@ impl View {
             not_after: report.not_after,
             issued_at: report.issued_at,
             taken_over: report.taken_over,
+            revoked: report.revoked && !is_owed(report),
             renew_at: report.renew_at,
             renew_reason: report.renew_reason,
             window: report.window,
@@ -229,6 +237,7 @@ impl View {
             not_after: None,
             issued_at: None,
             taken_over: false,
+            revoked: false,
             shadowed: false,
             renew_at: None,
             renew_reason: None,
@@ -245,6 +254,12 @@ impl View {
 /// Of a program that does not say it.
 fn known() -> bool {
     true
+}
+
+/// Whether it is not known yet that the certificate is revoked.
+fn is_owed(report: &Report) -> bool {
+    let mut owed = report.revocations.iter();
+    owed.any(|owed| report.serial.as_ref() == Some(&owed.serial))
 }
 
 impl Owed {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::failure::Class;
 use crate::keeper::{Command, Keeper};
+use crate::plan::Request;
 
 const REVOKE: Command = Command::Revoke { reason: 4 };
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -159,4 +160,26 @@ async fn an_order_that_waits_holds_no_revocation() {
     let tries = stand.ca.count(Step::Revoke);
     tokio::time::sleep(HOUR).await;
     assert_eq!(stand.ca.count(Step::Revoke), tries + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revocation_of_what_is_not_replaced_says_why() {
+    let asked = request("tls", &["a.example.org"]);
+    let refused = Request {
+        issuer: Some("nobody".to_owned()),
+        ..asked.clone()
+    };
+    let kept = "asked for and refused, so it is not replaced: `gatehouse cert show shop/tls`";
+    for (then, why) in [(vec![refused], kept), (vec![], "nothing asks for shop/tls")] {
+        let stand = Stand::new("");
+        let keeper = stand.keeper();
+        want(&keeper, vec![asked.clone()]);
+        let serial = valid(&keeper, "tls").await;
+        want(&keeper, then);
+        until(&keeper, ("tls", SOON), |report| !report.wanted).await;
+        let said = command(&keeper, REVOKE).await.expect("revoked");
+        assert!(said.contains(&serial) && said.contains(why), "{said}");
+        until(&keeper, ("tls", SOON), |report| report.revoked).await;
+        assert_eq!(stand.ca.issued(), 1);
+    }
 }
