@@ -204,9 +204,27 @@ impl Accounts {
     ) -> Result<Arc<dyn Ca>, Failure> {
         let roots = match &issuer.spec.ca_bundle {
             None => None,
-            Some(secret) => Some(self.entry(secret, "ca.crt", issuer.name).await?),
+            Some(secret) => {
+                let entry = self.entry((secret, "ca.crt"), (issuer.name, "caBundle"));
+                Some(entry.await?)
+            }
         };
-        let roots = roots.and_then(|roots| roots.text().map(str::to_owned));
+        let bundled = |why: &str| {
+            let secret = issuer.spec.ca_bundle.as_deref().unwrap_or_default();
+            let name = issuer.name;
+            unreadable(format!(
+                "issuer {name}: caBundle: entry ca.crt of secret {secret}: {why}; write the root certificate of \
+                 the authority there, as PEM"
+            ))
+        };
+        // A bundle that cannot be read is not as if there was none: the system's roots are not meant.
+        let roots = match roots {
+            Some(roots) => {
+                let text = roots.text().ok_or_else(|| bundled("it is no text"))?;
+                Some(text.to_owned())
+            }
+            None => None,
+        };
         let place = (issuer.directory().to_owned(), roots);
         if let Some(authority) = known.authorities.get(&place) {
             return Ok(Arc::clone(authority));
@@ -215,7 +233,10 @@ impl Accounts {
             directory: place.0.clone(),
             roots: place.1.clone(),
         };
-        let authority = (self.connect)(&endpoint).map_err(unreadable)?;
+        let authority = (self.connect)(&endpoint).map_err(|why| match &endpoint.roots {
+            Some(_) => bundled(&why),
+            None => unreadable(format!("issuer {}: {why}", issuer.name)),
+        })?;
         // Whoever still speaks by other roots keeps that one as long as it takes.
         known.authorities.retain(|(other, _), _| *other != place.0);
         known.authorities.insert(place, Arc::clone(&authority));
@@ -393,7 +414,9 @@ impl Accounts {
         let Some(eab) = &issuer.spec.eab else {
             return Ok(None);
         };
-        let mac = self.entry(&eab.secret, "mac", issuer.name).await?;
+        let mac = self
+            .entry((&eab.secret, "mac"), (issuer.name, "eab.secret"))
+            .await?;
         let text = mac.text().unwrap_or_default().trim_end_matches('=');
         let text = text.replace('+', "-").replace('/', "_");
         let mac = URL_SAFE_NO_PAD.decode(&text).map_err(|_| {
@@ -408,8 +431,18 @@ impl Accounts {
         }))
     }
 
-    async fn entry(&self, secret: &str, entry: &str, issuer: &str) -> Result<Secret, Failure> {
-        let failed = |why: String| unreadable(format!("issuer {issuer}: secret {secret}: {why}"));
+    /// An entry of a secret that a field of an issuer names.
+    async fn entry(
+        &self,
+        (secret, entry): (&str, &str),
+        (issuer, field): (&str, &str),
+    ) -> Result<Secret, Failure> {
+        let failed = |why: String| {
+            unreadable(format!(
+                "issuer {issuer}: {field}: secret {secret}: {why}; make it with the entry {entry}, or name \
+                 another secret"
+            ))
+        };
         let mut entries = self.secrets.read(secret).await.map_err(failed)?;
         entries
             .remove(entry)

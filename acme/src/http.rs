@@ -155,7 +155,10 @@ fn store(roots: Roots<'_>) -> Result<RootCertStore, String> {
         }
     }
     if store.is_empty() {
-        return Err("there is no root certificate to believe: name a CA bundle".to_owned());
+        return Err(match roots {
+            Roots::Pem(_) => "there is no certificate in the CA bundle".to_owned(),
+            _ => "this system has no root certificate to believe: name one in caBundle".to_owned(),
+        });
     }
     Ok(store)
 }

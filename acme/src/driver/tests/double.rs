@@ -409,6 +409,9 @@ impl Stand {
             Arc::new(self.vault.clone()),
             Arc::clone(&self.secrets) as Arc<dyn Secrets>,
             Arc::new(move |endpoint| {
+                if endpoint.roots.as_deref() == Some("no root") {
+                    return Err("there is no certificate in the CA bundle".to_owned());
+                }
                 let ca = if endpoint.directory == TEST {
                     &test
                 } else {

@@ -143,3 +143,26 @@ async fn a_person_renews_or_imports_instead_of_a_certificate_that_is_refused() {
     valid(&keeper, "tls").await;
     assert_eq!(stand.ca.count(Step::NewOrder), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn roots_that_are_not_there_are_told_with_issuer_field_and_secret() {
+    for (bundle, why) in [
+        (None, "make it with the entry ca.crt"),
+        (Some(&b"no root"[..]), "no certificate in the CA bundle"),
+        // Never as if no bundle was named.
+        (Some(&[0xff, 0xfe][..]), "it is no text"),
+    ] {
+        let stand = Stand::new("      caBundle: roots\n");
+        if let Some(bundle) = bundle {
+            stand.secrets.put("roots", "ca.crt", bundle);
+        }
+        let keeper = stand.keeper();
+        want(&keeper, vec![request("tls", &["a.example.org"])]);
+        let report = until(&keeper, ("tls", SOON), |report| report.waiting.is_some()).await;
+        let said = report.detail.clone().unwrap_or_default();
+        for part in ["issuer main: caBundle: ", "secret roots", why] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert_eq!(stand.ca.count(Step::Directory), 0);
+    }
+}

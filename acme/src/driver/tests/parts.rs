@@ -51,7 +51,7 @@ pub(super) struct Drawer(Mutex<BTreeMap<String, Entries>>);
 
 impl Drawer {
     /// Puts a secret with one entry in.
-    pub(super) fn put(&self, name: &str, entry: &str, value: &str) {
+    pub(super) fn put(&self, name: &str, entry: &str, value: impl Into<Vec<u8>>) {
         let entries = Entries::from([(entry.to_owned(), crate::secrets::Secret::new(value))]);
         let mut secrets = self.0.lock().expect("secrets");
         secrets.insert(name.to_owned(), entries);
