@@ -3,6 +3,7 @@
 //!
 //! Invariant: bounded in time and size; what the other end says is compared and never shown.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,8 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
 use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, PeerIncompatible, SignatureScheme,
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, PeerIncompatible,
+    RootCertStore, SignatureScheme,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -32,6 +34,30 @@ pub async fn ask(address: SocketAddr, posted: &Posted) -> Result<(), String> {
     // It may take us for one of the balancers in front of it.
     let proxied = ask_with(PROXIED, address, posted).await;
     proxied.map_err(|_| why)
+}
+
+/// Whether a server at `address` answers a greeting of TLS for this name with TLS, if only with a
+/// refusal: what anybody's certificate is worth is not looked at.
+pub async fn speaks_tls(address: SocketAddr, name: &Name) -> io::Result<bool> {
+    let config = ClientConfig::builder_with_provider(Arc::new(
+        rustls::crypto::aws_lc_rs::default_provider(),
+    ));
+    let config = config
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let name = ServerName::try_from(name.to_string()).map_err(io::Error::other)?;
+    let mut greeting = Vec::new();
+    ClientConnection::new(Arc::new(config), name)
+        .map_err(io::Error::other)?
+        .write_tls(&mut greeting)?;
+    let mut socket = TcpStream::connect(address).await?;
+    socket.write_all(&greeting).await?;
+    let mut head = [0; 2];
+    // One that hangs up has not spoken at all.
+    let read = socket.read_exact(&mut head).await;
+    Ok(read.is_ok() && matches!(head, [ALERT | HANDSHAKE, 3]))
 }
 
 async fn ask_with(greeting: &str, address: SocketAddr, posted: &Posted) -> Result<(), String> {
@@ -106,9 +132,7 @@ async fn connect(greeting: &str, address: SocketAddr) -> Result<TcpStream, Strin
         socket.write_all(greeting.as_bytes()).await?;
         Ok(socket)
     };
-    opened
-        .await
-        .map_err(|error: std::io::Error| error.to_string())
+    opened.await.map_err(|error: io::Error| error.to_string())
 }
 
 /// The digest in the extension of RFC 8737, as on the board.
@@ -170,6 +194,9 @@ impl ServerCertVerifier for Shown {
 
 /// The PROXY protocol for a connection that is nobody else's.
 const PROXIED: &str = "PROXY UNKNOWN\r\n";
+/// Types of records of TLS, whose versions all begin with 3.
+const ALERT: u8 = 21;
+const HANDSHAKE: u8 = 22;
 const PROTOCOL: &[u8] = b"acme-tls/1";
 /// `id-pe-acmeIdentifier`.
 const IDENTIFIER: &str = "1.3.6.1.5.5.7.1.31";

@@ -11,10 +11,10 @@ use std::time::Duration;
 use gatehouse_acme::dns::look::{Caa, addresses, caa};
 use gatehouse_acme::dns::resolvers_of;
 use gatehouse_acme::names::Name;
+use gatehouse_acme::probe::speaks_tls;
 use http::{Request, header};
 use http_body_util::Full;
 use serde::Serialize;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::written;
@@ -97,14 +97,15 @@ async fn looks(name: &Name, args: &CheckHostArgs) -> Vec<Look> {
         looks.push(Look {
             about: "challenge",
             verdict: Verdict::Note,
-            says: "a wildcard is proved by dns-01 alone: the issuer needs a solver for its zone"
+            says: "a wildcard is proved by dns-01, for which the issuer needs a solver for its zone, or by \
+                   dns-persist-01 alone"
                 .into(),
         });
         return looks;
     }
     for place in places.into_iter().take(MOST) {
         looks.push(plain(name, SocketAddr::new(place, args.http_port)).await);
-        looks.push(secure(SocketAddr::new(place, args.https_port)).await);
+        looks.push(secure(name, SocketAddr::new(place, args.https_port)).await);
     }
     looks
 }
@@ -194,6 +195,15 @@ async fn plain(name: &Name, place: SocketAddr) -> Look {
                  answers, and the authority follows"
             ),
         ),
+        // Only what an authority would take is good, and of this it would take nothing.
+        Ok(Ok((200, _))) => (
+            Verdict::Bad,
+            format!(
+                "{place} answers a challenge for {name} with something else (200): an authority refuses \
+                 that; let Gatehouse answer, and let an Ingress ask for a certificate for {name} before \
+                 this check (with `http01: published` nothing can be seen from here)"
+            ),
+        ),
         Ok(Ok((status, _))) => (
             Verdict::Note,
             format!(
@@ -222,16 +232,22 @@ async fn ask(name: &Name, place: SocketAddr) -> Result<(u16, String), String> {
     Ok((status.as_u16(), body))
 }
 
-async fn secure(place: SocketAddr) -> Look {
-    let (verdict, says) = match timeout(PATIENCE, TcpStream::connect(place)).await {
-        Ok(Ok(_)) => (Verdict::Good, format!("{place} takes connections")),
+async fn secure(name: &Name, place: SocketAddr) -> Look {
+    let (verdict, says) = match timeout(PATIENCE, speaks_tls(place, name)).await {
+        Ok(Ok(true)) => (Verdict::Good, format!("{place} speaks TLS")),
+        Ok(Ok(false)) => (
+            Verdict::Note,
+            format!(
+                "{place} speaks no TLS: tls-alpn-01 is not possible there; the port of TLS is meant (--https-port)"
+            ),
+        ),
         Ok(Err(why)) => (
             Verdict::Note,
             format!("{place} takes no connections ({why}): tls-alpn-01 is not possible there"),
         ),
         Err(_) => (
             Verdict::Note,
-            format!("{place} takes no connections: tls-alpn-01 is not possible there"),
+            format!("{place} does not answer: tls-alpn-01 is not possible there"),
         ),
     };
     Look {
@@ -252,3 +268,41 @@ const MOST: usize = 8;
 
 /// Of an answer.
 const LARGEST: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Looks at a server that answers each of two connections with this.
+    async fn looked(answer: &'static [u8]) -> (Look, Look) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let place = listener.local_addr().expect("an address");
+        let server = async {
+            for _ in 0..2 {
+                let (mut socket, _) = listener.accept().await.expect("a connection");
+                let asked = socket.read(&mut [0; 4096]).await.expect("a request");
+                assert_ne!(asked, 0);
+                socket.write_all(answer).await.expect("an answer");
+            }
+        };
+        let name = Name::parse("a.example.test").expect("a name");
+        let looks = async { (plain(&name, place).await, secure(&name, place).await) };
+        tokio::join!(server, looks).1
+    }
+
+    #[tokio::test]
+    async fn neither_a_foreign_answer_nor_a_port_without_tls_is_good() {
+        let page = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi";
+        let (http, tls) = looked(page).await;
+        assert_eq!(http.verdict, Verdict::Bad, "{http:?}");
+        assert!(http.says.contains("something else"), "{http:?}");
+        assert_eq!(tls.verdict, Verdict::Note, "{tls:?}");
+        assert!(tls.says.contains("speaks no TLS"), "{tls:?}");
+        // A refusal in TLS: unrecognized_name.
+        let (_, tls) = looked(&[21, 3, 3, 0, 2, 2, 112]).await;
+        assert_eq!(tls.verdict, Verdict::Good, "{tls:?}");
+    }
+}

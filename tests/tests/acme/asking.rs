@@ -457,7 +457,7 @@ fn a_host_is_looked_at_without_an_order() {
             "leads to",
             "no CAA record",
             "answers challenges",
-            "takes connections",
+            "speaks TLS",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
