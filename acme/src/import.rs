@@ -22,12 +22,45 @@ pub fn imported(
     target: &Target,
     chain: &str,
     key: &Secret,
-    (now, epoch): (Timestamp, u64),
+    now: (Timestamp, u64),
 ) -> Result<Record, String> {
-    let key = leaf::single_key(key)?;
-    let names = leaf::names_in(chain)?;
-    let life = leaf::check(chain, &key, &names, now)?;
-    let kind = leaf::kind_of(chain)?;
+    made(target, chain, key, now).map_err(|(part, why)| {
+        let (at, remedy) = match part {
+            Part::Key => (
+                "the key (--key)",
+                "give the private key of the certificate, as PEM",
+            ),
+            Part::Chain => (
+                "the chain (--chain)",
+                "write the certificate first and those that signed it below it, as PEM",
+            ),
+            Part::Both => (
+                "the chain and the key (--chain, --key)",
+                "import a certificate that is good now, before those that signed it, with its own key",
+            ),
+        };
+        format!("{at}: {why}; {remedy}")
+    })
+}
+
+/// What of a chain and a key is wrong.
+enum Part {
+    Key,
+    Chain,
+    Both,
+}
+
+fn made(
+    target: &Target,
+    chain: &str,
+    key: &Secret,
+    (now, epoch): (Timestamp, u64),
+) -> Result<Record, (Part, String)> {
+    let of = |part: Part| |why: String| (part, why);
+    let key = leaf::single_key(key).map_err(of(Part::Key))?;
+    let names = leaf::names_in(chain).map_err(of(Part::Chain))?;
+    let life = leaf::check(chain, &key, &names, now).map_err(of(Part::Both))?;
+    let kind = leaf::kind_of(chain).map_err(of(Part::Chain))?;
     let (renew_at, reason) = life.renewal(None);
     let current = Current {
         life,
@@ -54,7 +87,7 @@ pub fn imported(
     };
     Ok(Record {
         current: Some(Material {
-            chain: leaf::certificates_only(chain)?,
+            chain: leaf::certificates_only(chain).map_err(of(Part::Chain))?,
             key,
         }),
         ..Record::empty(state)
@@ -69,7 +102,8 @@ pub(crate) fn handed_over(
     material: &Material,
     (now, epoch): (Timestamp, u64),
 ) -> Result<Record, String> {
-    let mut record = imported(&wanted.target, &material.chain, &material.key, (now, epoch))?;
+    let made = made(&wanted.target, &material.chain, &material.key, (now, epoch));
+    let mut record = made.map_err(|(_, why)| why)?;
     if let Some(current) = &record.state.current {
         fits(current, wanted)?;
         if current.renew_at <= now {
@@ -160,8 +194,11 @@ const MOST_NAMED: usize = 20;
 
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
+
     use super::*;
     use crate::issuers::KeyKind;
+    use crate::schedule::later;
 
     fn target() -> Target {
         Target {
@@ -192,11 +229,33 @@ mod tests {
 
         let (_, other) = pair("a.example.org");
         let refused = imported(&target(), &chain, &other, (now, 3)).expect_err("another key");
-        assert!(refused.contains("not for our key") || refused.contains("not for this key"));
+        for part in ["--key", "is for another key", "with its own key"] {
+            assert!(refused.contains(part), "{part}: {refused}");
+        }
         let refused = imported(&target(), &chain, &Secret::new("x"), (now, 3)).expect_err("no key");
-        assert!(refused.contains("PRIVATE KEY"), "{refused}");
+        assert!(
+            refused.contains("--key") && refused.contains("PRIVATE KEY"),
+            "{refused}"
+        );
         let refused = imported(&target(), "x", &key, (now, 3)).expect_err("no chain");
-        assert!(refused.contains("chain"), "{refused}");
+        for part in ["--chain", "no block CERTIFICATE", "as PEM"] {
+            assert!(refused.contains(part), "{part}: {refused}");
+        }
+        // As a certificate of an authority is, which stands first in a chain of the wrong order.
+        let above = rcgen::CertificateParams::default()
+            .self_signed(&rcgen::KeyPair::generate().expect("a key"));
+        let above = above.expect("a certificate").pem();
+        let refused = imported(&target(), &above, &key, (now, 3)).expect_err("no names");
+        assert!(
+            refused.contains("--chain") && refused.contains("the certificate first"),
+            "{refused}"
+        );
+        let late = later(now, SignedDuration::from_hours(24 * 365 * 4000));
+        let refused = imported(&target(), &chain, &key, (late, 3)).expect_err("over");
+        assert!(
+            refused.contains("valid from") && refused.contains("good now"),
+            "{refused}"
+        );
     }
 
     /// Good for the first quarter of 2026.

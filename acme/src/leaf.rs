@@ -97,10 +97,12 @@ pub fn check(chain: &str, key: &Secret, names: &[Name], now: Timestamp) -> Resul
         }
         certificates.push(certificate);
     }
-    let leaf = certificates.first().ok_or("the chain is empty")?;
+    let leaf = certificates
+        .first()
+        .ok_or("there is no block CERTIFICATE")?;
     let own = pair(key)?.subject_public_key_info();
     if leaf.public_key().raw != own {
-        return Err("the certificate is not for our key".to_owned());
+        return Err("the certificate is for another key".to_owned());
     }
     let wanted: BTreeSet<&Name> = names.iter().collect();
     let found = names_of(leaf)?;
@@ -133,7 +135,7 @@ pub fn check(chain: &str, key: &Secret, names: &[Name], now: Timestamp) -> Resul
 /// Names of the first certificate of a chain, sorted, each once.
 pub fn names_in(chain: &str) -> Result<Vec<Name>, String> {
     let ders = ders(chain)?;
-    let der = ders.first().ok_or("the chain is empty")?;
+    let der = ders.first().ok_or("there is no block CERTIFICATE")?;
     let (_, leaf) = X509Certificate::from_der(der)
         .map_err(|error| format!("the first certificate of the chain does not parse: {error}"))?;
     let names: BTreeSet<Name> = names_of(&leaf)?.into_iter().collect();
@@ -142,7 +144,7 @@ pub fn names_in(chain: &str) -> Result<Vec<Name>, String> {
 
 /// The kind of key that the first certificate of a chain is for.
 pub fn kind_of(chain: &str) -> Result<KeyKind, String> {
-    let der = leaf_der(chain).ok_or("the chain is empty")?;
+    let der = leaf_der(chain).ok_or("there is no block CERTIFICATE")?;
     let (_, leaf) = X509Certificate::from_der(&der).map_err(|error| error.to_string())?;
     let parsed = leaf.public_key().parsed();
     match parsed.map_err(|error| format!("the key of the certificate: {error}"))? {
@@ -188,7 +190,7 @@ pub fn certificates_only(chain: &str) -> Result<String, String> {
 /// Identifier and dates of the first certificate of a chain.
 pub fn life_of(chain: &str) -> Result<Life, String> {
     let ders = ders(chain)?;
-    let der = ders.first().ok_or("the chain is empty")?;
+    let der = ders.first().ok_or("there is no block CERTIFICATE")?;
     let (_, leaf) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
     life(&leaf)
 }

@@ -78,7 +78,7 @@ fn case_54_a_wrong_key_name_date_or_signer_is_refused_with_the_reason() {
     let host = ["a.example.org"];
     let good = leaf(&root, &key, &host, (2026, 2027));
     for (chain, reason) in [
-        (leaf(&root, &other, &host, (2026, 2027)), "not for our key"),
+        (leaf(&root, &other, &host, (2026, 2027)), "for another key"),
         (
             leaf(&root, &key, &["b.example.org"], (2026, 2027)),
             "is for b.example.org",
@@ -96,7 +96,7 @@ fn case_54_a_wrong_key_name_date_or_signer_is_refused_with_the_reason() {
         (leaf(&root, &key, &host, (2027, 2028)), "is valid from"),
         (good.clone() + &stranger.pem, "does not fit"),
         (good.clone() + &impostor.pem, "is not signed by"),
-        (String::new(), "empty"),
+        (String::new(), "no block CERTIFICATE"),
         (good.replace("CERTIFICATE", "PRIVATE KEY"), "holds a"),
         (
             "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into(),
