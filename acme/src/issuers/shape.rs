@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{IssuerSpec, Issuers};
+use super::{Allow, IssuerSpec, Issuers};
 
 /// Sentences about a text that was not accepted for this reason.
 pub(super) fn complaints(text: &str, refused: &serde_saphyr::Error) -> Vec<String> {
@@ -36,6 +36,10 @@ fn unread(words: &str) -> String {
                 .next()
                 .unwrap_or_default();
             format!("{} stands there twice: keep one of them", key.trim())
+        }
+        // The parser names a function of its own here.
+        None if head.contains("multiple YAML documents") => {
+            "there is more than one document in it: keep one, and no `---` behind it".to_owned()
         }
         None => format!("it is no YAML: {head}; mend it there"),
     }
@@ -89,6 +93,14 @@ fn of_issuer(at: &str, issuer: &Value, found: &mut Vec<String>) {
         ));
     }
     for (field, value) in fields {
+        if field == "allow"
+            && let Value::Array(rules) = value
+        {
+            for (number, rule) in rules.iter().enumerate() {
+                of_rule(&format!("{at}.allow[{number}]"), rule, found);
+            }
+            continue;
+        }
         let mut alone = Map::new();
         alone.insert("directory".to_owned(), json!("https://ca.test"));
         alone.insert(field.clone(), value.clone());
@@ -97,6 +109,43 @@ fn of_issuer(at: &str, issuer: &Value, found: &mut Vec<String>) {
         }
     }
 }
+
+fn of_rule(at: &str, rule: &Value, found: &mut Vec<String>) {
+    let Value::Object(fields) = rule else {
+        found.push(format!(
+            "{at}: write hosts below it, and namespaces if it is for some alone"
+        ));
+        return;
+    };
+    if !fields.contains_key("hosts") {
+        found.push(format!(
+            "{at}.hosts is missing: write a list, such as [\"*.example.org\"]"
+        ));
+    }
+    for (field, value) in fields {
+        let at = format!("{at}.{field}");
+        // A list would be read as the fields in their order.
+        if field == "namespaces" && !value.is_object() {
+            found.push(format!("{at}: {SELECTION}"));
+            continue;
+        }
+        let mut alone = Map::new();
+        alone.insert("hosts".to_owned(), json!([]));
+        alone.insert(field.clone(), value.clone());
+        if let Err(error) = serde_json::from_value::<Allow>(Value::Object(alone)) {
+            let said = said(&at, &error.to_string());
+            found.push(if field == "namespaces" {
+                format!("{said}; {SELECTION}")
+            } else {
+                said
+            });
+        }
+    }
+}
+
+/// The shape of what selects namespaces.
+const SELECTION: &str =
+    "write {names: [one, two]}, {matchLabels: {team: web}}, or both; leave it out for all";
 
 /// The words of the parser about one field, and what to write.
 fn said(at: &str, words: &str) -> String {

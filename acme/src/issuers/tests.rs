@@ -205,6 +205,21 @@ fn a_wrong_shape_is_told_by_its_field_with_what_to_write() {
             "acme.issuers.a.takesOver: ",
             "leave it out",
         ),
+        (
+            "      allow: [{namespaces: [web], hosts: [a.test]}]\n",
+            "acme.issuers.a.allow[0].namespaces: ",
+            "write {names: [one, two]}, {matchLabels: {team: web}}, or both",
+        ),
+        (
+            "      allow: [{hosts: [a.test]}, {namespaces: {names: web}, hosts: [a.test]}]\n",
+            "acme.issuers.a.allow[1].namespaces: ",
+            "write {names: [one, two]}",
+        ),
+        (
+            "      allow: [{host: a.test}]\n",
+            "acme.issuers.a.allow[0].hosts is missing",
+            "write a list",
+        ),
         ("  unlisted: maybe\n", "acme.unlisted: ", "one of those"),
     ] {
         let found = minimal(extra).expect_err(extra).join("\n");
@@ -225,6 +240,11 @@ fn a_wrong_shape_is_told_by_its_field_with_what_to_write() {
         assert!(twice.contains(part), "{part}: {twice}");
     }
     assert!(!twice.contains("Options"), "{twice}");
+    let two = minimal("---\nacme: {}\n").expect_err("two").join("\n");
+    assert!(
+        two.contains("keep one") && !two.contains("from_str"),
+        "{two}"
+    );
     let found = Issuers::parse("acme: [").expect_err("no YAML").join("\n");
     assert!(
         found.contains("line") && found.contains("mend it"),
