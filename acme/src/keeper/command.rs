@@ -100,7 +100,16 @@ impl Work {
             return Ok(flow);
         }
         if !matches!(command, Command::Import { .. }) {
-            return Err(format!("there is no certificate {target}"));
+            return Err(if self.driver.refused.borrow().contains_key(target) {
+                format!(
+                    "{target} is asked for and refused, and there is no certificate yet: `gatehouse cert \
+                     show {target}` says why"
+                )
+            } else {
+                format!(
+                    "there is no certificate {target}: `gatehouse cert list` names those that are"
+                )
+            });
         }
         self.slots.occupy(target);
         let wanted = self.wishes.borrow().get(target).cloned();

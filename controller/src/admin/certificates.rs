@@ -45,7 +45,7 @@ pub(super) fn page(counter: &Counter, path: &str) -> Option<Page> {
         [] | [""] => Page::json(&counter.views().unwrap_or_default()),
         [namespace, secret] => match counter.view(&target(namespace, secret)) {
             Some(view) => Page::json(&view),
-            None => missing(format!("there is no certificate {namespace}/{secret}\n")),
+            None => missing(absent(namespace, secret)),
         },
         [namespace, secret, "chain"] => match counter.chain(&target(namespace, secret)) {
             Some(chain) => Page {
@@ -53,10 +53,22 @@ pub(super) fn page(counter: &Counter, path: &str) -> Option<Page> {
                 content_type: "application/pem-certificate-chain",
                 body: chain,
             },
-            None => missing(format!("nothing is issued yet for {namespace}/{secret}\n")),
+            None if counter.view(&target(namespace, secret)).is_none() => {
+                missing(absent(namespace, secret))
+            }
+            None => missing(format!(
+                "nothing is issued yet for {namespace}/{secret}: `gatehouse cert show {namespace}/{secret}` \
+                 says why\n"
+            )),
         },
         _ => return None,
     })
+}
+
+fn absent(namespace: &str, secret: &str) -> String {
+    format!(
+        "there is no certificate {namespace}/{secret}: `gatehouse cert list` names those that are\n"
+    )
 }
 
 /// What is to be done.

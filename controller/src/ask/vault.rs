@@ -46,9 +46,12 @@ pub(super) fn view(path: &Path, target: &Target) -> Result<View, Failure> {
 
 /// Its chain and its key.
 pub(super) fn material(path: &Path, target: &Target) -> Result<Material, Failure> {
-    record(path, target)?
-        .current
-        .ok_or_else(|| Failure::System(format!("nothing is issued yet for {target}")))
+    record(path, target)?.current.ok_or_else(|| {
+        Failure::System(format!(
+            "nothing is issued yet for {target}: `gatehouse cert show {target} --certs {}` says why",
+            path.display()
+        ))
+    })
 }
 
 /// Stores a certificate that somebody else ordered.

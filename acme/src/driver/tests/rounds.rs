@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::keeper::{Command, Keeper};
+use crate::plan::Request;
 use crate::record::Asked;
 
 /// Lets ten minutes pass: the looks at the clock meanwhile.
@@ -126,4 +127,33 @@ async fn answers_are_published_once_while_dns_is_looked_at_again_and_again() {
         report.phase == Phase::Valid
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_for_what_has_no_certificate_says_whether_it_is_refused() {
+    let stand = Stand::new("");
+    let keeper = stand.keeper();
+    let refused = Request {
+        issuer: Some("nobody".to_owned()),
+        ..request("tls", &["a.example.org"])
+    };
+    for (wishes, why) in [
+        (
+            vec![refused],
+            "asked for and refused, and there is no certificate yet: `gatehouse cert show",
+        ),
+        (
+            vec![],
+            "there is no certificate shop/tls: `gatehouse cert list`",
+        ),
+    ] {
+        let some = !wishes.is_empty();
+        want(&keeper, wishes);
+        let mut findings = keeper.findings.clone();
+        let told = findings.wait_for(|found| found.is_empty() != some).await;
+        drop(told.expect("a keeper"));
+        tokio::time::sleep(SOON).await;
+        let said = command(&keeper, Command::Retry).await.expect_err("none");
+        assert!(said.contains(why), "{said}");
+    }
 }
