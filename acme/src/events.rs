@@ -10,7 +10,7 @@ use crate::failure::{Class, Scope};
 use crate::leaf;
 use crate::names::Name;
 use crate::plan::Target;
-use crate::record::{Current, Material, Need, Phase, Record, Revocation};
+use crate::record::{Current, Material, Need, Phase, Record, Revocation, Wait};
 use crate::schedule::{Reason, Window};
 
 /// One thing that happened.
@@ -173,7 +173,7 @@ impl Report {
             window: current.and_then(|current| current.ari.window),
             explanation: current.and_then(|current| current.ari.url.clone()),
             waiting: state.wait.as_ref().map(|wait| wait.class),
-            scope: state.wait.as_ref().and_then(|wait| wait.scope.clone()),
+            scope: state.wait.as_ref().and_then(Wait::whom),
             next_attempt: state.wait.as_ref().and_then(|wait| wait.until),
             failures: state.attempts.n,
             detail: state.attempts.detail.clone(),

@@ -170,13 +170,13 @@ impl Standing {
         }
     }
 
-    /// Until when a limit forbids an order for these names.
+    /// Until when a limit forbids an order for these names, and whom that limit concerns.
     pub(crate) fn limited_until(
         &mut self,
         (issuer, directory): (&str, &str),
         names: &[Name],
         now: Timestamp,
-    ) -> Option<Timestamp> {
+    ) -> Option<(Timestamp, Scope)> {
         self.limits.retain(|limit| limit.span.holds(now));
         let set = mark_of(names);
         let concerned = |limit: &&Limit| {
@@ -191,7 +191,8 @@ impl Standing {
                 }
         };
         let found = self.limits.iter().filter(concerned);
-        found.map(|limit| limit.span.until).max()
+        let last = found.max_by_key(|limit| limit.span.until)?;
+        Some((last.span.until, last.scope.clone()))
     }
 
     /// Counts an order if it may be made now, by the limits that are configured now; else when it may.

@@ -298,7 +298,8 @@ codes! {
     CertificateSecretContested,
     /// No certificate is issued before a person changes something: the message says what.
     CertificateBlocked,
-    /// A rate limit of the authority holds: the message says until when.
+    /// A rate limit of the authority holds, or the pace that keeps below all of them: the message says which,
+    /// and until when.
     CertificateLimited,
     /// A certificate was issued and is served; told for a while after.
     CertificateIssued,

@@ -117,16 +117,30 @@ impl Driver {
             .await
     }
 
-    /// Our own pace forbids the order for long: nobody has failed, but people see until when.
-    pub(super) async fn paced(&self, flow: &mut Flow, free: Timestamp) -> Result<Turn, Trouble> {
-        let detail = "orders keep a pace that meets no limit of the authority: what `limits` of the \
-                      issuer says, and five certificates for the same names in a week";
+    /// The order is known to be forbidden before it is asked for, by a limit that was met or by our own
+    /// pace: nobody has failed, but people see until when.
+    pub(super) async fn forbidden(
+        &self,
+        flow: &mut Flow,
+        until: Timestamp,
+        scope: Scope,
+    ) -> Result<Turn, Trouble> {
+        let detail = match scope {
+            Scope::Pace => {
+                "`limits` of the issuer say how many, and five certificates for the same names in a week"
+            }
+            _ => "it was met by an order before",
+        };
         let failure = Failure {
-            scope: Some(Box::new(Scope::Pace)),
+            scope: Some(Box::new(scope)),
             ..Failure::local(Class::Limited, detail)
         };
-        flow.record.state.attempts.detail = Some(failure.detail.clone());
-        self.store_wait(flow, &failure, (Some(free), Vec::new()))
+        if is_rehearsal(flow) && !failure.is_of_pace() {
+            return self.without_rehearsal(flow, &failure).await;
+        }
+        let attempts = &mut flow.record.state.attempts;
+        (attempts.detail, attempts.link) = (Some(failure.detail.clone()), None);
+        self.store_wait(flow, &failure, (Some(until), Vec::new()))
             .await
     }
 

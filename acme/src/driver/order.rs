@@ -11,7 +11,7 @@ use super::{Driver, Flow, Trouble, Turn, named};
 use crate::ca::{Account, Authorization, AuthorizationStatus, Ca, ChallengeKind, NewOrder};
 use crate::ca::{Order, OrderStatus, Registration, Step};
 use crate::events::What;
-use crate::failure::{Class, Failure};
+use crate::failure::{Class, Failure, Scope};
 use crate::issuers::IssuerSpec;
 use crate::names::Name;
 use crate::pace::Purpose;
@@ -42,13 +42,10 @@ impl Driver {
             flow.revision_mut()?.kinds = kinds;
         }
         let (authority, account) = self.accounts.account(named).await?;
-        if let Some(until) =
-            self.standing()
-                .limited_until((named.name, named.directory()), &revision.names, now)
-        {
-            let mut failure = Failure::local(Class::Limited, "a limit of the authority holds");
-            failure.until = Some(until);
-            return Err(failure.into());
+        let place = (named.name, named.directory());
+        let limited = self.standing().limited_until(place, &revision.names, now);
+        if let Some((until, scope)) = limited {
+            return self.forbidden(flow, until, scope).await;
         }
         let purpose = match revision.need {
             Need::New | Need::Changed => Purpose::New,
@@ -59,7 +56,7 @@ impl Driver {
             .admit((named.name, &issuers), purpose, &revision.names, now);
         if let Err(free) = admitted {
             if between(now, free) > LONGEST_UNTOLD {
-                return self.paced(flow, free).await;
+                return self.forbidden(flow, free, Scope::Pace).await;
             }
             flow.memo.rest_until = Some(free);
             return Ok(Turn::Rest);

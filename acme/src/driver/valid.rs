@@ -147,10 +147,11 @@ impl Driver {
         }
         let place = (named.name, named.directory());
         let limited = self.standing().limited_until(place, &wanted.names, now);
-        if let Some(until) = limited {
-            let mut failure = Failure::local(Class::Limited, "a limit of the authority holds");
-            failure.until = Some(until);
-            return Err(failure.into());
+        if let Some((until, scope)) = limited {
+            if named.test {
+                return Err(Failure::local(Class::Limited, "a limit of it holds").into());
+            }
+            return self.forbidden(flow, until, scope).await;
         }
         let preflight = self.projector.preflight(&wanted.target);
         if let Err(why) = within(preflight).await {

@@ -538,7 +538,7 @@ impl Driver {
         let directory = named.map_or("", Named::directory);
         let mut standing = self.standing();
         match standing.limited_until((&wanted.issuer, directory), &wanted.names, now) {
-            Some(end) => Err(format!("a limit of the authority holds until {end:.0}")),
+            Some((end, _)) => Err(format!("a limit of the authority holds until {end:.0}")),
             None => Ok(()),
         }
     }

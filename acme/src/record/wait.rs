@@ -67,6 +67,13 @@ impl Wait {
         self.until.map(|until| Span { since, until })
     }
 
+    /// Whom a limit concerns, our own pace included.
+    pub(crate) fn whom(&self) -> Option<Scope> {
+        self.paced
+            .then_some(Scope::Pace)
+            .or_else(|| self.scope.clone())
+    }
+
     /// Whether something else is wanted by now than what failed. Other challenges make no other
     /// certificate, and help where it was the challenges that failed.
     pub(crate) fn is_about_another(&self, wanted: Option<&Wanted>) -> bool {

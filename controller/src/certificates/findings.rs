@@ -201,6 +201,7 @@ const TOLD: SignedDuration = SignedDuration::from_mins(10);
 
 #[cfg(test)]
 mod tests {
+    use gatehouse_acme::failure::Scope;
     use gatehouse_acme::names::Name;
     use gatehouse_acme::plan::Target;
     use gatehouse_acme::record::Phase;
@@ -261,6 +262,15 @@ mod tests {
             assert_eq!(codes(report(Some(class)), late), [code]);
         }
         assert_eq!(codes(report(None), late), []);
+    }
+
+    #[test]
+    fn our_own_pace_is_not_told_as_a_limit_of_the_authority() {
+        let mut paced = report(Some(Class::Limited));
+        paced.scope = Some(Scope::Pace);
+        let said = standing(&paced, None).expect("a finding").message;
+        assert!(!said.contains("account"), "{said}");
+        assert!(said.contains("orders keep a pace"), "{said}");
     }
 
     #[test]

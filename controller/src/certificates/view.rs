@@ -284,8 +284,9 @@ pub(crate) fn cause(class: Class, scope: Option<&Scope>) -> String {
             return match scope {
                 Some(Scope::Domain(domain)) => format!("a rate limit for {domain} holds"),
                 Some(Scope::Name(name)) => format!("a rate limit for {name} holds"),
+                Some(Scope::Pace) => "orders keep a pace that meets no rate limit".to_owned(),
                 Some(Scope::Set) => "a rate limit for exactly these names holds".to_owned(),
-                _ => "a rate limit for the account holds".to_owned(),
+                Some(Scope::Account) | None => "a rate limit for the account holds".to_owned(),
             };
         }
         Class::Paused => "the authority has paused a name, until a person follows its link",

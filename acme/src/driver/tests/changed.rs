@@ -3,6 +3,7 @@
 use super::*;
 use crate::ca::ChallengeKind;
 use crate::events::Report;
+use crate::failure::Scope;
 use crate::plan::Request;
 
 /// One way to prove the name.
@@ -71,6 +72,7 @@ async fn limits_of_the_issuer_hold_as_soon_as_they_are_written() {
     want(&keeper, vec![wish("a"), wish("b")]);
     let report = until(&keeper, ("b", SOON), waits).await;
     assert_eq!(report.waiting, Some(Class::Limited));
+    assert_eq!(report.scope, Some(Scope::Pace), "no limit of the authority");
     assert_eq!(report.failures, 0);
     let write = |orders: u32| {
         let issuers = double::issuers(&limited(orders));
@@ -85,4 +87,25 @@ async fn limits_of_the_issuer_hold_as_soon_as_they_are_written() {
     write(3);
     valid(&keeper, "c").await;
     assert_eq!(stand.ca.issued(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_for_a_limit_that_another_met_says_whose_it_is_and_has_not_failed() {
+    let stand = Stand::new("");
+    let keeper = stand.keeper();
+    let detail = "too many new orders recently";
+    stand
+        .ca
+        .play(move |step, _| (step == Step::NewOrder).then(|| said(429, "rateLimited", detail)));
+    let one = request("a", &["a.example.org"]);
+    want(&keeper, vec![one.clone()]);
+    until(&keeper, ("a", SOON), waits).await;
+    want(&keeper, vec![one, request("b", &["b.example.org"])]);
+    let report = until(&keeper, ("b", SOON), waits).await;
+    assert_eq!(stand.ca.count(Step::NewOrder), 1);
+    assert_eq!(report.waiting, Some(Class::Limited));
+    assert_eq!(
+        (report.scope.clone(), report.failures),
+        (Some(Scope::Account), 0)
+    );
 }
