@@ -143,7 +143,6 @@ impl Keeper {
         let (ask, asks) = mpsc::channel(ASKS);
         let (show, shown) = watch::channel(false);
         let wishes = watch::Sender::new(Arc::new(Wishes::new()));
-        let planned = wishes.subscribe();
         let refused = watch::Sender::new(Arc::new(Refused::new()));
         let pen = Arc::new(Pen::new(Arc::clone(&config.vault), board.clone()));
         let accounts = Accounts {
@@ -201,7 +200,7 @@ impl Keeper {
         };
         Self {
             findings: findings.subscribe(),
-            planned,
+            planned: work.wishes.subscribe(),
             covers: work.weighed.covers(),
             board: board.subscribe(),
             certificates: served.subscribe(),
