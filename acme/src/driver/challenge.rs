@@ -31,7 +31,7 @@ impl Driver {
     pub(super) async fn presenting(&self, flow: &mut Flow) -> Result<Turn, Trouble> {
         let (_, account, _) = self.conversation(flow).await?;
         self.standing_records(flow, &account.url).await?;
-        let posted = self.posted(flow, &account.key);
+        let posted = Self::posted(flow, &account.key);
         // Once: while DNS is looked at again and again, nothing of that changes.
         if flow.memo.deadline.is_none() {
             self.pen.post(flow.target(), posted.clone()).await?;
@@ -84,7 +84,7 @@ impl Driver {
         }
     }
 
-    fn posted(&self, flow: &Flow, key: &AccountKey) -> Vec<Posted> {
+    fn posted(flow: &Flow, key: &AccountKey) -> Vec<Posted> {
         let target = flow.target();
         let entry = |challenge: &Published| {
             let answer = match challenge.kind {
@@ -184,7 +184,7 @@ impl Driver {
                 if flow.memo.deadline.is_none() {
                     // This flow found the phase, it did not enter it: the answers are published
                     // again, for this process may be another one, and the authority is told again.
-                    let posted = self.posted(flow, &account.key);
+                    let posted = Self::posted(flow, &account.key);
                     self.pen.post(flow.target(), posted.clone()).await?;
                     self.make_sure(flow, &posted).await;
                     flow.memo.fresh = true;
