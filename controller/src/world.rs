@@ -130,11 +130,12 @@ impl World {
 
     /// Sets which Secret covers another one.
     pub fn cover(&mut self, key: &ObjectKey, cover: Option<Cover>) -> Vec<Read> {
-        let old = match cover.clone() {
+        let same = self.covers.get(key) == cover.as_ref();
+        match cover {
             Some(cover) => self.covers.insert(key.clone(), cover),
             None => self.covers.remove(key),
         };
-        touched(key, old != cover)
+        touched(key, !same)
     }
 
     /// Sets the addresses of a DNS name.

@@ -245,7 +245,6 @@ mod tests {
             kind,
             token: "token-of-sixteen".to_owned(),
             answer: "answer".to_owned(),
-            expires: k8s_openapi::jiff::Timestamp::UNIX_EPOCH,
         };
         (0..count).map(entry).collect()
     }

@@ -297,9 +297,10 @@ impl Desk {
         let new = &self.last.covered;
         let gone = old.keys().filter(|target| !new.contains_key(*target));
         let gone = gone.map(|target| (target, None));
-        let fresh = new.iter().filter_map(|(target, cover)| {
-            (old.get(target) != Some(cover)).then(|| (target, Some(cover.clone())))
-        });
+        let fresh = new
+            .iter()
+            .filter(|(target, cover)| old.get(*target) != Some(*cover));
+        let fresh = fresh.map(|(target, cover)| (target, Some(cover.clone())));
         for (target, cover) in gone.chain(fresh) {
             let change = Change::Cover(key_of(target), cover);
             self.change.send(change).await.ok()?;

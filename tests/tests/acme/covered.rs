@@ -55,7 +55,7 @@ fn case_15_a_host_without_a_certificate_of_its_own_is_served_the_wildcard_one() 
         // A client that holds the certificate may use one connection for both hosts.
         let secured = Handshake::new("www.example.test").connect(gateway.https);
         let mut client = secured.expect("TLS handshake").client();
-        client.send("GET / HTTP/1.1\r\nHost: shop.example.test\r\n\r\n".to_owned());
+        client.send("GET / HTTP/1.1\r\nHost: shop.example.test\r\n\r\n");
         assert_eq!(client.answer().map(|answer| answer.status), Ok(200));
         drop(gateway);
         let gateway = home.start(pebble.address());
