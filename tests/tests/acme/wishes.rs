@@ -159,7 +159,10 @@ fn case_54_a_chain_of_another_key_or_to_nobody_is_refused_and_the_old_one_stays(
             let mut serial = valid(&keeper, "tls").await;
             let another_key = Replaced::by(|_| strange());
             let to_nobody = Replaced::by(|chain| format!("{}{}", leaf(chain), strange()));
-            for (wrong, word) in [(another_key, "for another key"), (to_nobody, "does not fit")] {
+            for (wrong, word) in [
+                (another_key, "for another key"),
+                (to_nobody, "does not fit"),
+            ] {
                 proxy.rule(wrong);
                 let old = served(&keeper, "tls").expect("served");
                 let mut events = keeper.events();
