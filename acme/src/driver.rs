@@ -392,7 +392,8 @@ impl Driver {
             // Nobody else will, as after a backup was put back while this process ran.
             let (place, theirs, ours) = (self.vault.place(&key), state.epoch, flow.epoch);
             return Err(VaultError::Damaged(format!(
-                "{place} is of a later term ({theirs}) than that of this process ({ours}), which                  does not write over it: restart the process, which counts on from there"
+                "{place} is of a later term ({theirs}) than that of this process ({ours}), which does \
+                 not write over it: restart the process, which counts on from there"
             )));
         }
         state.epoch = flow.epoch;
