@@ -13,7 +13,7 @@ use super::Work;
 use crate::driver::{Covers, Wishes};
 use crate::plan::{Target, plan};
 use crate::served::{Served, renew};
-use crate::stock::Stocks;
+use crate::stock::{Stock, Stocks};
 use crate::troubles::Troubles;
 
 /// What the plan was made with.
@@ -69,21 +69,45 @@ impl Weighed {
         if !changed(self.stocks.has_changed()) && !changed(self.troubles.has_changed()) {
             return false;
         }
-        let mut stocks = self.now();
-        stocks.retain(|target, _| self.decided.contains(target));
-        stocks != self.last
+        let stocks = self.stocks.borrow_and_update();
+        let troubles = self.troubles.borrow_and_update();
+        let troubled = troubled(&troubles);
+        // Of these alone: there may be thousands of others, and each of their steps comes by here.
+        let mut decided = self.decided.iter();
+        decided.any(|target| stock(&stocks, &troubled, target).as_ref() != self.last.get(target))
     }
 
-    /// What there is now. Nothing comes of a record that cannot be read or written.
+    /// What there is now.
     fn now(&mut self) -> Stocks {
-        let mut stocks = Stocks::clone(&self.stocks.borrow_and_update());
-        for trouble in self.troubles.borrow_and_update().iter() {
-            if let Some(target) = &trouble.target {
-                stocks.entry(target.clone()).or_default().fails = true;
-            }
-        }
-        stocks
+        let stocks = self.stocks.borrow_and_update();
+        let troubles = self.troubles.borrow_and_update();
+        let troubled = troubled(&troubles);
+        let targets = stocks.keys().chain(troubled.iter().copied());
+        let all = targets.filter_map(|target| {
+            let stock = stock(&stocks, &troubled, target)?;
+            Some((target.clone(), stock))
+        });
+        all.collect()
     }
+}
+
+/// Certificates whose record cannot be read or written.
+fn troubled(troubles: &Troubles) -> BTreeSet<&Target> {
+    let targets = troubles.iter().map(|trouble| trouble.target.as_ref());
+    targets.flatten().collect()
+}
+
+/// What there is of a certificate. Nothing comes of one whose record cannot be read or written.
+fn stock(stocks: &Stocks, troubled: &BTreeSet<&Target>, target: &Target) -> Option<Stock> {
+    let known = stocks.get(target).cloned();
+    if !troubled.contains(target) {
+        return known;
+    }
+    let known = known.unwrap_or_default();
+    Some(Stock {
+        fails: true,
+        ..known
+    })
 }
 
 impl Work {
