@@ -70,30 +70,12 @@ impl Served {
         let wish = wanted.map(|wanted| (wanted.names.as_slice(), wanted.issuer.as_str()));
         let report = Report::of(record, wish);
         let stock = Stock::of(&record.state, record.current.is_some());
-        self.stocks.send_if_modified(|shown| {
-            if shown.get(&report.target).is_some_and(|old| *old == stock) {
-                return false;
-            }
-            Arc::make_mut(shown).insert(report.target.clone(), stock);
-            true
-        });
-        self.reports.send_if_modified(|shown| {
-            if shown.get(&report.target).is_some_and(|old| **old == report) {
-                return false;
-            }
-            Arc::make_mut(shown).insert(report.target.clone(), Arc::new(report));
-            true
-        });
-        let (target, Some(certificate)) = (&record.state.target, certificate(record)) else {
-            return;
-        };
-        self.shown.send_if_modified(|shown| {
-            if shown.get(target).is_some_and(|old| **old == certificate) {
-                return false;
-            }
-            Arc::make_mut(shown).insert(target.clone(), Arc::new(certificate));
-            true
-        });
+        let target = &record.state.target;
+        put(&self.stocks, target, stock);
+        put(&self.reports, target, Arc::new(report));
+        if let Some(certificate) = certificate(record) {
+            put(&self.shown, target, Arc::new(certificate));
+        }
     }
 
     /// Says in every report what is wanted now, for who only follows: whoever works on a certificate
@@ -120,15 +102,9 @@ impl Served {
 
     /// Hides what was removed.
     pub(crate) fn hide(&self, target: &Target) {
-        self.reports.send_if_modified(|shown| {
-            shown.contains_key(target) && Arc::make_mut(shown).remove(target).is_some()
-        });
-        self.stocks.send_if_modified(|shown| {
-            shown.contains_key(target) && Arc::make_mut(shown).remove(target).is_some()
-        });
-        self.shown.send_if_modified(|shown| {
-            shown.contains_key(target) && Arc::make_mut(shown).remove(target).is_some()
-        });
+        take_away(&self.reports, target);
+        take_away(&self.stocks, target);
+        take_away(&self.shown, target);
     }
 
     /// Shows exactly these certificates, and hides reports of others; what stays equal stays the same.
@@ -160,6 +136,28 @@ pub(crate) fn renew<T: PartialEq>(shown: &watch::Sender<Arc<T>>, next: T) {
             *shown = Arc::new(next);
         }
         changed
+    });
+}
+
+/// Shows this of a target, if it is another one.
+fn put<T: Clone + PartialEq>(
+    shown: &watch::Sender<Arc<BTreeMap<Target, T>>>,
+    target: &Target,
+    value: T,
+) {
+    shown.send_if_modified(|shown| {
+        if shown.get(target) == Some(&value) {
+            return false;
+        }
+        Arc::make_mut(shown).insert(target.clone(), value);
+        true
+    });
+}
+
+/// Hides what is about a target.
+fn take_away<T: Clone>(shown: &watch::Sender<Arc<BTreeMap<Target, T>>>, target: &Target) {
+    shown.send_if_modified(|shown| {
+        shown.contains_key(target) && Arc::make_mut(shown).remove(target).is_some()
     });
 }
 
