@@ -277,32 +277,21 @@ impl Desk {
         self.last.seen = Some(seen);
         let old = std::mem::replace(&mut self.last.kept, new);
         let new = &self.last.kept;
-        let gone = old.keys().filter(|target| !new.contains_key(*target));
-        let gone = gone.map(|target| (target, None));
-        let fresh = new.iter().filter_map(|(target, (certificate, first))| {
-            let same = old.get(target).is_some_and(|(known, was_first)| {
-                Arc::ptr_eq(known, certificate) && was_first == first
-            });
-            let kept = || Kept {
+        let same = |(known, was_first): &(Arc<Certificate>, bool),
+                    (certificate, first): &(Arc<Certificate>, bool)| {
+            Arc::ptr_eq(known, certificate) && was_first == first
+        };
+        for (target, kept) in changes(&old, new, same) {
+            let kept = kept.map(|(certificate, first)| Kept {
                 secret: secret(certificate),
                 first: *first,
-            };
-            (!same).then(|| (target, Some(kept())))
-        });
-        for (target, kept) in gone.chain(fresh) {
+            });
             let change = Change::Keep(key_of(target), kept);
             self.change.send(change).await.ok()?;
         }
         let old = std::mem::replace(&mut self.last.covered, covered);
-        let new = &self.last.covered;
-        let gone = old.keys().filter(|target| !new.contains_key(*target));
-        let gone = gone.map(|target| (target, None));
-        let fresh = new
-            .iter()
-            .filter(|(target, cover)| old.get(*target) != Some(*cover));
-        let fresh = fresh.map(|(target, cover)| (target, Some(cover.clone())));
-        for (target, cover) in gone.chain(fresh) {
-            let change = Change::Cover(key_of(target), cover);
+        for (target, cover) in changes(&old, &self.last.covered, Cover::eq) {
+            let change = Change::Cover(key_of(target), cover.cloned());
             self.change.send(change).await.ok()?;
         }
         Some(())
@@ -351,6 +340,21 @@ impl Desk {
             });
         shown.collect()
     }
+}
+
+/// What is gone, without a value, and what is new or another one.
+fn changes<'a, T>(
+    old: &'a BTreeMap<Target, T>,
+    new: &'a BTreeMap<Target, T>,
+    same: impl Fn(&T, &T) -> bool,
+) -> impl Iterator<Item = (&'a Target, Option<&'a T>)> {
+    let gone = old.keys().filter(|target| !new.contains_key(*target));
+    let gone = gone.map(|target| (target, None));
+    let fresh = new.iter().filter(move |(target, value)| {
+        let known = old.get(*target);
+        !known.is_some_and(|known| same(known, value))
+    });
+    gone.chain(fresh.map(|(target, value)| (target, Some(value))))
 }
 
 fn key_of(target: &Target) -> ObjectKey {
