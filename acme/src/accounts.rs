@@ -202,13 +202,6 @@ impl Accounts {
         known: &mut Known,
         issuer: Named<'_>,
     ) -> Result<Arc<dyn Ca>, Failure> {
-        let roots = match &issuer.spec.ca_bundle {
-            None => None,
-            Some(secret) => {
-                let entry = self.entry((secret, "ca.crt"), (issuer.name, "caBundle"));
-                Some(entry.await?)
-            }
-        };
         let bundled = |why: &str| {
             let secret = issuer.spec.ca_bundle.as_deref().unwrap_or_default();
             let name = issuer.name;
@@ -218,12 +211,14 @@ impl Accounts {
             ))
         };
         // A bundle that cannot be read is not as if there was none: the system's roots are not meant.
-        let roots = match roots {
-            Some(roots) => {
+        let roots = match &issuer.spec.ca_bundle {
+            None => None,
+            Some(secret) => {
+                let entry = self.entry((secret, "ca.crt"), (issuer.name, "caBundle"));
+                let roots = entry.await?;
                 let text = roots.text().ok_or_else(|| bundled("it is no text"))?;
                 Some(text.to_owned())
             }
-            None => None,
         };
         let place = (issuer.directory().to_owned(), roots);
         if let Some(authority) = known.authorities.get(&place) {

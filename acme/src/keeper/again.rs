@@ -79,7 +79,7 @@ impl Driver {
         let what = What::Warning(error.to_string());
         // Nobody has to listen.
         drop(self.events.send(Event { target, what }));
-        let grown = AGAIN * 2_i32.pow(flow.memo.unstored.min(MOST_DOUBLED));
+        let grown = doubled(flow.memo.unstored);
         flow.memo.unstored = flow.memo.unstored.saturating_add(1);
         let end = self.read_again(flow).await;
         if end != End::Unread {
@@ -112,7 +112,7 @@ impl Driver {
             Err(error) => {
                 tracing::debug!(%key, %error, "record not read");
                 self.complain_of(flow.target(), &error);
-                let grown = AGAIN * 2_i32.pow(flow.memo.unread.min(MOST_DOUBLED));
+                let grown = doubled(flow.memo.unread);
                 flow.memo.unread = flow.memo.unread.saturating_add(1);
                 flow.memo.rest_until = Some(self.after(grown.min(LONGEST_LOOK)));
                 End::Unread
@@ -161,8 +161,12 @@ impl Driver {
     }
 }
 
-/// After a record could not be stored or read; twice as long each time that it is not stored, up to a
-/// quarter of an hour.
+/// The pause after `times` failures before this one.
+fn doubled(times: u32) -> SignedDuration {
+    AGAIN * 2_i32.pow(times.min(MOST_DOUBLED))
+}
+
+/// After a record could not be stored or read; twice as long each time, up to 17 minutes.
 const AGAIN: SignedDuration = SignedDuration::from_secs(2);
 const MOST_DOUBLED: u32 = 9;
 

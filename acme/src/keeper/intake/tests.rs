@@ -150,13 +150,19 @@ async fn a_record_that_cannot_be_written_is_told_with_its_path_until_it_can() {
     told(&keeper, Troubles::is_empty).await;
 }
 
+/// Writes the record of a certificate that a leader of this epoch has left empty.
+async fn write(vault: &MemoryVault, secret: &str, epoch: u64) -> Key {
+    let key = Key::Certificate(target(secret));
+    let record = Record::empty(crate::record::State::new(&target(secret), epoch));
+    let entries = record.to_entries().expect("entries");
+    vault.write(&key, None, &entries).await.expect("stored");
+    key
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_record_that_is_in_no_list_and_that_nobody_can_read_is_told_and_left_alone() {
     let vault = MemoryVault::new();
-    let key = Key::Certificate(target("hidden"));
-    let record = Record::empty(crate::record::State::new(&target("hidden"), 1));
-    let entries = record.to_entries().expect("entries");
-    vault.write(&key, None, &entries).await.expect("stored");
+    let key = write(&vault, "hidden", 1).await;
     vault.set_damaged(&key, true);
     let keeper = keeper(Arc::new(vault.clone()), "hidden");
     let trouble = trouble(&keeper).await;
@@ -254,10 +260,7 @@ async fn what_was_served_when_the_directory_vanished_is_served_on_also_when_anot
 #[tokio::test(start_paused = true)]
 async fn a_record_of_a_later_term_than_ours_is_told_while_we_lead() {
     let vault = MemoryVault::new();
-    let key = Key::Certificate(target("later"));
-    let record = Record::empty(crate::record::State::new(&target("later"), 41));
-    let entries = record.to_entries().expect("entries");
-    vault.write(&key, None, &entries).await.expect("stored");
+    write(&vault, "later", 41).await;
     let keeper = keeper(Arc::new(vault.clone()), "later");
     let trouble = trouble(&keeper).await;
     let told_of = (trouble.kind, trouble.target);
