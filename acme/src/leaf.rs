@@ -215,12 +215,18 @@ pub(crate) fn placeholder(chain: &str) -> Option<String> {
     (name == TEMPORARY).then(|| format!("{name}, cert-manager's signer of temporary certificates"))
 }
 
-/// Serial number of the first certificate, hexadecimal.
+/// Serial number of the first certificate, hexadecimal, two digits for each byte: what `openssl x509 -serial`
+/// prints, in small letters.
 pub fn serial_of(chain: &str) -> Option<String> {
     let ders = ders(chain).ok()?;
     let (_, leaf) = X509Certificate::from_der(ders.first()?).ok()?;
-    let hex = |byte: &u8| format!("{byte:02x}");
-    Some(leaf.raw_serial().iter().map(hex).collect())
+    // DER puts a zero byte before a number that would be negative without (X.690, section 8.3): it is no part
+    // of the number, and neither authorities nor tools show it.
+    let number = match leaf.raw_serial() {
+        [0, rest @ ..] if !rest.is_empty() => rest,
+        number => number,
+    };
+    Some(number.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn life(leaf: &X509Certificate<'_>) -> Result<Life, String> {

@@ -30,6 +30,10 @@ fn leaf(authority: &Authority, key: &Secret, names: &[&str], years: (i32, i32)) 
     params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
     params.not_after = rcgen::date_time_ymd(years.1, 1, 1);
     params.use_authority_key_identifier_extension = true;
+    signed(authority, key, &params)
+}
+
+fn signed(authority: &Authority, key: &Secret, params: &CertificateParams) -> String {
     let pair = pair(key).expect("a pair");
     params
         .signed_by(&pair, &authority.issuer)
@@ -46,6 +50,24 @@ fn names(texts: &[&str]) -> Vec<Name> {
 
 fn now() -> Timestamp {
     "2026-06-01T00:00:00Z".parse().expect("a time")
+}
+
+#[test]
+fn a_serial_number_is_shown_as_authorities_and_tools_show_it() {
+    let key = generate(KeyKind::P256).expect("a key");
+    let root = authority("root");
+    // In DER, the first of them begins with one more byte, which is zero.
+    for serial in ["e14f492369d4ec", "742aba14eb165411"] {
+        let mut params = CertificateParams::new(vec!["a.example.org".to_owned()]).expect("names");
+        let digits = serial.as_bytes().chunks(2);
+        let text = |pair| std::str::from_utf8(pair).expect("digits");
+        let bytes: Vec<u8> = digits
+            .map(|pair| u8::from_str_radix(text(pair), 16).expect("a byte"))
+            .collect();
+        params.serial_number = Some(rcgen::SerialNumber::from_slice(&bytes));
+        let shown = serial_of(&signed(&root, &key, &params)).expect("a serial number");
+        assert_eq!(shown, serial);
+    }
 }
 
 #[test]

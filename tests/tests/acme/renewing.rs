@@ -337,7 +337,8 @@ async fn thousand(stand: &Stand) -> usize {
             certificates.changed().await.expect("certificates");
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(240), all)
+    // Against one that hangs: it takes a minute on a machine that does nothing else.
+    tokio::time::timeout(std::time::Duration::from_secs(900), all)
         .await
         .expect("a thousand certificates in time");
     println!("{HOSTS} certificates in {:?}", begun.elapsed());
