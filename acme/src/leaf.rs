@@ -226,7 +226,8 @@ pub fn serial_of(chain: &str) -> Option<String> {
         [0, rest @ ..] if !rest.is_empty() => rest,
         number => number,
     };
-    Some(number.iter().map(|byte| format!("{byte:02x}")).collect())
+    let hex = |byte: &u8| format!("{byte:02x}");
+    Some(number.iter().map(hex).collect())
 }
 
 fn life(leaf: &X509Certificate<'_>) -> Result<Life, String> {
