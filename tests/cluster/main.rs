@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     let fine = match plan.as_str() {
         "up" => {
             say::line(&format!(
-                "up; export KUBECONFIG={}, and Ctrl-C ends it",
+                "up; `ip netns exec gatehouse-cluster-outside env KUBECONFIG={} bash` reaches them, and Ctrl-C ends them",
                 site.kubeconfig().display()
             ));
             std::thread::park();
