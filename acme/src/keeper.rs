@@ -518,6 +518,8 @@ impl Work {
             End::Strange => self.slots.leave_alone(target),
             End::Gone => {
                 self.slots.remove(&target);
+                // Nothing is left that could be stored.
+                self.driver.complain(&target, None);
                 self.driver.served.hide(&target);
                 // It may be wanted by now.
                 self.adopt();

@@ -262,8 +262,8 @@ fn wait_no_longer(flow: &mut Flow) {
 }
 
 fn when(flow: &Flow, stale: bool, now: Timestamp) -> Option<Timestamp> {
-    // What is stored may be due, whatever is here.
-    let due = if stale {
+    // What is stored may be due, whatever is here; and what was not stored is tried again, due or not.
+    let due = if stale || flow.memo.unstored > 0 {
         now
     } else {
         due(&flow.record, (flow.wanted.as_ref(), flow.kept), now)?
