@@ -139,8 +139,17 @@ impl Slots {
             Some(slot) => match std::mem::replace(slot, busy) {
                 Slot::Idle { flow, stale: false } => Ok(Some(*flow)),
                 other => {
+                    let stale = matches!(other, Slot::Idle { .. });
                     *slot = other;
-                    Err(format!("{target} is being worked on: see its report"))
+                    Err(if stale {
+                        format!(
+                            "the record of {target} cannot be read now, and nothing is done with it until \
+                             it was: `gatehouse cert show {target}` says why; it is read again within a \
+                             minute, so ask once more then"
+                        )
+                    } else {
+                        format!("{target} is being worked on: see its report")
+                    })
                 }
             },
         }

@@ -198,6 +198,23 @@ fn each_authority_has_its_own_flows_and_who_waits_for_one_is_not_due() {
     assert_eq!(slots.next_due(now, two(&issuers)), Some(now));
 }
 
+#[test]
+fn a_command_for_a_record_that_cannot_be_read_is_told_so() {
+    let mut slots = Slots::default();
+    let flow = waiting(false);
+    let target = flow.target().clone();
+    slots.lose(flow);
+    let why = slots.take(&target).err().expect("nothing to work on");
+    assert!(
+        why.contains("cannot be read") && !why.contains("worked on"),
+        "{why}"
+    );
+    let issuers = Issuers::default();
+    take_one(&mut slots, &issuers).expect("read again");
+    let why = slots.take(&target).err().expect("nothing to work on");
+    assert!(why.contains("worked on"), "{why}");
+}
+
 /// Issuer `main` for these hosts.
 fn allowing(host: &str) -> Arc<Issuers> {
     let text = format!(
