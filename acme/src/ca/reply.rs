@@ -161,10 +161,10 @@ pub(super) fn links(headers: &HeaderMap, relation: &str) -> Vec<String> {
     let values = headers.get_all(LINK).iter();
     let values = values.filter_map(|value| value.to_str().ok());
     let links = values
-        .flat_map(|value| value.split(','))
+        .flat_map(|value| parts(value, ','))
         .filter_map(|link| {
             let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
-            let meant = parameters.split(';').any(|parameter| {
+            let meant = parts(parameters, ';').any(|parameter| {
                 let rest = parameter.trim().strip_prefix("rel=");
                 rest.is_some_and(|value| {
                     let mut relations = value.trim_matches('"').split(' ');
@@ -175,6 +175,22 @@ pub(super) fn links(headers: &HeaderMap, relation: &str) -> Vec<String> {
         });
     // A chain has a handful of alternates.
     links.take(10).collect()
+}
+
+/// What separators part: those in targets and in quoted texts part nothing.
+fn parts(value: &str, separator: char) -> impl Iterator<Item = &str> {
+    let (mut inside, mut escaped) = (None, false);
+    value.split(move |each: char| {
+        let plain = !std::mem::take(&mut escaped);
+        match (inside, each) {
+            (None, '<') => inside = Some('>'),
+            (None, '"') => inside = Some('"'),
+            (Some('"'), '\\') => escaped = plain,
+            (Some(end), _) if end == each && plain => inside = None,
+            _ => {}
+        }
+        inside.is_none() && each == separator
+    })
 }
 
 #[cfg(test)]
@@ -297,5 +313,13 @@ mod tests {
             links(&reply.headers, "alternate"),
             ["https://a/1", "https://a/2"]
         );
+    }
+
+    #[test]
+    fn commas_and_semicolons_of_targets_and_quoted_texts_separate_nothing() {
+        let link = "<https://a/1,2;3>; title=\"x, <y>; \\\"rel=help\"; rel=alternate,<https://a/4>;rel=help";
+        let reply = reply(200, &[("link", link)], "");
+        assert_eq!(links(&reply.headers, "alternate"), ["https://a/1,2;3"]);
+        assert_eq!(links(&reply.headers, "help"), ["https://a/4"]);
     }
 }
