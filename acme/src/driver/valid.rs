@@ -90,13 +90,22 @@ impl Driver {
         if now.is_empty() || known == now {
             return false;
         }
+        let mut taken = None;
         if wanted.is_of_another(known) {
-            record.current = None;
+            taken = record.current.take();
             record.previous = None;
             record.state.current = None;
             self.served.hide(&wanted.target);
         }
         record.state.namespace_uid.clone_from(now);
+        if let Some(taken) = taken {
+            let serial = leaf::serial_of(&taken.chain).unwrap_or_default();
+            let text = format!(
+                "certificate {serial} was ordered for another namespace of the same name, which was \
+                 removed: it is dropped, and one for the namespace that there is now is ordered"
+            );
+            self.tell(flow, What::Warning(text));
+        }
         true
     }
 

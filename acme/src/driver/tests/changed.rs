@@ -109,3 +109,23 @@ async fn whoever_waits_for_a_limit_that_another_met_says_whose_it_is_and_has_not
         (Some(Scope::Account), 0)
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn that_a_namespace_made_anew_inherits_no_certificate_is_told_once() {
+    let stand = Stand::new("");
+    let keeper = stand.keeper();
+    want(&keeper, vec![request("tls", &["a.example.org"])]);
+    let first = valid(&keeper, "tls").await;
+    let mut events = keeper.events();
+    let mut anew = request("tls", &["a.example.org"]);
+    "another".clone_into(&mut anew.namespace_uid);
+    want(&keeper, vec![anew]);
+    renewed(&keeper, ("tls", SOON), &first).await;
+    let mut told = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        if let What::Warning(text) = event.what {
+            told.push(text);
+        }
+    }
+    assert!(told.len() == 1 && told[0].contains(&first), "{told:?}");
+}
