@@ -347,8 +347,7 @@ impl<'a> Planner<'a> {
         })
     }
 
-    fn compare(&mut self, first: &(&Request, Wanted), request: &Request, wanted: &Wanted) {
-        let (older, kept) = first;
+    fn compare(&mut self, (first, kept): &(&Request, Wanted), request: &Request, wanted: &Wanted) {
         if kept == wanted {
             return;
         }
@@ -358,9 +357,11 @@ impl<'a> Planner<'a> {
             "other hosts"
         };
         let message = format!(
-            "{} is older and wants {what} in Secret {}: use another secretName, or write the same \
-             hosts and settings",
-            older.object, request.target.secret
+            "{} {}, and wants {what} in Secret {}: use another secretName, or write the same hosts and \
+             settings",
+            first.object,
+            lead(first, request),
+            request.target.secret
         );
         self.find(request, Code::ConflictingTls, message);
     }
@@ -399,6 +400,17 @@ impl<'a> Planner<'a> {
 fn rank(request: &Request) -> impl Ord + use<'_> {
     let name = Reverse(&request.object);
     (request.since, name, &request.target, &request.hosts)
+}
+
+/// Why one request goes before another; continues the name of its object.
+fn lead(first: &Request, other: &Request) -> &'static str {
+    if first.since < other.since {
+        "is older"
+    } else if first.object != other.object {
+        "is as old and has the greater name"
+    } else {
+        "has an entry that goes first"
+    }
 }
 
 /// Whether one of the challenges can prove the name.

@@ -103,7 +103,10 @@ fn case_47_of_two_objects_with_one_secret_the_oldest_decides() {
         assert_eq!(names(&plan.wanted[0]), ["a.example.org"]);
         assert_eq!(plan.wanted.len(), 1);
         assert_eq!(codes(&plan), [Code::ConflictingTls]);
-        assert_eq!(plan.findings[0].object, "Ingress shop/api");
+        let finding = &plan.findings[0];
+        assert_eq!(finding.object, "Ingress shop/api");
+        let why = "Ingress shop/web is older, and wants other hosts in Secret tls";
+        assert!(finding.message.starts_with(why), "{}", finding.message);
     }
 }
 
@@ -113,7 +116,23 @@ fn of_two_equally_old_objects_with_one_secret_the_greater_name_decides() {
     let greater = request(0, "shop/z", "tls", &["z.example.org"]);
     let plan = plan(&issuers(), &[smaller, greater]);
     assert_eq!(names(&plan.wanted[0]), ["z.example.org"], "as in routing");
-    assert_eq!(plan.findings[0].object, "Ingress shop/a");
+    let finding = &plan.findings[0];
+    assert_eq!(finding.object, "Ingress shop/a");
+    let why =
+        "Ingress shop/z is as old and has the greater name, and wants other hosts in Secret tls";
+    assert!(finding.message.starts_with(why), "{}", finding.message);
+}
+
+#[test]
+fn two_entries_of_one_object_with_one_secret_are_not_told_of_their_age() {
+    let entry = |host| request(0, "shop/web", "tls", &[host]);
+    let plan = plan(
+        &issuers(),
+        &[entry("a.example.org"), entry("b.example.org")],
+    );
+    assert_eq!(names(&plan.wanted[0]), ["a.example.org"]);
+    let why = "Ingress shop/web has an entry that goes first, and wants other hosts in Secret tls";
+    assert!(plan.findings[0].message.starts_with(why), "{plan:?}");
 }
 
 #[test]
