@@ -16,6 +16,7 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
+use super::findings::Askers;
 use super::follow::Complaints;
 use super::heal::Wound;
 use super::post::Post;
@@ -193,20 +194,19 @@ impl Desk {
         }
         let now = Timestamp::now();
         let asking = self.keeper.wanted.borrow().clone().unwrap_or_default();
-        let mut list = findings::diagnostics(&planned, &reports, &asking, now);
+        let askers = Askers::new(&planned, &asking);
+        let mut list = findings::diagnostics(&planned, &reports, &askers, now);
         let unhealed = healer.iter().flat_map(|list| list.iter());
         list.extend(unhealed.map(|wound| {
-            let mut askers = asking.iter().filter(|ask| ask.target == wound.target);
-            let asker = askers.next().map(|ask| ask.object.as_str());
             findings::about(
                 &wound.target,
-                asker,
+                askers.of(&wound.target),
                 Severity::Warning,
                 wound.code,
                 wound.message.clone(),
             )
         }));
-        list.extend(findings::vault(&troubles, &asking));
+        list.extend(findings::vault(&troubles, &askers));
         list.extend(complaints.iter().cloned());
         self.last.fades = findings::next_fading(&reports, now).map(|end| {
             let left = end.duration_since(now).unsigned_abs();

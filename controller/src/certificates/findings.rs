@@ -1,6 +1,6 @@
 //! What is to be said of certificates that Gatehouse orders.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gatehouse_acme::events::Report;
@@ -13,21 +13,54 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use super::view::cause;
 use crate::diagnostics::{Code, Diagnostic, Severity};
 
-/// Everything, of the plan and of the certificates. What stands in the way of one is said of whoever
-/// asks for it: people look there.
+/// Of whom something is said that is about a certificate: whoever asks for it, since people look there.
+pub(super) struct Askers<'a>(BTreeMap<&'a Target, &'a str>);
+
+impl<'a> Askers<'a> {
+    /// Of several, the first whose own wish is not refused: the certificate is not that one's.
+    pub(super) fn new(findings: &[Finding], asking: &'a [Request]) -> Self {
+        let refused = findings.iter().filter(|finding| refuses(finding.code));
+        let refused: BTreeSet<(&Target, &str)> = refused
+            .map(|finding| (&finding.target, finding.object.as_str()))
+            .collect();
+        let (others, first): (Vec<_>, Vec<_>) = asking
+            .iter()
+            .map(|request| (&request.target, request.object.as_str()))
+            .partition(|wish| refused.contains(wish));
+        let mut askers = BTreeMap::new();
+        for (target, object) in first.into_iter().chain(others) {
+            askers.entry(target).or_insert(object);
+        }
+        Self(askers)
+    }
+
+    pub(super) fn of(&self, target: &Target) -> Option<&'a str> {
+        self.0.get(target).copied()
+    }
+}
+
+/// Whether nothing is ordered for who is told this.
+fn refuses(code: Rule) -> bool {
+    match code {
+        Rule::ConflictingTls
+        | Rule::NotAllowed
+        | Rule::UnknownIssuer
+        | Rule::TooManyNames
+        | Rule::NoChallenge => true,
+        Rule::BadName | Rule::Covered | Rule::Doubled => false,
+    }
+}
+
+/// Everything, of the plan and of the certificates.
 pub(super) fn diagnostics(
     findings: &[Finding],
     reports: &Reports,
-    asking: &[Request],
+    askers: &Askers<'_>,
     now: Timestamp,
 ) -> Vec<Diagnostic> {
-    let mut askers: BTreeMap<&Target, &str> = BTreeMap::new();
-    for request in asking {
-        askers.entry(&request.target).or_insert(&request.object);
-    }
     let planned = findings.iter().map(planned);
     let certificates = reports.values().flat_map(|report| {
-        let asker = askers.get(&report.target).copied();
+        let asker = askers.of(&report.target);
         [
             standing(report, asker),
             issued(report, asker, now),
@@ -90,7 +123,7 @@ fn standing(report: &Report, asker: Option<&str>) -> Option<Diagnostic> {
 }
 
 /// What is wrong with the vault.
-pub(super) fn vault(troubles: &Troubles, asking: &[Request]) -> Vec<Diagnostic> {
+pub(super) fn vault(troubles: &Troubles, askers: &Askers<'_>) -> Vec<Diagnostic> {
     let said = troubles.iter().map(|trouble| {
         let then = match trouble.kind {
             Kind::Lead | Kind::List => "until then nothing is ordered or renewed",
@@ -103,15 +136,13 @@ pub(super) fn vault(troubles: &Troubles, asking: &[Request]) -> Vec<Diagnostic> 
             let code = Code::CertificateVaultUnusable;
             return Diagnostic::new(Severity::Error, &"vault".into(), "", code, message);
         };
-        let mut askers = asking.iter().filter(|request| request.target == *target);
-        let asker = askers.next().map(|request| request.object.as_str());
         let severity = match trouble.kind {
             Kind::Write => Severity::Warning,
             _ => Severity::Error,
         };
         let message = format!("certificate for Secret `{}`: {why}; {then}", target.secret);
         let code = Code::CertificateRecordUnusable;
-        about(target, asker, severity, code, message)
+        about(target, askers.of(target), severity, code, message)
     });
     said.collect()
 }
@@ -244,7 +275,8 @@ mod tests {
 
     fn codes(report: Report, now: &str) -> Vec<Code> {
         let reports = Reports::from([(report.target.clone(), Arc::new(report))]);
-        let list = diagnostics(&[], &reports, &[], now.parse().unwrap());
+        let askers = Askers::new(&[], &[]);
+        let list = diagnostics(&[], &reports, &askers, now.parse().unwrap());
         list.into_iter().map(|diagnostic| diagnostic.code).collect()
     }
 
@@ -312,6 +344,43 @@ mod tests {
         };
         assert!(said("main").contains("0a was taken over for issuer main and is served"));
         assert!(said("").contains("0a was taken over and is served"));
+    }
+
+    #[test]
+    fn what_becomes_of_a_certificate_is_told_to_whoever_is_not_refused() {
+        let asks = |object: &str| {
+            let hosts = vec!["a.test".to_owned()];
+            Request::new(object.to_owned(), report(None).target, hosts)
+        };
+        let asking = ["Ingress/shop/a", "Ingress/shop/b", "Ingress/shop/c"].map(asks);
+        let finding = |object: &str, code| Finding {
+            target: report(None).target,
+            object: object.into(),
+            code,
+            message: "words".into(),
+        };
+        let reports = Reports::from([(report(None).target, Arc::new(report(None)))]);
+        let now = "2026-01-01T01:00:00Z".parse().unwrap();
+        let told = |findings: &[Finding]| {
+            let askers = Askers::new(findings, &asking);
+            let list = diagnostics(findings, &reports, &askers, now);
+            let mut issued = list
+                .iter()
+                .filter(|one| one.code == Code::CertificateIssued);
+            issued.next().expect("a finding").object.to_string()
+        };
+        assert_eq!(told(&[]), "Ingress/shop/a");
+        let refused = [
+            finding("Ingress/shop/a", Rule::ConflictingTls),
+            // The other hosts are ordered.
+            finding("Ingress/shop/b", Rule::BadName),
+        ];
+        assert_eq!(told(&refused), "Ingress/shop/b");
+        // Nobody is left who would look elsewhere.
+        let all = asking
+            .each_ref()
+            .map(|one| finding(&one.object, Rule::NotAllowed));
+        assert_eq!(told(&all), "Ingress/shop/a");
     }
 
     #[test]
