@@ -252,7 +252,7 @@ pub struct Ari {
     /// Page that explains an unusual window.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// When to ask again; never, if the authority does not offer it.
+    /// When to ask again; never, if the authority is not the one that issued it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_check: Option<Timestamp>,
     /// Failures in a row.

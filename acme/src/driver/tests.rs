@@ -18,6 +18,7 @@ mod removed;
 mod revoked;
 mod rounds;
 mod stuck;
+mod windows;
 
 use std::sync::atomic::Ordering;
 

@@ -12,7 +12,7 @@ use super::due::asks;
 use super::fail::is_the_directorys;
 use super::{Driver, Flow, Trouble, Turn, issuer};
 use crate::accounts::Named;
-use crate::ca::{Ca, Directory, Refusal, Step};
+use crate::ca::{Ca, Directory, Refusal, RenewalWindow, Step};
 use crate::clock::SKEW;
 use crate::events::What;
 use crate::failure::{Class, Failure, Scope};
@@ -332,7 +332,7 @@ impl Driver {
         let mut warning = None;
         if let Some(stored) = &mut flow.record.state.current {
             match answer {
-                Ok(Some(window)) => {
+                Ok(Heard::Window(window)) => {
                     stored.ari.failures = 0;
                     stored.ari.next_check = Some(next_check(now, window.retry_after));
                     let sensible = Window::new(window.start, window.end);
@@ -340,10 +340,10 @@ impl Driver {
                     stored.ari.window = sensible;
                     stored.ari.url = window.explanation;
                 }
-                // The next one may be offered again.
-                Ok(None) => {
+                Ok(Heard::Nothing { ever }) => {
                     stored.ari = Ari {
-                        next_check: Some(next_look(now)),
+                        // It may be offered by then.
+                        next_check: ever.then(|| next_look(now)),
                         refused: stored.ari.refused,
                         ..Ari::default()
                     }
@@ -370,18 +370,15 @@ impl Driver {
         Ok(Turn::Go)
     }
 
-    /// The answer; `None` if the authority does not offer it or another account ordered.
-    async fn ask_window(
-        &self,
-        flow: &Flow,
-        current: &Current,
-    ) -> Result<Option<crate::ca::RenewalWindow>, Trouble> {
+    /// The answer. Nobody is asked if the issuer is gone or has another directory by now.
+    async fn ask_window(&self, flow: &Flow, current: &Current) -> Result<Heard, Trouble> {
+        let nothing = Heard::Nothing { ever: true };
         let issuers = self.issuers.borrow().clone();
         let Ok(named) = Named::find(&issuers, &current.issuer) else {
-            return Ok(None);
+            return Ok(nothing);
         };
         if named.directory() != current.directory || current.life.cert_id.starts_with('.') {
-            return Ok(None);
+            return Ok(nothing);
         }
         let now = self.clock.now();
         let (place, windows) = (named.directory(), windows_of(named.directory()));
@@ -397,7 +394,7 @@ impl Driver {
         let directory = authority.directory().await;
         let directory = directory.map_err(|refusal| self.refused(&refusal, named, now))?;
         if !directory.renewal_info {
-            return Ok(None);
+            return Ok(nothing);
         }
         let point = crate::journal::Point::Asking(Step::RenewalInfo);
         self.journal.reached(point, flow.target()).await;
@@ -408,10 +405,14 @@ impl Driver {
         let refusal = match window {
             Ok(window) => {
                 standing.answered(&windows);
-                return Ok(Some(window));
+                return Ok(Heard::Window(window));
             }
             Err(refusal) => refusal,
         };
+        if current.is_taken_over() && refusal.status() == Some(404) {
+            standing.answered(&windows);
+            return Ok(Heard::Nothing { ever: false });
+        }
         let mut failure = Failure::of(&refusal, false);
         // Else it is about this certificate, and others may have a window.
         if refusal
@@ -456,6 +457,15 @@ impl Driver {
         }
         Ok(Turn::Rest)
     }
+}
+
+/// What an authority says about the renewal of a certificate.
+enum Heard {
+    Window(RenewalWindow),
+    /// Nothing. It never will about one that another authority issued, which this one does not know.
+    Nothing {
+        ever: bool,
+    },
 }
 
 fn need(flow: &Flow, wanted: &Wanted, now: Timestamp) -> Option<Need> {

@@ -36,6 +36,8 @@ pub(super) struct Authority {
     pub(super) believes: std::sync::atomic::AtomicBool,
     /// Whether it does as it is asked at finalize, and says nothing.
     pub(super) mute: std::sync::atomic::AtomicBool,
+    /// Whether it offers windows, of which it knows none.
+    pub(super) windows: std::sync::atomic::AtomicBool,
     /// A name that it adds to every certificate.
     pub(super) adds: Mutex<Option<String>>,
     /// A name whose order stays as it is said here, whoever asks for its certificate.
@@ -64,6 +66,7 @@ impl Authority {
             script: Mutex::new(Arc::new(|_, _| None)),
             believes: true.into(),
             mute: false.into(),
+            windows: false.into(),
             adds: Mutex::default(),
             stuck: Mutex::default(),
         }
@@ -202,7 +205,11 @@ pub(super) fn ready<'a, T: Send + 'a>(value: T) -> Answer<'a, T> {
 
 impl Ca for Authority {
     fn directory(&self) -> Answer<'_, Result<Directory, Refusal>> {
-        ready(self.step(Step::Directory).map(|()| Directory::default()))
+        let renewal_info = self.windows.load(Ordering::SeqCst);
+        ready(self.step(Step::Directory).map(|()| Directory {
+            renewal_info,
+            ..Directory::default()
+        }))
     }
 
     fn register<'a>(&'a self, request: &'a Registration) -> Answer<'a, Result<Account, Refusal>> {
@@ -344,7 +351,8 @@ impl Ca for Authority {
         _: &'a str,
     ) -> Answer<'a, Result<RenewalWindow, Refusal>> {
         let nothing = said(404, "malformed", "no windows here");
-        ready(Err(Refusal::new(Step::RenewalInfo, nothing)))
+        let asked = self.step(Step::RenewalInfo);
+        ready(asked.and_then(|()| Err(Refusal::new(Step::RenewalInfo, nothing))))
     }
 
     fn revoke<'a>(&'a self, _: &'a Account, _: &'a [u8], _: u8) -> Answer<'a, Result<(), Refusal>> {
