@@ -348,7 +348,7 @@ impl Driver {
         let changed = wait.is_about_another(flow.wanted.as_ref()) && may_be_given_up(state);
         if changed || wait.is_over(self.clock.now()) || state.asked.is_some() {
             if changed {
-                state.attempts.n = 0;
+                state.attempts.forget();
             }
             if wait.owed {
                 state.asked = Some(Asked::Renew);

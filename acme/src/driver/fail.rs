@@ -218,16 +218,12 @@ impl Driver {
         }
         let now = self.clock.now();
         let state = &mut flow.record.state;
-        if state.attempts.class != Some(failure.class) {
-            state.attempts.n = 0;
-        }
-        state.attempts.n = state.attempts.n.saturating_add(1);
-        state.attempts.class = Some(failure.class);
+        state.attempts.count(failure.class);
         state.attempts.detail = Some(failure.detail.clone());
         state.attempts.link.clone_from(&failure.link);
         let life = state.current.as_ref().map(|current| &current.life);
         let mark = state.target.to_string();
-        let mut until = failure.wait(state.attempts.n, now, life, &mark);
+        let mut until = failure.wait(state.attempts.pause(), now, life, &mark);
         // Whatever the table says: nothing goes round without a pause.
         until = until.map(|until| until.max(later(now, BREATH)));
         if failure.class == Class::Validation {

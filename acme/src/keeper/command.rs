@@ -335,6 +335,7 @@ impl Driver {
         let directory = flow.authority(&issuers);
         self.standing().ask_now(directory, self.clock.now());
         flow.record.state.asked = Some(asked);
+        flow.record.state.attempts.commanded = true;
         if asked == Asked::Retry {
             let left = flow.record.state.cleanup.iter_mut();
             left.for_each(|leftover| leftover.next = None);

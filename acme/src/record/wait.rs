@@ -5,6 +5,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::is_zero;
 use crate::ca::ChallengeKind;
 use crate::failure::{Class, Scope};
 use crate::plan::Wanted;
@@ -28,9 +29,39 @@ pub struct Attempts {
     /// Failed validations of the last hour.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<Timestamp>,
+    /// How many of them were of tries that people asked for: a pause grows by the others.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub by_command: u32,
+    /// Whether the try that is under way or due is one of those.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub commanded: bool,
     /// Whether the test directory validated all names since the last failure.
     #[serde(default)]
     pub rehearsed: bool,
+}
+
+impl Attempts {
+    /// Counts a failure of this class.
+    pub(crate) fn count(&mut self, class: Class) {
+        if self.class != Some(class) {
+            self.forget();
+        }
+        self.class = Some(class);
+        self.n = self.n.saturating_add(1);
+        if std::mem::take(&mut self.commanded) {
+            self.by_command = self.by_command.saturating_add(1);
+        }
+    }
+
+    /// No failure counts any more.
+    pub(crate) fn forget(&mut self) {
+        (self.n, self.by_command) = (0, 0);
+    }
+
+    /// Which pause comes next: people who try more often than that do not put it off.
+    pub(crate) fn pause(&self) -> u32 {
+        self.n.saturating_sub(self.by_command).max(1)
+    }
 }
 
 /// What is waited for.

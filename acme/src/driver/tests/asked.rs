@@ -85,6 +85,32 @@ async fn validations_that_a_person_asked_for_count_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn tries_that_a_person_asked_for_put_the_next_one_by_itself_off_no_further() {
+    let stand = Stand::new("");
+    stand.ca.believes.store(false, Ordering::SeqCst);
+    let keeper = stand.keeper();
+    want(&keeper, vec![request("tls", &["a.example.org"])]);
+    let failed = async |failures: u32, most: u64| {
+        let most = Duration::from_secs(most);
+        let report = until(&keeper, ("tls", most), |report| report.failures == failures).await;
+        let next = report.next_attempt.expect("a time");
+        crate::schedule::between(stand.clock.now(), next)
+    };
+    for failures in 1..8 {
+        let next = failed(failures, 100).await;
+        // An hour is for the authority, which counts as well.
+        assert!(next <= SignedDuration::from_mins(61), "{failures}: {next}");
+        command(&keeper, Command::Retry).await.expect("asked");
+    }
+    failed(8, 100).await;
+    // By itself it grows.
+    let next = failed(9, 3_700).await;
+    assert!(next >= SignedDuration::from_mins(5), "{next}");
+    let next = failed(10, 3_700).await;
+    assert!(next >= SignedDuration::from_mins(80), "{next}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_person_who_asks_for_another_try_ends_the_wait_of_the_account_once() {
     let stand = Stand::new("");
     let refusal = || said(403, "unauthorized", "the binding is unknown");
