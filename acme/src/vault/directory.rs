@@ -15,6 +15,7 @@
 //! - Everything that blocks runs on threads for that.
 
 mod campaign;
+mod open;
 mod sheet;
 mod words;
 
@@ -75,6 +76,9 @@ impl DirectoryVault {
             lock: Mutex::new(None),
             led: AtomicU64::default(),
         });
+        if let Some(error) = folder.open_to_others() {
+            tracing::warn!(error, "keys are not private");
+        }
         let told = Told::new();
         // Before anything else runs: who is alone leads from the start.
         told.tried(folder.try_lock());

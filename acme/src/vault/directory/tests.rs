@@ -436,3 +436,57 @@ async fn no_two_terms_of_a_process_are_the_same_whichever_directory_they_are_in(
     let other = tokio::time::timeout(Duration::from_secs(60), other).await;
     assert!(*other.expect("in time").expect("a vault") > first);
 }
+
+#[tokio::test]
+async fn keys_that_others_can_get_at_are_told_with_file_mode_and_remedy() {
+    let scratch = Scratch::new("open");
+    let vault = DirectoryVault::open(&scratch.0).expect("opened");
+    for secret in ["a", "b"] {
+        let written = vault.write(&key(secret), None, &entries("1")).await;
+        written.expect("written");
+    }
+    let account = Key::Account("main".to_owned());
+    let written = vault.write(&account, None, &entries("1")).await;
+    written.expect("written");
+    let told = || vault.folder.open_to_others();
+    assert_eq!(told(), None);
+    let set = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+    };
+    // A group may be how the process itself gets at it.
+    let folders = [
+        "",
+        "certs",
+        "certs/shop",
+        "certs/shop/b",
+        "accounts",
+        "accounts/main",
+    ];
+    for path in folders {
+        set(&scratch.0.join(path), 0o770);
+    }
+    let (one, other) = (
+        record(&scratch, "b"),
+        scratch.0.join("accounts/main/record"),
+    );
+    set(&one, 0o664);
+    assert_eq!(told(), None, "nobody else gets there");
+    for path in folders {
+        set(&scratch.0.join(path), 0o755);
+    }
+    let said = told().expect("open");
+    for part in [
+        "1 of the files",
+        &format!("{} (mode 664)", one.display()),
+        &format!("chmod -R o= {}", scratch.0.display()),
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    set(&other, 0o602);
+    let said = told().expect("open");
+    assert!(said.starts_with("2 of the files"), "{said}");
+    set(&one, 0o600);
+    let said = told().expect("open");
+    let part = format!("{} (mode 602)", other.display());
+    assert!(said.contains(&part), "{said}");
+}
