@@ -315,8 +315,7 @@ impl Folder {
             let path = path.to_owned();
             move |error: io::Error| unavailable(words::at(&path, &error))
         };
-        create(parent).map_err(at(parent))?;
-        create(&folder).map_err(at(&folder))?;
+        self.create_inside(&folder).map_err(at(&folder))?;
         let record = folder.join(RECORD);
         // A damaged file must not replace the good one beside it.
         let keep = (flaw.is_none() && record.exists()).then(|| folder.join(OLD));
@@ -328,6 +327,21 @@ impl Folder {
             sync(above).map_err(at(above))?;
         }
         Ok(sheet.version())
+    }
+
+    /// Makes the folders of an object, and never the directory itself: if that was removed a moment ago,
+    /// one in its place would be taken for another vault, with this object alone.
+    fn create_inside(&self, folder: &Path) -> io::Result<()> {
+        let inside = folder.strip_prefix(&self.root).unwrap_or(folder);
+        let mut path = self.root.clone();
+        for part in inside {
+            path.push(part);
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Err(_) if path.is_dir() => {}
+                made => made?,
+            }
+        }
+        Ok(())
     }
 
     fn remove(&self, key: &Key, expected: &Version) -> Result<(), VaultError> {

@@ -490,3 +490,19 @@ async fn keys_that_others_can_get_at_are_told_with_file_mode_and_remedy() {
     let part = format!("{} (mode 602)", other.display());
     assert!(said.contains(&part), "{said}");
 }
+
+#[tokio::test]
+async fn the_folders_of_an_object_are_made_and_never_the_directory_around_them() {
+    let scratch = Scratch::new("inside");
+    let vault = DirectoryVault::open(&scratch.0).expect("opened");
+    let folder = record(&scratch, "a").with_file_name("");
+    fs::remove_dir(scratch.0.join("certs")).expect("removed");
+    for _ in 0..2 {
+        vault.folder.create_inside(&folder).expect("made");
+        assert!(folder.is_dir());
+    }
+    fs::remove_dir_all(&scratch.0).expect("removed");
+    let gone = vault.folder.create_inside(&folder).expect_err("it is gone");
+    assert_eq!(gone.kind(), io::ErrorKind::NotFound);
+    assert!(!scratch.0.exists());
+}
