@@ -15,7 +15,7 @@ mod settings;
 mod status;
 mod values;
 
-pub use certificates::{CertificateArgs, Managed};
+pub use certificates::{CertificateArgs, IssuerArgs, Managed};
 pub use configmap::{Base, with_configmap};
 pub use restrictions::{RESTRICTIONS, Restriction};
 pub use settings::{SETTINGS, Setting};

@@ -83,7 +83,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::System(format!("signals cannot be handled: {error}")))?;
     let feed = runtime.block_on(Feed::new(args))?;
     let orders = Orders::read(args).map_err(Failure::Usage)?;
-    base = base.managing(args.certificates.managed());
+    base = base.managing(args.certificates.issuers.managed());
     if let Some(reading) = feed.class_reading() {
         base = base.reading_classes(reading);
     }
@@ -292,7 +292,7 @@ fn scope(args: &RunArgs) -> Result<Scope, Failure> {
     Ok(Scope {
         namespaces: watched.into_iter().collect(),
         ingress_labels: args.watch_ingress_selector.clone(),
-        tenants: args.certificates.acme.is_some(),
+        tenants: args.certificates.issuers.acme.is_some(),
     })
 }
 

@@ -27,10 +27,11 @@ use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 
 pub use self::query::Query;
+use crate::certificates::outlook::Outlook;
 use crate::config::Base;
 use crate::diagnostics::{Code, Diagnostic, Printable, Severity};
 use crate::engine::{Engine, Report};
-use crate::source::directory;
+use crate::source::{Change, directory};
 
 /// What the manifests of a directory come to.
 #[derive(Debug)]
@@ -41,14 +42,24 @@ pub struct Simulation {
     pub report: Report,
 }
 
-/// Reads a directory once and runs the whole control plane on it, as of this time.
-pub fn load(directory: &Path, base: &Base, now: Timestamp) -> Simulation {
+/// Reads a directory once and runs the whole control plane on it, as of this time; of certificates that
+/// would be ordered, what there would be to say.
+pub fn load(
+    directory: &Path,
+    base: &Base,
+    outlook: Option<&Outlook>,
+    now: Timestamp,
+) -> Simulation {
     let mut engine = Engine::with_base(base);
     for change in directory::read(directory) {
         engine.apply(change);
     }
     let outcome = engine.reconcile();
     engine.tell_time(now);
+    if let Some(outlook) = outlook {
+        let list = outlook.findings(&engine.report(), now);
+        engine.apply(Change::Certificates(list));
+    }
     let (mut publisher, snapshots) = Publisher::new(Metrics::new());
     publisher.apply(outcome.delta);
     Simulation {

@@ -72,7 +72,7 @@ const SET_COOKIE: &str = "`Set-Cookie` of answers passes as the endpoint sent it
 const ERRORS: &str = "answers with an error status pass as the endpoint sent them";
 const TRACES: &str = "no traces are sent";
 const STREAMED: &str = "bodies are passed on as they come, never stored";
-const START: &str = "start with --acme";
+const START: &str = "name a file of issuers with `--acme FILE`, for `run` and for `check`";
 const LEGACY: &str = "ingress-nginx itself gave it up";
 
 annotations! {

@@ -19,6 +19,7 @@ mod front;
 mod heal;
 pub mod metrics;
 mod mirror;
+pub mod outlook;
 mod owners;
 mod post;
 mod projection;
@@ -89,24 +90,19 @@ impl Orders {
     /// Reads what the flags name; the error is a sentence.
     pub fn read(args: &RunArgs) -> Result<Option<Self>, String> {
         let certificates = &args.certificates;
-        let Some(file) = &certificates.acme else {
+        let Some(file) = &certificates.issuers.acme else {
             return Ok(None);
         };
-        let bad = |why: String| {
-            format!(
-                "invalid value '{}' for '--acme <FILE>': {why}",
-                file.display()
-            )
-        };
         if args.dir.is_some() && certificates.certs.is_none() {
-            return Err(bad(
-                "--certs <PATH> says where certificates are kept, beside --dir".to_owned(),
+            return Err(invalid(
+                file,
+                "--certs <PATH> says where certificates are kept, beside --dir",
             ));
         }
         if args.dir.is_none() && !args.status.leader_election {
-            return Err(bad(
-                "only one replica may order, so it cannot be used with --leader-election=false"
-                    .to_owned(),
+            return Err(invalid(
+                file,
+                "only one replica may order, so it cannot be used with --leader-election=false",
             ));
         }
         let surroundings = match args.dir {
@@ -115,7 +111,7 @@ impl Orders {
                 namespaces: !args.selection.watch_namespace.is_empty(),
             },
         };
-        let issuers = follow::read(file, surroundings).map_err(|list| bad(list.join("; ")))?;
+        let issuers = issuers_of(file, surroundings)?;
         let beside = file.parent().unwrap_or(Path::new(".")).join("secrets");
         let keep = SignedDuration::try_from(certificates.acme_keep_unwanted);
         Ok(Some(Self {
@@ -124,7 +120,7 @@ impl Orders {
             issuers,
             vault: certificates.certs.clone(),
             secrets: certificates.acme_secrets.clone().unwrap_or(beside),
-            managed: certificates.managed(),
+            managed: certificates.issuers.managed(),
             disable_catch_all: args.selection.disable_catch_all,
             tombstone: keep.unwrap_or(SignedDuration::MAX),
         }))
@@ -194,4 +190,16 @@ impl Orders {
             )
         }
     }
+}
+
+/// The issuers of the file that `--acme` names; the error is a sentence.
+fn issuers_of(file: &Path, surroundings: Surroundings) -> Result<Issuers, String> {
+    follow::read(file, surroundings).map_err(|list| invalid(file, &list.join("; ")))
+}
+
+fn invalid(file: &Path, why: &str) -> String {
+    format!(
+        "invalid value '{}' for '--acme <FILE>': {why}",
+        file.display()
+    )
 }

@@ -20,12 +20,28 @@ pub enum Managed {
     Tracked,
 }
 
-/// Certificates from authorities.
+/// From whom certificates are ordered, and for which Ingresses.
 #[derive(Debug, Clone, Default, Args)]
-pub struct CertificateArgs {
+pub struct IssuerArgs {
     /// File with the authorities that certificates are ordered from, as the key `acme`.
     #[arg(long, value_name = "FILE")]
     pub acme: Option<PathBuf>,
+
+    /// Order certificates of the default issuer for Ingresses with the annotation
+    /// kubernetes.io/tls-acme: "true", too.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set, requires = "acme")]
+    pub acme_track_tls_acme: bool,
+}
+
+/// Certificates from authorities.
+#[derive(Debug, Clone, Default, Args)]
+pub struct CertificateArgs {
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "a doc comment here would become the help of the flag group"
+    )]
+    pub issuers: IssuerArgs,
 
     /// Directory in which ordered certificates, their keys and the accounts are kept; created when it
     /// does not exist. In a cluster they are kept in Secrets of the namespace that Gatehouse lives in.
@@ -37,11 +53,6 @@ pub struct CertificateArgs {
     #[arg(long, value_name = "PATH", requires = "acme")]
     pub acme_secrets: Option<PathBuf>,
 
-    /// Order certificates of the default issuer for Ingresses with the annotation
-    /// kubernetes.io/tls-acme: "true", too.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = ArgAction::Set, requires = "acme")]
-    pub acme_track_tls_acme: bool,
-
     /// Service whose endpoints are the replicas, with ports named http and https: each of them is asked
     /// for the answer to a challenge before the authority is told to look.
     #[arg(long, value_name = "NAMESPACE/NAME", requires = "acme", conflicts_with = "dir", value_parser = namespaced_name)]
@@ -52,7 +63,7 @@ pub struct CertificateArgs {
     pub acme_keep_unwanted: Duration,
 }
 
-impl CertificateArgs {
+impl IssuerArgs {
     /// Which Ingresses ask for certificates.
     pub fn managed(&self) -> Managed {
         match (&self.acme, self.acme_track_tls_acme) {

@@ -15,7 +15,8 @@ use super::people::{AccountCommand, CertCommand};
 use super::selector::selector;
 use super::values::{duration, label, listen_address, namespaced_name};
 use super::{
-    Base, CertificateArgs, ClassReading, ClassRules, Defaults, HostOwnership, SETTINGS, StatusArgs,
+    Base, CertificateArgs, ClassReading, ClassRules, Defaults, HostOwnership, IssuerArgs, SETTINGS,
+    StatusArgs,
 };
 
 /// Ingress controller and HTTP gateway in one binary.
@@ -244,6 +245,13 @@ pub struct CheckArgs {
         missing_docs,
         reason = "a doc comment here would become the help of the flag group"
     )]
+    pub issuers: IssuerArgs,
+
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "a doc comment here would become the help of the flag group"
+    )]
     pub selection: SelectionArgs,
 }
 
@@ -265,6 +273,13 @@ pub struct ExplainArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "a doc comment here would become the help of the flag group"
+    )]
+    pub issuers: IssuerArgs,
 
     #[command(flatten)]
     #[expect(

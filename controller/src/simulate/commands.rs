@@ -1,24 +1,25 @@
 //! The commands `check` and `explain`.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use gatehouse_gateway::challenge::Board;
 use k8s_openapi::jiff::Timestamp;
 
-use super::{ListenerView, Query, fails, load};
+use super::{ListenerView, Query, Simulation, fails, load};
 use crate::admin::client::Client;
 use crate::admin::encode;
-use crate::config::flags::{CheckArgs, ExplainArgs};
+use crate::certificates::outlook::Outlook;
+use crate::config::IssuerArgs;
+use crate::config::flags::{CheckArgs, ExplainArgs, SelectionArgs};
 use crate::run::Failure;
 use crate::source::directory;
 use crate::terminal;
 
 /// Prints everything that is wrong with a directory. Exit status 1 when there is an error.
 pub fn check(args: &CheckArgs, output: &mut impl Write) -> Result<ExitCode, Failure> {
-    let base = args.selection.base().map_err(Failure::Usage)?;
-    existing(&args.dir)?;
-    let report = load(&args.dir, &base, Timestamp::now()).report;
+    let report = loaded(&args.dir, &args.selection, &args.issuers)?.report;
     let text = if args.json {
         serde_json::to_string_pretty(&report.diagnostics)
             .map_err(|error| Failure::System(error.to_string()))?
@@ -60,11 +61,8 @@ pub fn explain(args: &ExplainArgs, output: &mut impl Write) -> Result<ExitCode, 
 }
 
 fn here(args: &ExplainArgs, directory: &str, method: &str, url: &str) -> Result<String, Failure> {
-    let base = args.selection.base().map_err(Failure::Usage)?;
-    let directory = std::path::Path::new(directory);
-    existing(directory)?;
     let query = query(args, method, url)?;
-    let simulation = load(directory, &base, Timestamp::now());
+    let simulation = loaded(Path::new(directory), &args.selection, &args.issuers)?;
     let explanation = super::explain(
         &simulation.snapshot,
         &Board::default(),
@@ -103,7 +101,20 @@ fn query(args: &ExplainArgs, method: &str, url: &str) -> Result<Query, Failure> 
     Query::new(method, url, args.header.iter().map(String::as_str)).map_err(Failure::Usage)
 }
 
-fn existing(path: &std::path::Path) -> Result<(), Failure> {
+/// What a directory comes to with these flags, now.
+fn loaded(
+    directory: &Path,
+    selection: &SelectionArgs,
+    issuers: &IssuerArgs,
+) -> Result<Simulation, Failure> {
+    let base = selection.base().map_err(Failure::Usage)?;
+    let base = base.managing(issuers.managed());
+    existing(directory)?;
+    let outlook = Outlook::read(issuers, selection).map_err(Failure::Usage)?;
+    Ok(load(directory, &base, outlook.as_ref(), Timestamp::now()))
+}
+
+fn existing(path: &Path) -> Result<(), Failure> {
     match directory::unusable(path) {
         None => Ok(()),
         Some(why) => Err(Failure::Usage(format!(
