@@ -117,6 +117,10 @@ const FLAGS: &[(&[&str], &[&str])] = &[
         &["explain", "--admin", "127.0.0.1:1", "GET", "http://a.test/"],
         &["127.0.0.1:1", "--admin", "ready line"],
     ),
+    (
+        &["cert", "list", "--admin", "http://127.0.0.1:1/x"],
+        &["--admin", "'http://127.0.0.1:1/x'", "leave out"],
+    ),
     (&["explain", ".", "GET", "not a url"], &["not a url"]),
     (&["echo", "--listen", "nowhere"], &["--listen", "nowhere"]),
 ];

@@ -45,6 +45,12 @@ impl Client {
         if base.scheme_str() != Some("http") {
             return Err(bad());
         }
+        if !matches!(base.path(), "" | "/") || base.query().is_some() {
+            return Err(Failure::Usage(format!(
+                "invalid value '{admin}' for '--admin <URL>': the admin port has its pages at no other path; \
+                 leave out what follows the address, as in http://{authority}"
+            )));
+        }
         let address = match authority.port_u16() {
             Some(_) => authority.as_str().to_owned(),
             None => format!("{authority}:80"),
