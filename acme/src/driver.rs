@@ -162,6 +162,8 @@ pub(crate) struct Memo {
     pub(crate) unstored: u32,
     /// How often in a row the record was not read; the next run remembers that as well.
     pub(crate) unread: u32,
+    /// Whether its record may be gone from the vault.
+    pub(crate) doubted: bool,
     /// Whether it is in the middle of a step, and rests only because others need not wait for that.
     polling: bool,
 }
@@ -219,6 +221,11 @@ impl From<NoAccount> for Trouble {
 }
 
 impl Flow {
+    /// Whether what is here was stored as it is.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.version.is_some() && self.memo.unstored == 0
+    }
+
     pub(crate) fn target(&self) -> &Target {
         &self.record.state.target
     }
@@ -455,7 +462,7 @@ impl Driver {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, flow: &Flow, what: What) {
+    pub(crate) fn tell(&self, flow: &Flow, what: What) {
         let target = flow.target().clone();
         let (namespace, name) = (&target.namespace, &target.secret);
         match &what {

@@ -10,6 +10,7 @@
 mod again;
 mod ask;
 mod command;
+mod gone;
 mod intake;
 mod slots;
 mod wish;
@@ -45,6 +46,7 @@ use crate::vault::{Key, Vault};
 use again::End;
 use ask::{Ask, Reply};
 use command::Done;
+use gone::Looks;
 use slots::{Share, Slot, Slots};
 use wish::Weighed;
 
@@ -154,8 +156,7 @@ impl Keeper {
             known: Mutex::default(),
             sheets: watch::Sender::default(),
         };
-        let sheets = accounts.sheets.subscribe();
-        let issuers = config.issuers.clone();
+        let (sheets, issuers) = (accounts.sheets.subscribe(), config.issuers.clone());
         let epoch = config.vault.epoch();
         let driver = Arc::new(Driver {
             issuers: config.issuers.clone(),
@@ -196,6 +197,7 @@ impl Keeper {
             look_again: None,
             look_through: tokio::time::Instant::now(),
             looked: 0,
+            looks: Looks::new(),
             shown: show,
         };
         Self {
@@ -280,6 +282,8 @@ struct Work {
     look_through: tokio::time::Instant,
     /// How often that brought nothing new.
     looked: u32,
+    /// After records that are there no longer.
+    looks: Looks,
     /// Whether what is stored has been shown once.
     shown: watch::Sender<bool>,
 }
@@ -300,11 +304,13 @@ impl Work {
             }
             self.look_again().await;
             self.look_through().await;
+            self.look_after();
             self.weigh();
             let timer = self.begin();
             let timer = self.weighed.again().map_or(timer, |at| at.min(timer));
             let timer = self.look_again.map_or(timer, |(at, _)| at.min(timer));
             let timer = self.looks_through().map_or(timer, |at| at.min(timer));
+            let timer = self.looks_after().map_or(timer, |at| at.min(timer));
             let following = self.epoch.is_none();
             tokio::select! {
                 changed = epoch.changed() => if changed.is_err() { return },
@@ -335,6 +341,9 @@ impl Work {
                     }
                     Err(error) => self.lost(&error),
                 },
+                Some(looked) = self.looks.running.join_next() => {
+                    self.looked_after(looked.unwrap_or_default());
+                }
                 Some(ask) = asks.recv() => self.answer(ask),
                 () = tokio::time::sleep_until(timer) => {}
             }
@@ -423,6 +432,7 @@ impl Work {
         let complaints = &self.driver.served.complaints;
         complaints.put_all(Kind::Write, Troubles::new());
         self.slots = Slots::default();
+        self.looks = Looks::new();
         self.driver.pen.forget().await;
         self.driver.accounts.forget().await;
         self.epoch = None;

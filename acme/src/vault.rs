@@ -100,6 +100,10 @@ pub trait Vault: Send + Sync {
     /// take its place, and [`VaultError::Damaged`] where it may not, as of an account.
     fn read<'a>(&'a self, key: &'a Key) -> Answer<'a, Result<Option<Stored>, VaultError>>;
 
+    /// Of which of these certificates there is no record any more, for who leads: names are looked at,
+    /// and nothing is read. What is not known is not missing; a record just written may be.
+    fn missing(&self, targets: Vec<Target>) -> Answer<'_, Vec<Target>>;
+
     /// Replaces the version that was read, or creates where nothing was.
     fn write<'a>(
         &'a self,

@@ -35,6 +35,11 @@ pub(super) enum End {
 impl Driver {
     /// Works on a certificate until it rests; a stale one is only read again.
     pub(super) async fn work(&self, flow: &mut Flow, stale: bool) -> End {
+        if std::mem::take(&mut flow.memo.doubted) {
+            // What it tells is tried again with a later look.
+            drop(self.keep_stored(flow).await);
+            return End::Rests;
+        }
         if stale {
             flow.memo.forget();
             return self.read_again(flow).await;
@@ -156,8 +161,50 @@ impl Driver {
         }
     }
 
+    /// The record of a wanted certificate that is gone is stored again as it is here, with an order that
+    /// is under way; what else became of it is met by the next write.
+    pub(super) async fn keep_stored(&self, flow: &mut Flow) -> Result<(), VaultError> {
+        let key = Key::Certificate(flow.target().clone());
+        let wanted = self.wishes.borrow().contains_key(flow.target());
+        if !wanted || !flow.is_stored() || !self.vault.leads(flow.epoch) {
+            return Ok(());
+        }
+        match self.vault.read(&key).await {
+            Ok(None) => {}
+            Ok(Some(_)) => {
+                self.complain(flow.target(), None);
+                return Ok(());
+            }
+            Err(_) => return Ok(()),
+        }
+        let version = flow.version.take();
+        if let Err(error) = self.write(flow).await {
+            flow.version = version;
+            self.complain_of(flow.target(), &error);
+            return Err(error);
+        }
+        self.complain(flow.target(), None);
+        let place = self.vault.place(&key);
+        let text = format!(
+            "its record {place} was removed or damaged while this process runs; it is stored again, so that \
+             nothing is ordered anew: `gatehouse cert renew` replaces the certificate"
+        );
+        self.tell(flow, What::Warning(text));
+        Ok(())
+    }
+
     fn after(&self, pause: SignedDuration) -> Timestamp {
         later(self.clock.now(), pause)
+    }
+}
+
+/// Why a command was not obeyed, for who gave it.
+pub(super) fn said(error: &VaultError) -> String {
+    match error {
+        VaultError::Conflict(_) => {
+            format!("{error} meanwhile, and was read again: ask once more")
+        }
+        _ => error.to_string(),
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::again::End;
+use super::again::{End, said};
 use super::{Ask, Command, Reply, Work};
 use crate::accounts::{Named, NoAccount, Turn};
 use crate::driver::{Driver, Flow, Memo, Tried, due, has_revoked, may_be_given_up, stays};
@@ -127,7 +127,11 @@ impl Work {
         let driver = Arc::clone(&self.driver);
         let target = flow.target().clone();
         let task = self.errands.spawn(async move {
-            let (answer, end) = match driver.obey(&mut flow, command).await {
+            let obeyed = match driver.keep_stored(&mut flow).await {
+                Ok(()) => driver.obey(&mut flow, command).await,
+                Err(error) => Err(error.to_string().into()),
+            };
+            let (answer, end) = match obeyed {
                 Ok(said) => {
                     driver.complain(flow.target(), None);
                     (Ok(said), End::Rests)
@@ -135,7 +139,7 @@ impl Work {
                 Err(Refused::Said(why)) => (Err(why), End::Rests),
                 Err(Refused::NotStored(error)) => {
                     let end = driver.not_stored(&mut flow, &error).await;
-                    (Err(error.to_string()), end)
+                    (Err(said(&error)), end)
                 }
                 Err(Refused::SaidAndNotStored(answer, error)) => {
                     let end = driver.not_stored(&mut flow, &error).await;

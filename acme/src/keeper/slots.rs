@@ -31,6 +31,16 @@ pub(super) enum Slot {
     LeftAlone,
 }
 
+impl Slot {
+    /// Whether it is wanted and here as it is stored.
+    fn is_stored(&self) -> bool {
+        match self {
+            Self::Idle { flow, stale: false } => flow.wanted.is_some() && flow.is_stored(),
+            _ => false,
+        }
+    }
+}
+
 /// What is remembered of a certificate that is not here.
 pub(super) struct Busy {
     /// By which configuration it began.
@@ -122,6 +132,21 @@ impl Slots {
             stale: true,
         };
         self.by_target.insert(target, slot);
+    }
+
+    /// Certificates that are wanted and rest here as they are stored.
+    pub(super) fn stored(&self) -> Vec<Target> {
+        let all = self.by_target.iter();
+        let stored = all.filter(|(_, slot)| slot.is_stored());
+        stored.map(|(target, _)| target.clone()).collect()
+    }
+
+    /// Whether the record of a certificate is still there has to be looked at.
+    pub(super) fn doubt(&mut self, target: &Target) {
+        let slot = self.by_target.get_mut(target);
+        if let Some(Slot::Idle { flow, .. }) = slot.filter(|slot| slot.is_stored()) {
+            flow.memo.doubted = true;
+        }
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
@@ -271,6 +296,9 @@ fn wait_no_longer(flow: &mut Flow) {
 }
 
 fn when(flow: &Flow, stale: bool, now: Timestamp) -> Option<Timestamp> {
+    if flow.memo.doubted {
+        return Some(now);
+    }
     // What is stored may be due, whatever is here; and what was not stored is tried again, due or not.
     let due = if stale || flow.memo.unstored > 0 {
         now

@@ -290,6 +290,17 @@ impl Folder {
         }
     }
 
+    /// What has no version at all, not even the one before; in another directory nothing is missing.
+    fn missing(&self, mut targets: Vec<Target>) -> Result<Vec<Target>, VaultError> {
+        let held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.holds(held.as_ref())?;
+        targets.retain(|target| {
+            let folder = self.folder(&Key::Certificate(target.clone()));
+            [RECORD, OLD].iter().all(|name| is_gone(&folder.join(name)))
+        });
+        Ok(targets)
+    }
+
     fn write(
         &self,
         key: &Key,
@@ -413,6 +424,12 @@ fn mark(path: &Path) -> String {
     format!("{} {time:?}", path.display())
 }
 
+/// Whether it is certain that nothing is there.
+fn is_gone(path: &Path) -> bool {
+    let looked = fs::symlink_metadata(path);
+    looked.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
 /// Folders below a folder, by name; what is being removed is left out.
 fn folders(path: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
@@ -463,6 +480,11 @@ impl DirectoryVault {
 impl Vault for DirectoryVault {
     fn certificates(&self) -> Answer<'_, Result<Listing, VaultError>> {
         Box::pin(self.on_disk(|folder| folder.list().map_err(unavailable)))
+    }
+
+    fn missing(&self, targets: Vec<Target>) -> Answer<'_, Vec<Target>> {
+        let looked = self.on_disk(|folder| folder.missing(targets));
+        Box::pin(async { looked.await.unwrap_or_default() })
     }
 
     fn read<'a>(&'a self, key: &'a Key) -> Answer<'a, Result<Option<Stored>, VaultError>> {

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::{Key, Listing, Stored, Vault, VaultError, Version};
 use crate::Answer;
+use crate::plan::Target;
 use crate::secrets::Entries;
 
 /// One process's view of a shared store. Clones share the store and the leadership.
@@ -221,6 +222,17 @@ impl Vault for MemoryVault {
             }
             Ok(objects.by_key.get(key).map(|value| stored(key, value)))
         })
+    }
+
+    fn missing(&self, mut targets: Vec<Target>) -> Answer<'_, Vec<Target>> {
+        let found = self.reach().map(|objects| {
+            targets.retain(|target| {
+                let key = Key::Certificate(target.clone());
+                !objects.by_key.contains_key(&key)
+            });
+            targets
+        });
+        Box::pin(std::future::ready(found.unwrap_or_default()))
     }
 
     fn write<'a>(

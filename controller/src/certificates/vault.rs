@@ -240,6 +240,17 @@ impl Vault for SecretVault {
         Box::pin(std::future::ready(Ok(self.copied())))
     }
 
+    /// By our own copy, which is told of what is deleted: nobody is asked.
+    fn missing(&self, mut targets: Vec<Target>) -> Answer<'_, Vec<Target>> {
+        let copy = lock(&self.copy);
+        let there = |target: &Target| {
+            let name = name_of(&Key::Certificate(target.clone()));
+            copy.as_ref().is_none_or(|copy| copy.contains_key(&name))
+        };
+        targets.retain(|target| !there(target));
+        Box::pin(std::future::ready(targets))
+    }
+
     fn read<'a>(&'a self, key: &'a Key) -> Answer<'a, Result<Option<Stored>, VaultError>> {
         Box::pin(self.get(key))
     }
@@ -464,9 +475,9 @@ mod tests {
         })
     }
 
-    fn written(key: &Key) -> Secret {
+    fn vault() -> SecretVault {
         let clients: Clients = Arc::new(|| unreachable!("nobody is asked"));
-        let vault = SecretVault {
+        SecretVault {
             clients,
             namespace: "own".into(),
             leadership: Leadership::unquestioned(),
@@ -474,9 +485,12 @@ mod tests {
             changes: watch::Sender::new(0),
             copy: Arc::default(),
             _tasks: JoinSet::new(),
-        };
+        }
+    }
+
+    fn written(key: &Key) -> Secret {
         let entries = Entries::from([("state.json".to_owned(), Value::new("{}"))]);
-        vault.secret(key, Some(&Version("7".into())), &entries, 9)
+        vault().secret(key, Some(&Version("7".into())), &entries, 9)
     }
 
     #[test]
@@ -499,6 +513,24 @@ mod tests {
         assert!(why.contains("does not say of what it is"), "{why}");
         secret.metadata.annotations = None;
         assert!(stored(&secret).is_err());
+    }
+
+    #[tokio::test]
+    async fn what_was_deleted_is_missing_once_it_is_known_what_there_is() {
+        let vault = vault();
+        let Key::Certificate(target) = key() else {
+            unreachable!("a certificate");
+        };
+        let missing = async || vault.missing(vec![target.clone()]).await;
+        assert_eq!(missing().await, []);
+        let mut secret = written(&key());
+        // Without its marks it is there all the same.
+        secret.metadata.annotations = None;
+        let one = (name_of(&key()), stored(&secret));
+        take(&mut lock(&vault.copy), News::Now(one.clone()));
+        assert_eq!(missing().await, []);
+        take(&mut lock(&vault.copy), News::Gone(one));
+        assert_eq!(missing().await, std::slice::from_ref(&target));
     }
 
     #[test]

@@ -506,3 +506,30 @@ async fn the_folders_of_an_object_are_made_and_never_the_directory_around_them()
     assert_eq!(gone.kind(), io::ErrorKind::NotFound);
     assert!(!scratch.0.exists());
 }
+
+#[tokio::test]
+async fn a_record_without_any_version_is_missing_and_none_is_in_another_directory() {
+    let scratch = Scratch::new("missing");
+    let vault = DirectoryVault::open(&scratch.0).expect("opened");
+    let targets = ["one", "two"].map(|secret| match key(secret) {
+        Key::Certificate(target) => target,
+        _ => unreachable!("a certificate"),
+    });
+    let missing = async || vault.missing(targets.to_vec()).await;
+    let mut version = None;
+    for text in ["a", "b"] {
+        let (key, entries) = (key("one"), entries(text));
+        let written = vault.write(&key, version.as_ref(), &entries).await;
+        version = Some(written.expect("written"));
+    }
+    assert_eq!(missing().await, targets[1..]);
+    fs::remove_file(record(&scratch, "one")).expect("removed");
+    assert_eq!(missing().await, targets[1..], "the version before is there");
+    fs::remove_dir_all(scratch.0.join("certs")).expect("removed");
+    assert_eq!(missing().await, targets);
+    let aside = Scratch::new("missing-aside");
+    fs::rename(&scratch.0, &aside.0).expect("moved");
+    assert_eq!(missing().await, []);
+    furnish(&scratch.0).expect("made");
+    assert_eq!(missing().await, []);
+}
