@@ -160,6 +160,8 @@ pub enum Code {
     UnknownIssuer,
     /// A host that no certificate can carry; the others are ordered.
     BadName,
+    /// No host is left that a certificate can carry.
+    NoName,
     /// More names than the profile takes.
     TooManyNames,
     /// No challenge can prove one of the names.
@@ -249,6 +251,9 @@ impl<'a> Planner<'a> {
         let (name, spec) = self.issuer(request)?;
         let names = self.names(request);
         if names.is_empty() {
+            let message = "none of its hosts can be in a certificate, so nothing is ordered: correct the \
+                           hosts of this entry";
+            self.find(request, Code::NoName, message.to_owned());
             return None;
         }
         if let Some(refused) = self.refused(request, name, spec, &names) {

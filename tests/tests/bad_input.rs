@@ -122,6 +122,18 @@ const FLAGS: &[(&[&str], &[&str])] = &[
         &["--admin", "'http://127.0.0.1:1/x'", "leave out"],
     ),
     (&["explain", ".", "GET", "not a url"], &["not a url"]),
+    (
+        &[
+            "explain",
+            "--admin",
+            "127.0.0.1:1",
+            "--acme",
+            "issuers.yaml",
+            "GET",
+            "http://a.test/",
+        ],
+        &["takes no --acme", "leave --acme out"],
+    ),
     (&["echo", "--listen", "nowhere"], &["--listen", "nowhere"]),
 ];
 

@@ -237,6 +237,22 @@ fn a_bad_host_does_not_harm_the_others() {
     assert_eq!(names(&plan.wanted[0]), ["a.example.org"]);
 }
 
+#[test]
+fn who_has_nothing_but_bad_hosts_is_told_that_nothing_is_ordered_for_it() {
+    let requests = [
+        request(0, "shop/web", "tls", &["a_.*"]),
+        request(1, "shop/other", "tls", &["a.example.org"]),
+    ];
+    let plan = plan(&issuers(), &requests);
+    assert_eq!(codes(&plan), [Code::BadName, Code::NoName]);
+    assert!(
+        plan.findings
+            .iter()
+            .all(|finding| finding.object == requests[0].object)
+    );
+    assert_eq!(names(&plan.wanted[0]), ["a.example.org"]);
+}
+
 fn some_request() -> impl Strategy<Value = Request> {
     let host = prop_oneof![
         "[ab]\\.example\\.org",

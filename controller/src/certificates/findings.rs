@@ -45,6 +45,7 @@ fn refuses(code: Rule) -> bool {
         Rule::ConflictingTls
         | Rule::NotAllowed
         | Rule::UnknownIssuer
+        | Rule::NoName
         | Rule::TooManyNames
         | Rule::NoChallenge => true,
         Rule::BadName | Rule::Covered | Rule::Doubled => false,
@@ -78,7 +79,7 @@ fn planned(finding: &Finding) -> Diagnostic {
         Rule::ConflictingTls => (Severity::Error, Code::CertificateConflict),
         Rule::NotAllowed => (Severity::Error, Code::CertificateNotAllowed),
         Rule::UnknownIssuer => (Severity::Error, Code::CertificateIssuerUnknown),
-        Rule::BadName => (Severity::Error, Code::CertificateHostInvalid),
+        Rule::BadName | Rule::NoName => (Severity::Error, Code::CertificateHostInvalid),
         Rule::TooManyNames => (Severity::Error, Code::CertificateNamesTooMany),
         Rule::NoChallenge => (Severity::Error, Code::CertificateChallengeImpossible),
         Rule::Covered => (Severity::Info, Code::CertificateCovered),
@@ -318,6 +319,7 @@ mod tests {
             Rule::NotAllowed,
             Rule::UnknownIssuer,
             Rule::BadName,
+            Rule::NoName,
             Rule::TooManyNames,
             Rule::NoChallenge,
             Rule::Covered,
@@ -376,6 +378,8 @@ mod tests {
             finding("Ingress/shop/b", Rule::BadName),
         ];
         assert_eq!(told(&refused), "Ingress/shop/b");
+        let empty = ["Ingress/shop/a", "Ingress/shop/b"].map(|one| finding(one, Rule::NoName));
+        assert_eq!(told(&empty), "Ingress/shop/c");
         // Nobody is left who would look elsewhere.
         let all = asking
             .each_ref()

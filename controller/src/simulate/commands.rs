@@ -42,6 +42,13 @@ pub fn check(args: &CheckArgs, output: &mut impl Write) -> Result<ExitCode, Fail
 pub fn explain(args: &ExplainArgs, output: &mut impl Write) -> Result<ExitCode, Failure> {
     let text = match (&args.admin, args.request.as_slice()) {
         (None, [directory, method, url]) => here(args, directory, method, url)?,
+        (Some(_), [_, _]) if args.issuers.acme.is_some() => {
+            return Err(Failure::Usage(
+                "explain takes no --acme together with --admin: the gateway that is asked has its own issuers; \
+                 leave --acme out"
+                    .into(),
+            ));
+        }
         (Some(admin), [method, url]) => there(args, admin, method, url)?,
         (None, _) => {
             return Err(Failure::Usage(
