@@ -79,6 +79,9 @@ impl DirectoryVault {
         if let Some(error) = folder.open_to_others() {
             tracing::warn!(error, "keys are not private");
         }
+        if let Some(error) = folder.changeable_by_others() {
+            tracing::warn!(error, "what is kept is not safe");
+        }
         let told = Told::new();
         // Before anything else runs: who is alone leads from the start.
         told.tried(folder.try_lock());

@@ -3,7 +3,8 @@
 //! Everything is made so that nobody else can, but modes are changed by people, backups and copies.
 //!
 //! Invariants: nothing is changed, for whoever opened it may depend on that; a group is not looked at,
-//! because a volume may be given to a process by its group.
+//! because a volume may be given to a process by its group; what others cannot come to is open to nobody,
+//! whatever its own mode says.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,6 +15,9 @@ use super::{Folder, OLD, RECORD, folders};
 impl Folder {
     /// Which files with keys every user of the machine can read or change, and what to do.
     pub(super) fn open_to_others(&self) -> Option<String> {
+        if !reachable(&self.root) {
+            return None;
+        }
         let certificates = enterable(&[self.root.clone(), self.root.join("certs")]);
         let namespaces = certificates.into_iter().flat_map(|path| below(&path));
         let accounts = enterable(&[self.root.clone(), self.root.join("accounts")]);
@@ -33,6 +37,40 @@ impl Folder {
             self.root.display(),
         ))
     }
+
+    /// The first of the folders in which every user of the machine could put other ones in the place of what
+    /// is there, and what to do.
+    pub(super) fn changeable_by_others(&self) -> Option<String> {
+        if !reachable(&self.root) {
+            return None;
+        }
+        let root = || self.root.clone();
+        let paths = [
+            vec![root()],
+            vec![root(), self.root.join("certs")],
+            vec![root(), self.root.join("accounts")],
+        ];
+        let folder = paths
+            .iter()
+            .filter_map(|path| enterable(path))
+            .find(|folder| mode(folder) & (WRITE | STICKY) == WRITE)?;
+        Some(format!(
+            "every user of this machine can replace what is in {} (mode {:03o}), so certificates and accounts \
+             could be somebody else's: `chmod o-w {}`",
+            folder.display(),
+            mode(&folder),
+            folder.display(),
+        ))
+    }
+}
+
+/// Whether others can come to a folder at all.
+fn reachable(folder: &Path) -> bool {
+    let whole = fs::canonicalize(folder);
+    whole.is_ok_and(|whole| {
+        let mut above = whole.ancestors().skip(1);
+        above.all(|folder| mode(folder) & ENTER != 0)
+    })
 }
 
 /// The last folder, if others can enter all of them.
@@ -51,10 +89,13 @@ fn below(path: &Path) -> Vec<PathBuf> {
 
 /// What is not there is open to nobody.
 fn mode(path: &Path) -> u32 {
-    fs::metadata(path).map_or(0, |about| about.permissions().mode() & 0o777)
+    fs::metadata(path).map_or(0, |about| about.permissions().mode() & 0o1777)
 }
 
 /// What everybody else may do.
 const READ: u32 = 0o4;
 const WRITE: u32 = 0o2;
 const ENTER: u32 = 0o1;
+
+/// Only who owns something in a folder may replace it.
+const STICKY: u32 = 0o1000;

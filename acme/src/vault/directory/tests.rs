@@ -489,6 +489,46 @@ async fn keys_that_others_can_get_at_are_told_with_file_mode_and_remedy() {
     let said = told().expect("open");
     let part = format!("{} (mode 602)", other.display());
     assert!(said.contains(&part), "{said}");
+    set(&scratch.0, 0o750);
+    assert_eq!(told(), None, "nobody else gets there");
+}
+
+#[tokio::test]
+async fn folders_that_others_can_change_are_told_and_nothing_is_that_lies_in_a_closed_one() {
+    let outer = Scratch::new("closed");
+    let set = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
+    };
+    let root = outer.0.join("vault");
+    fs::create_dir_all(&root).expect("made");
+    set(&outer.0, 0o755);
+    let vault = DirectoryVault::open(&root).expect("opened");
+    let written = vault.write(&key("a"), None, &entries("1")).await;
+    written.expect("written");
+    let told = || vault.folder.changeable_by_others();
+    assert_eq!(told(), None);
+    set(&root, 0o777);
+    let said = told().expect("told");
+    let part = format!("in {} (mode 777)", root.display());
+    assert!(said.contains(&part) && said.contains("chmod o-w"), "{said}");
+    // Only who owns something in it may replace that.
+    set(&root, 0o1777);
+    assert_eq!(told(), None);
+    set(&root.join("accounts"), 0o773);
+    let said = told().expect("told");
+    assert!(said.contains("vault/accounts (mode 773)"), "{said}");
+    for path in ["certs", "certs/shop", "certs/shop/a"] {
+        set(&root.join(path), 0o755);
+    }
+    set(&root.join("certs/shop/a").join(RECORD), 0o644);
+    assert!(vault.folder.open_to_others().is_some());
+    set(&outer.0, 0o700);
+    assert_eq!(told(), None, "nobody else gets there");
+    assert_eq!(
+        vault.folder.open_to_others(),
+        None,
+        "nobody else gets there"
+    );
 }
 
 #[tokio::test]
