@@ -421,7 +421,7 @@ impl Driver {
         {
             return Err(format!(
                 "{why}, so {target} would be served revoked until then: revoke it later; a key that \
-                 others know is revoked at once with --reason keyCompromise"
+                 others know is revoked at once with --reason key-compromise"
             )
             .into());
         }

@@ -335,8 +335,11 @@ impl Folder {
         let keep = (flaw.is_none() && record.exists()).then(|| folder.join(OLD));
         replace(&record, &text, keep.as_deref()).map_err(at(&record))?;
         if number == 1 {
-            // The entry of the object, and that of its namespace, which may be new as well.
-            let above = parent.parent().unwrap_or(&self.root);
+            // The entry of the object, and that of its namespace, which may be new as well. What lies above
+            // the directory itself is none of its business, and has no name where that is a relative one.
+            let above = parent.parent();
+            let above = above.filter(|above| above.starts_with(&self.root));
+            let above = above.unwrap_or(&self.root);
             sync(parent).map_err(at(parent))?;
             sync(above).map_err(at(above))?;
         }

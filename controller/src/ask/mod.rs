@@ -157,7 +157,7 @@ fn export(args: &ExportArgs, output: &mut impl Write) -> Result<ExitCode, Failur
         (material.chain, Some(material.key))
     } else {
         let client = Client::new(&args.place.admin.admin)?;
-        (client.get(&page(&target, "/chain"))?, None)
+        (pem(client.get(&page(&target, "/chain"))?)?, None)
     };
     let (mut files, mut said) = (Vec::new(), Vec::new());
     if let (Some(path), Some(key)) = (&args.key, &key) {
@@ -218,10 +218,22 @@ fn said(body: &str) -> Result<String, Failure> {
 fn parsed<T: DeserializeOwned>(body: &str) -> Result<T, Failure> {
     serde_json::from_str(body).map_err(|error| {
         Failure::System(format!(
-            "the gateway (--admin) answers in a way that this program does not know: {error}; ask with \
-             the program of its version, or with --output json"
+            "what answers at the address of --admin is no gateway, or one of another version: {error}; name the \
+             admin port of a gateway, and ask with the program of its version or with --output json"
         ))
     })
+}
+
+/// A chain, as a gateway gives it.
+fn pem(body: String) -> Result<String, Failure> {
+    if body.starts_with("-----BEGIN CERTIFICATE-----") {
+        return Ok(body);
+    }
+    Err(Failure::System(
+        "what answers at the address of --admin is no gateway: it gave no certificates; name the admin port of a \
+         gateway"
+            .to_owned(),
+    ))
 }
 
 fn written<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
@@ -255,3 +267,18 @@ const LARGEST: u64 = 100 << 10;
 
 /// Largest `acme.json`: some thousand certificates.
 const LARGEST_STORE: u64 = 64 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_chain_is_not_exported() {
+        let refused = pem("{\"method\": \"GET\"}".to_owned());
+        let Err(Failure::System(why)) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(why.contains("--admin"), "{why}");
+        pem("-----BEGIN CERTIFICATE-----\n".to_owned()).expect("a chain");
+    }
+}

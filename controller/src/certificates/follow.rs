@@ -112,6 +112,13 @@ fn text(path: &Path) -> Result<String, String> {
         };
         format!("the file of issuers {shown} cannot be read: {error}; {remedy}")
     };
+    let about = fs::metadata(path).map_err(unreadable)?;
+    // To open a pipe waits for whoever writes into it.
+    if !about.is_file() && !about.is_dir() {
+        return Err(format!(
+            "the file of issuers {shown} is no file, but a pipe, a device or a socket: name a file with --acme"
+        ));
+    }
     let mut bytes = Vec::new();
     let file = fs::File::open(path).map_err(unreadable)?;
     let read = file.take(LARGEST + 1).read_to_end(&mut bytes);
@@ -194,10 +201,17 @@ mod tests {
             fs::write(&path, content).expect("written");
             path
         };
+        let pipe = |name: &str| {
+            let path = folder.join(name);
+            let made = std::process::Command::new("mkfifo").arg(&path).status();
+            assert!(made.expect("mkfifo").success());
+            path
+        };
         let long = "# long\n".repeat(200_000);
         for (path, reason, remedy) in [
             (folder.join("none.yaml"), "No such file", "--acme"),
             (folder.clone(), "directory", "--acme"),
+            (pipe("pipe.yaml"), "is no file", "--acme"),
             (file("bytes.yaml", &[0xff, 0xfe, 0x00]), "UTF-8", "save it"),
             (
                 file("long.yaml", long.as_bytes()),

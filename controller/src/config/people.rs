@@ -26,7 +26,7 @@ pub enum CertCommand {
     /// Revoke a certificate at its authority. It is replaced at once, and served until then.
     ///
     /// Where a limit of the authority stands in the way of another one it is not revoked, unless the
-    /// reason is keyCompromise.
+    /// reason is key-compromise.
     Revoke(RevokeArgs),
     /// Take a certificate over that somebody else ordered: it is served, and renewed in time.
     ///
@@ -177,12 +177,15 @@ pub enum RevocationReason {
     /// None is given.
     Unspecified,
     /// Somebody else may have the private key.
+    #[value(alias = "keyCompromise")]
     KeyCompromise,
     /// The names are somebody else's now.
+    #[value(alias = "affiliationChanged")]
     AffiliationChanged,
     /// Another certificate has taken its place.
     Superseded,
     /// The names are not used any more.
+    #[value(alias = "cessationOfOperation")]
     CessationOfOperation,
 }
 
@@ -307,4 +310,22 @@ pub struct RotateArgs {
         reason = "a doc comment here would become the help of the flag group"
     )]
     pub admin: AdminArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_may_be_written_as_the_rfc_does() {
+        for (word, code) in [
+            ("keyCompromise", 1),
+            ("key-compromise", 1),
+            ("affiliationChanged", 3),
+            ("cessationOfOperation", 5),
+        ] {
+            let reason = RevocationReason::from_str(word, false).expect(word);
+            assert_eq!(reason.code(), code);
+        }
+    }
 }

@@ -306,7 +306,7 @@ fn what_cannot_be_replaced_this_week_is_revoked_only_if_its_key_is_known_to_othe
             let refused = revoking(&keeper, 4).await.expect("an answer");
             let refused = refused.expect_err("no other one would come");
             assert!(refused.contains("5 certificates"), "{refused}");
-            assert!(refused.contains("keyCompromise"), "{refused}");
+            assert!(refused.contains("key-compromise"), "{refused}");
             assert_eq!(pebble.status_of(&serial)["Status"], "Valid");
             let said = revoking(&keeper, 1).await.expect("an answer");
             let said = said.expect("revoked");

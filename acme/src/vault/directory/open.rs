@@ -30,7 +30,7 @@ impl Folder {
         Some(format!(
             "{} of the files with keys can be read or changed by every user of this machine, {} (mode {:03o}) \
              for one: `chmod -R o= {}`; a key that others may have read is replaced with `gatehouse cert \
-             revoke --reason keyCompromise`, that of an account with `gatehouse account rotate`",
+             revoke --reason key-compromise`, that of an account with `gatehouse account rotate`",
             open.len(),
             first.display(),
             mode(first),

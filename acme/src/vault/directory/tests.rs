@@ -494,6 +494,16 @@ async fn keys_that_others_can_get_at_are_told_with_file_mode_and_remedy() {
 }
 
 #[tokio::test]
+async fn a_directory_may_be_named_by_one_word() {
+    let scratch = Scratch(format!("vault-{}-word", std::process::id()).into());
+    let vault = DirectoryVault::open(&scratch.0).expect("opened");
+    for key in [Key::Board, key("a"), Key::Account("main".to_owned())] {
+        let written = vault.write(&key, None, &entries("1")).await;
+        written.expect("written");
+    }
+}
+
+#[tokio::test]
 async fn folders_that_others_can_change_are_told_and_nothing_is_that_lies_in_a_closed_one() {
     let outer = Scratch::new("closed");
     let set = |path: &Path, mode| {
