@@ -50,7 +50,9 @@ impl Driver {
                 None => self.begin(flow, &wanted, need).await,
             };
         }
+        // What a person asked for needed no order: whatever fails from here on is no try of theirs.
         flow.record.state.asked = None;
+        flow.record.state.attempts.commanded = false;
         // After what is wanted: a provider that is away holds no certificate.
         if self.has_to_clean(flow) {
             return self.clean(flow).await;
