@@ -50,7 +50,9 @@ impl Driver {
                 None => self.begin(flow, &wanted, need).await,
             };
         }
+        // What a person asked for needed no order: whatever fails from here on is no try of theirs.
         flow.record.state.asked = None;
+        flow.record.state.attempts.commanded = false;
         // After what is wanted: a provider that is away holds no certificate.
         if self.has_to_clean(flow) {
             return self.clean(flow).await;
@@ -340,14 +342,10 @@ impl Driver {
                     stored.ari.window = sensible;
                     stored.ari.url = window.explanation;
                 }
-                Ok(Heard::Nothing { ever }) => {
-                    stored.ari = Ari {
-                        // It may be offered by then.
-                        next_check: ever.then(|| next_look(now)),
-                        refused: stored.ari.refused,
-                        ..Ari::default()
-                    }
+                Ok(Heard::NotOffered) => {
+                    stored.ari = without_window(&stored.ari, Some(next_look(now)));
                 }
+                Ok(Heard::Unknown) => stored.ari = without_window(&stored.ari, None),
                 Err(trouble) => {
                     stored.ari.failures = stored.ari.failures.saturating_add(1);
                     let pause = pause(&trouble, now);
@@ -372,13 +370,12 @@ impl Driver {
 
     /// The answer. Nobody is asked if the issuer is gone or has another directory by now.
     async fn ask_window(&self, flow: &Flow, current: &Current) -> Result<Heard, Trouble> {
-        let nothing = Heard::Nothing { ever: true };
         let issuers = self.issuers.borrow().clone();
         let Ok(named) = Named::find(&issuers, &current.issuer) else {
-            return Ok(nothing);
+            return Ok(Heard::NotOffered);
         };
         if named.directory() != current.directory || current.life.cert_id.starts_with('.') {
-            return Ok(nothing);
+            return Ok(Heard::NotOffered);
         }
         let now = self.clock.now();
         let (place, windows) = (named.directory(), windows_of(named.directory()));
@@ -394,7 +391,7 @@ impl Driver {
         let directory = authority.directory().await;
         let directory = directory.map_err(|refusal| self.refused(&refusal, named, now))?;
         if !directory.renewal_info {
-            return Ok(nothing);
+            return Ok(Heard::NotOffered);
         }
         let point = crate::journal::Point::Asking(Step::RenewalInfo);
         self.journal.reached(point, flow.target()).await;
@@ -409,9 +406,11 @@ impl Driver {
             }
             Err(refusal) => refusal,
         };
-        if current.is_taken_over() && refusal.status() == Some(404) {
+        // Who gave a window before has issued it; and without a problem it may be an edge that answers.
+        let foreign = current.is_taken_over() && current.ari.window.is_none();
+        if foreign && refusal.problem().is_some() && refusal.status() == Some(404) {
             standing.answered(&windows);
-            return Ok(Heard::Nothing { ever: false });
+            return Ok(Heard::Unknown);
         }
         let mut failure = Failure::of(&refusal, false);
         // Else it is about this certificate, and others may have a window.
@@ -462,10 +461,19 @@ impl Driver {
 /// What an authority says about the renewal of a certificate.
 enum Heard {
     Window(RenewalWindow),
-    /// Nothing. It never will about one that another authority issued, which this one does not know.
-    Nothing {
-        ever: bool,
-    },
+    /// It cannot be asked; whether it can is looked at again.
+    NotOffered,
+    /// It does not know the certificate, which another authority issued: it is not asked again.
+    Unknown,
+}
+
+/// What is left without a window.
+fn without_window(before: &Ari, next_check: Option<Timestamp>) -> Ari {
+    Ari {
+        next_check,
+        refused: before.refused,
+        ..Ari::default()
+    }
 }
 
 fn need(flow: &Flow, wanted: &Wanted, now: Timestamp) -> Option<Need> {

@@ -168,9 +168,9 @@ impl Slots {
                     *slot = other;
                     Err(if stale {
                         format!(
-                            "the record of {target} cannot be read now, and nothing is done with it until \
-                             it was: `gatehouse cert show {target}` says why; it is read again within a \
-                             minute, so ask once more then"
+                            "the record of {target} has to be read from the vault before anything is done \
+                             with it, which happens by itself: ask again in a minute; `gatehouse cert show \
+                             {target}` says what stands in the way, if anything"
                         )
                     } else {
                         format!("{target} is being worked on: see its report")

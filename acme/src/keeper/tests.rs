@@ -199,16 +199,22 @@ fn each_authority_has_its_own_flows_and_who_waits_for_one_is_not_due() {
 }
 
 #[test]
-fn a_command_for_a_record_that_cannot_be_read_is_told_so() {
+fn a_command_for_a_record_that_has_to_be_read_first_is_told_so() {
     let mut slots = Slots::default();
     let flow = waiting(false);
     let target = flow.target().clone();
     slots.lose(flow);
     let why = slots.take(&target).err().expect("nothing to work on");
-    assert!(
-        why.contains("cannot be read") && !why.contains("worked on"),
-        "{why}"
-    );
+    let shown = format!("`gatehouse cert show {target}` says what stands in the way, if anything");
+    for part in [
+        "has to be read from the vault",
+        "by itself",
+        "in a minute",
+        &shown,
+    ] {
+        assert!(why.contains(part), "{part}: {why}");
+    }
+    assert!(!why.contains("worked on"), "{why}");
     let issuers = Issuers::default();
     take_one(&mut slots, &issuers).expect("read again");
     let why = slots.take(&target).err().expect("nothing to work on");

@@ -36,8 +36,10 @@ pub(super) struct Authority {
     pub(super) believes: std::sync::atomic::AtomicBool,
     /// Whether it does as it is asked at finalize, and says nothing.
     pub(super) mute: std::sync::atomic::AtomicBool,
-    /// Whether it offers windows, of which it knows none.
+    /// Whether it offers windows.
     pub(super) windows: std::sync::atomic::AtomicBool,
+    /// The window of every certificate, if it knows one.
+    pub(super) window: Mutex<Option<RenewalWindow>>,
     /// A name that it adds to every certificate.
     pub(super) adds: Mutex<Option<String>>,
     /// A name whose order stays as it is said here, whoever asks for its certificate.
@@ -67,6 +69,7 @@ impl Authority {
             believes: true.into(),
             mute: false.into(),
             windows: false.into(),
+            window: Mutex::default(),
             adds: Mutex::default(),
             stuck: Mutex::default(),
         }
@@ -352,7 +355,9 @@ impl Ca for Authority {
     ) -> Answer<'a, Result<RenewalWindow, Refusal>> {
         let nothing = said(404, "malformed", "no windows here");
         let asked = self.step(Step::RenewalInfo);
-        ready(asked.and_then(|()| Err(Refusal::new(Step::RenewalInfo, nothing))))
+        let window = self.window.lock().expect("a window").clone();
+        let known = window.ok_or_else(|| Refusal::new(Step::RenewalInfo, nothing));
+        ready(asked.and(known))
     }
 
     fn revoke<'a>(&'a self, _: &'a Account, _: &'a [u8], _: u8) -> Answer<'a, Result<(), Refusal>> {

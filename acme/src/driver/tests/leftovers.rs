@@ -67,6 +67,25 @@ async fn a_txt_record_that_cannot_be_removed_holds_no_other_wish_and_no_end() {
     assert_eq!(stand.stored("tls").await.state.cleanup, []);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_try_that_needed_no_order_makes_no_later_failure_one_of_a_person() {
+    let stand = dns();
+    littered(&stand).await;
+    stand.dns.refuses.store(true, Ordering::SeqCst);
+    let keeper = stand.keeper();
+    want(&keeper, vec![request("tls", &["a.example.org"])]);
+    valid(&keeper, "tls").await;
+    stand.dns.refuses.store(false, Ordering::SeqCst);
+    command(&keeper, Command::Retry).await.expect("asked");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(stand.stored("tls").await.state.cleanup, []);
+    stand.ca.believes.store(false, Ordering::SeqCst);
+    let days = Duration::from_secs(65 * 86_400);
+    until(&keeper, ("tls", days), |report| report.failures == 1).await;
+    let attempts = stand.stored("tls").await.state.attempts;
+    assert_eq!((attempts.n, attempts.by_command), (1, 0));
+}
+
 #[test]
 fn a_leftover_of_today_is_read_as_it_was_written() {
     let leftover = Leftover {
