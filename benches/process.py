@@ -61,32 +61,33 @@ def run(program):
         end_all()
 
 
-def threads(pid):
-    """Every thread of the process and of its children (nginx: master and worker)."""
+def processes(pid):
+    """The process and its children (nginx: master and worker)."""
     pids = [pid]
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
             pids += map(int, (task / "children").read_text().split())
         except OSError:
             pass
-    return [task for p in pids for task in Path(f"/proc/{p}/task").iterdir()]
+    return pids
 
 
 def cpu_seconds(pid):
-    """CPU time used so far, user and system, in nanosecond steps where the kernel keeps schedstat."""
+    """CPU time used so far, user and system, in steps of a clock tick.
+
+    Of the processes, not of their threads: a thread that has ended took its own account along.
+    """
     total = 0
-    for task in threads(pid):
-        try:
-            total += int((task / "schedstat").read_text().split()[0]) / 1e9
-        except (OSError, IndexError):
-            fields = (task / "stat").read_text().rsplit(")", 1)[1].split()
-            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return total
+    for process in processes(pid):
+        fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def pin(pid, core):
-    for task in threads(pid):
-        os.sched_setaffinity(int(task.name), {core})
+    for process in processes(pid):
+        for task in Path(f"/proc/{process}/task").iterdir():
+            os.sched_setaffinity(int(task.name), {core})
 
 
 def memory_mib(pid):
