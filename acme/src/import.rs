@@ -11,6 +11,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::leaf;
+use crate::listing::listed;
 use crate::names::Name;
 use crate::plan::{Target, Wanted};
 use crate::record::{Ari, Current, IMPORTED, Material, Phase, Record, State, set_of};
@@ -153,7 +154,7 @@ pub fn in_acme_json(text: &str, host: &str) -> Result<(String, Secret), String> 
         let chain = String::from_utf8(chain).map_err(|_| "a certificate in it is no PEM")?;
         let names = leaf::names_in(&chain)?;
         if !names.iter().any(|name| name.covers(&host)) {
-            others.extend(names.iter().map(ToString::to_string).take(MOST_NAMED));
+            others.extend(names.iter().map(ToString::to_string));
             continue;
         }
         let end = leaf::life_of(&chain)?.not_after;
@@ -163,11 +164,9 @@ pub fn in_acme_json(text: &str, host: &str) -> Result<(String, Secret), String> 
         }
     }
     let (_, chain, key) = best.ok_or_else(|| {
-        let others: Vec<String> = others.into_iter().take(MOST_NAMED).collect();
-        format!(
-            "no certificate in it is for {host}; there are some for {}",
-            others.join(", ")
-        )
+        let some = if others.is_empty() { "" } else { "some for " };
+        let others = listed(&others);
+        format!("no certificate in it is for {host}; there are {some}{others}")
     })?;
     Ok((chain, key))
 }
@@ -189,9 +188,6 @@ struct Kept {
 fn decoded(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text.trim()).ok()
 }
-
-/// Names that are listed when none fits.
-const MOST_NAMED: usize = 20;
 
 #[cfg(test)]
 mod tests {
@@ -330,6 +326,22 @@ mod tests {
         assert_eq!((found, with), (chain, key));
         let missing = in_acme_json(&file, "c.example.org").expect_err("none");
         assert!(missing.contains("b.example.org"), "{missing}");
+        assert!(
+            missing.ends_with("; there are some for a.example.org, b.example.org"),
+            "{missing}"
+        );
+        let bare = "{\"le\": {\"Certificates\": []}}";
+        let missing = in_acme_json(bare, "c.example.org").expect_err("none");
+        assert!(missing.ends_with("; there are none"), "{missing}");
+        let many = (0..11).map(|each| {
+            let (chain, key) = pair(&format!("n{each:02}.example.org"));
+            kept(&chain, &key)
+        });
+        let many = many.collect::<Vec<_>>().join(", ");
+        let many = format!("{{\"le\": {{\"Certificates\": [{many}]}}}}");
+        let missing = in_acme_json(&many, "c.example.org").expect_err("none");
+        assert!(missing.contains("for n00.example.org, n01"), "{missing}");
+        assert!(missing.ends_with("n07.example.org and 3 more"), "{missing}");
         let broken = in_acme_json("{\"le\": 1}", "a.example.org").expect_err("no such file");
         assert!(broken.contains("acme.json"), "{broken}");
     }
