@@ -70,3 +70,16 @@ fn a_link_whose_target_comes_later_keeps_what_was_read_until_then() {
     assert_eq!(steps(&directory.scan(&everything())), ["-one"]);
     assert!(directory.complaints.is_empty());
 }
+
+#[test]
+fn a_file_that_becomes_a_pipe_between_the_look_and_the_opening_holds_nobody_up() {
+    let scratch = Scratch::new();
+    scratch.write("a.yaml", &configmap("one", "x"));
+    let path = scratch.0.join("a.yaml");
+    let found = plain_file(&path).unwrap().unwrap();
+    fs::remove_file(&path).unwrap();
+    let pipe = std::process::Command::new("mkfifo").arg(&path).status();
+    assert!(pipe.unwrap().success());
+    let error = read_file(&found).unwrap_err();
+    assert!(error.to_string().contains("no file"), "{error}");
+}
