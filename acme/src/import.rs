@@ -11,6 +11,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::leaf;
+use crate::listing::listed;
 use crate::names::Name;
 use crate::plan::{Target, Wanted};
 use crate::record::{Ari, Current, IMPORTED, Material, Phase, Record, State, set_of};
@@ -26,10 +27,7 @@ pub fn imported(
 ) -> Result<Record, String> {
     made(target, chain, key, now).map_err(|(part, why)| {
         let (at, remedy) = match part {
-            Part::Key => (
-                "the key (--key)",
-                "give the private key of the certificate, as PEM",
-            ),
+            Part::Key(remedy) => ("the key (--key)", remedy),
             Part::Chain => (
                 "the chain (--chain)",
                 "write the certificate first and those that signed it below it, as PEM",
@@ -45,7 +43,8 @@ pub fn imported(
 
 /// What of a chain and a key is wrong.
 enum Part {
-    Key,
+    /// With what to do about it.
+    Key(&'static str),
     Chain,
     Both,
 }
@@ -57,7 +56,7 @@ fn made(
     (now, epoch): (Timestamp, u64),
 ) -> Result<Record, (Part, String)> {
     let of = |part: Part| |why: String| (part, why);
-    let key = leaf::single_key(key).map_err(of(Part::Key))?;
+    let key = leaf::single_key(key).map_err(|no| (Part::Key(no.remedy), no.why))?;
     let names = leaf::names_in(chain).map_err(of(Part::Chain))?;
     let life = leaf::check(chain, &key, &names, now).map_err(of(Part::Both))?;
     let kind = leaf::kind_of(chain).map_err(of(Part::Chain))?;
@@ -103,7 +102,10 @@ pub(crate) fn handed_over(
     (now, epoch): (Timestamp, u64),
 ) -> Result<Record, String> {
     let made = made(&wanted.target, &material.chain, &material.key, (now, epoch));
-    let mut record = made.map_err(|(_, why)| why)?;
+    let mut record = made.map_err(|(part, why)| match part {
+        Part::Key(_) => format!("its key cannot be used: {why}"),
+        Part::Chain | Part::Both => why,
+    })?;
     if let Some(current) = &record.state.current {
         fits(current, wanted)?;
         if current.renew_at <= now {
@@ -152,7 +154,7 @@ pub fn in_acme_json(text: &str, host: &str) -> Result<(String, Secret), String> 
         let chain = String::from_utf8(chain).map_err(|_| "a certificate in it is no PEM")?;
         let names = leaf::names_in(&chain)?;
         if !names.iter().any(|name| name.covers(&host)) {
-            others.extend(names.iter().map(ToString::to_string).take(MOST_NAMED));
+            others.extend(names.iter().map(ToString::to_string));
             continue;
         }
         let end = leaf::life_of(&chain)?.not_after;
@@ -162,11 +164,9 @@ pub fn in_acme_json(text: &str, host: &str) -> Result<(String, Secret), String> 
         }
     }
     let (_, chain, key) = best.ok_or_else(|| {
-        let others: Vec<String> = others.into_iter().take(MOST_NAMED).collect();
-        format!(
-            "no certificate in it is for {host}; there are some for {}",
-            others.join(", ")
-        )
+        let some = if others.is_empty() { "" } else { "some for " };
+        let others = listed(&others);
+        format!("no certificate in it is for {host}; there are {some}{others}")
     })?;
     Ok((chain, key))
 }
@@ -188,9 +188,6 @@ struct Kept {
 fn decoded(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text.trim()).ok()
 }
-
-/// Names that are listed when none fits.
-const MOST_NAMED: usize = 20;
 
 #[cfg(test)]
 mod tests {
@@ -329,6 +326,22 @@ mod tests {
         assert_eq!((found, with), (chain, key));
         let missing = in_acme_json(&file, "c.example.org").expect_err("none");
         assert!(missing.contains("b.example.org"), "{missing}");
+        assert!(
+            missing.ends_with("; there are some for a.example.org, b.example.org"),
+            "{missing}"
+        );
+        let bare = "{\"le\": {\"Certificates\": []}}";
+        let missing = in_acme_json(bare, "c.example.org").expect_err("none");
+        assert!(missing.ends_with("; there are none"), "{missing}");
+        let many = (0..11).map(|each| {
+            let (chain, key) = pair(&format!("n{each:02}.example.org"));
+            kept(&chain, &key)
+        });
+        let many = many.collect::<Vec<_>>().join(", ");
+        let many = format!("{{\"le\": {{\"Certificates\": [{many}]}}}}");
+        let missing = in_acme_json(&many, "c.example.org").expect_err("none");
+        assert!(missing.contains("for n00.example.org, n01"), "{missing}");
+        assert!(missing.ends_with("n07.example.org and 3 more"), "{missing}");
         let broken = in_acme_json("{\"le\": 1}", "a.example.org").expect_err("no such file");
         assert!(broken.contains("acme.json"), "{broken}");
     }
@@ -349,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_before_a_key_are_left_out_and_a_locked_key_is_told() {
+    fn parameters_before_a_key_are_left_out() {
         let (_, key) = pair("a.example.org");
         let text = key.text().expect("PEM");
         let with = "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n";
@@ -358,8 +371,53 @@ mod tests {
             one.text()
                 .is_some_and(|text| text.starts_with("-----BEGIN PRIVATE KEY"))
         );
-        let locked = text.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
-        let refused = leaf::single_key(&Secret::new(locked)).expect_err("locked");
-        assert!(refused.contains("password"), "{refused}");
     }
+
+    #[test]
+    fn a_key_that_cannot_be_used_is_told_with_the_reason() {
+        let now = Timestamp::now();
+        let (chain, key) = pair("a.example.org");
+        let text = key.text().expect("PEM");
+        let locked = text.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+        // What `openssl rsa -aes128 -traditional` writes.
+        let head = "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,A392\n\n";
+        let older = text.replace("-----BEGIN PRIVATE KEY-----\n", head);
+        let short = STANDARD.decode(SHORT).expect("base64");
+        // The octet string at the end of PKCS#8 is the older form (RFC 8017), its header has 26 bytes.
+        let short = [
+            leaf::pem("PRIVATE KEY", &short),
+            leaf::pem("RSA PRIVATE KEY", &short[26..]),
+        ];
+        let decrypt = "decrypt it first, for instance with `openssl pkey -in F -out G`";
+        let longer = "import a certificate whose key has at least 2048 bits";
+        let broken = leaf::pem("PRIVATE KEY", b"broken");
+        for (text, why, remedy) in [
+            (&locked, "it is encrypted with a password", decrypt),
+            (&older, "it is encrypted with a password", decrypt),
+            (&short[0], "it is an RSA key of less than 2048 bits", longer),
+            (&short[1], "it is an RSA key of less than 2048 bits", longer),
+            (&broken, "it does not load", "give the private key"),
+        ] {
+            let key = Secret::new(text.clone());
+            let refused = imported(&target(), &chain, &key, (now, 1)).expect_err(why);
+            assert!(refused.starts_with("the key (--key): "), "{refused}");
+            assert!(
+                refused.contains(why) && refused.contains(remedy),
+                "{refused}"
+            );
+            assert_eq!(refused.matches("; ").count(), 1, "one remedy: {refused}");
+        }
+    }
+
+    /// An RSA key of 1024 bits that nobody uses, PKCS#8.
+    const SHORT: &str = "\
+        MIICeAIBADANBgkqhkiG9w0BAQEFAASCAmIwggJeAgEAAoGBANRfAfgyj6ePUuQDoB51l4MnU1ArYkGt8/GEurzOKyk9/c4LOcC2\
+        JzEm7tY5kI4eG46mk8keDEMrc3ZRU83t2ltwupTHd3NjPcvOjIe6kutvVXb1o/x9C7YkZ0B7g4YcD4DnIaCDbN47yTxYYPHovx6S\
+        VbC+wZuBRU708/bq9G6HAgMBAAECgYEAkNsVHtRuBB7QrVKDvwL6i60hOMe+x4n9oLmmHe6KpiDwo8AobnhQl0g1FM5C+Y0zwsOA\
+        fmgOeSqEISor/YTFsOcpZuBGz07XQ0OwnT+WN4vftCSbfX5Fvi9ef9robbVufuQp0GctS6tPnyDzo08lylo/d+d9WB7wOuVVoMOV\
+        TwECQQDvlksjzqVKWVaWmwe10Xp/izwTYSzpCOURQio2XWQZCIhDOKAS/6vUWPJrePsQPtdvuWVVGCjnGj5sCTEYO6tHAkEA4utr\
+        kRhJHHZx+MEgQ95Agp5ISGUjBOns46d6wZRb6SQPxdfdJRYZQocUN1DgwjS+e1TStX09KHFytNPI5bBCwQJBALWRDoyqVDVOEwK7\
+        plIx2EXEPNjq8eAAr6gunlLo36zg/HME/LqpK40Xg0/TNWEQXq/6rkKYtpa9GsVBCgW1Yo0CQBwa1l7JKDz7OpB5svpU656B5if5\
+        RsYUBwAHPT/+lQeiLMXvP3eZbhV8T3eub7f9+l2iGtrZoRqCOpfE50vzccECQQDlepcDwfru4RlvGeTp7mmYL935R4m0aUBMPdrw\
+        XcLfU4OlT800uSQmKIsDXQPGr5PEj/h9ztuBday9p+Ka4CLU";
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ca::ChallengeKind;
 use crate::dns::SolverSpec;
+use crate::listing::listed;
 use crate::names::Name;
 
 /// All issuers of an installation.
@@ -244,9 +245,9 @@ impl Issuers {
         found
     }
 
-    fn names(&self) -> String {
-        let names: Vec<&str> = self.issuers.keys().map(String::as_str).collect();
-        names.join(", ")
+    /// The names of some, or `none`.
+    pub(crate) fn names(&self) -> String {
+        listed(self.issuers.keys())
     }
 
     /// Whether `issuer` may issue `name` for a namespace.

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use aws_lc_rs::digest;
+use aws_lc_rs::rsa::KeyPair as RsaKeyPair;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
@@ -17,6 +18,7 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
+use zeroize::Zeroizing;
 
 use crate::clock::SKEW;
 use crate::issuers::KeyKind;
@@ -81,7 +83,51 @@ pub fn csr(key: &Secret, names: &[Name]) -> Result<Vec<u8>, String> {
 
 fn pair(key: &Secret) -> Result<KeyPair, String> {
     let text = key.text().ok_or("the stored key is no PEM")?;
-    KeyPair::from_pem(text).map_err(|_| "the stored key does not load".to_owned())
+    KeyPair::from_pem(text).map_err(|_| format!("the stored key: {}", refusal(text).why))
+}
+
+/// Why a private key cannot be used, and what to do.
+#[derive(Debug)]
+pub(crate) struct NoKey {
+    pub(crate) why: String,
+    pub(crate) remedy: &'static str,
+}
+
+impl NoKey {
+    fn new(why: &str) -> Self {
+        Self {
+            why: why.to_owned(),
+            remedy: "give the private key of the certificate, as PEM",
+        }
+    }
+
+    fn locked() -> Self {
+        Self {
+            why: "it is encrypted with a password".to_owned(),
+            remedy: "decrypt it first, for instance with `openssl pkey -in F -out G`",
+        }
+    }
+}
+
+/// Why a key in PEM does not load. Only of RSA keys does the library say more than that.
+fn refusal(text: &str) -> NoKey {
+    let der = Zeroizing::new(der(text).unwrap_or_default());
+    let said = [RsaKeyPair::from_pkcs8(&der), RsaKeyPair::from_der(&der)]
+        .map(|read| read.map_or_else(|error| error.to_string(), |_| String::new()));
+    let said = |word: &str| said.iter().any(|said| said == word);
+    if said("TooSmall") {
+        return NoKey {
+            why: "it is an RSA key of less than 2048 bits, which is too short".to_owned(),
+            remedy: "import a certificate whose key has at least 2048 bits",
+        };
+    }
+    if said("TooLarge") {
+        return NoKey {
+            why: "it is an RSA key of more than 8192 bits, which is too long".to_owned(),
+            remedy: "import a certificate whose key has at most 8192 bits",
+        };
+    }
+    NoKey::new("it does not load: it is damaged, or neither RSA nor ECDSA")
 }
 
 /// Checks a downloaded chain against what was ordered; returns the leaf's identifier and dates. The
@@ -159,26 +205,30 @@ pub fn kind_of(chain: &str) -> Result<KeyKind, String> {
     }
 }
 
-/// The one private key in a text, without what stands around it.
-pub fn single_key(text: &Secret) -> Result<Secret, String> {
+/// The one private key in a text, without what stands around it. One that is returned loads.
+pub(crate) fn single_key(text: &Secret) -> Result<Secret, NoKey> {
+    // The older form says so in a line of its own (RFC 1421), which is no base64.
+    let locked = |line: &str| line.starts_with("Proc-Type:") && line.contains("ENCRYPTED");
+    if text.text().is_some_and(|text| text.lines().any(locked)) {
+        return Err(NoKey::locked());
+    }
     let mut found = None;
     for block in Pem::iter_from_buffer(text.expose()) {
-        let block = block.map_err(|_| "the key is no PEM".to_owned())?;
+        let block = block.map_err(|_| NoKey::new("it is no PEM"))?;
         if block.label == "ENCRYPTED PRIVATE KEY" {
-            return Err(
-                "the key is locked with a password: write it without, for example with \
-                        `openssl pkey -in FILE`"
-                    .to_owned(),
-            );
+            return Err(NoKey::locked());
         }
         if block.label.ends_with("PRIVATE KEY")
             && found.replace(pem(&block.label, &block.contents)).is_some()
         {
-            return Err("there is more than one PRIVATE KEY".to_owned());
+            return Err(NoKey::new("there is more than one PRIVATE KEY in it"));
         }
     }
-    let found = found.ok_or("there is no block PRIVATE KEY in the file of the key")?;
-    Ok(Secret::new(found))
+    let found = found.ok_or_else(|| NoKey::new("there is no block PRIVATE KEY in it"))?;
+    match KeyPair::from_pem(&found) {
+        Ok(_) => Ok(Secret::new(found)),
+        Err(_) => Err(refusal(&found)),
+    }
 }
 
 /// A chain as it is written here: without texts between the certificates.

@@ -29,6 +29,7 @@ pub mod issuers;
 pub mod journal;
 pub mod keeper;
 pub mod leaf;
+mod listing;
 pub mod names;
 pub mod pace;
 pub mod plan;

@@ -304,8 +304,7 @@ impl<'a> Planner<'a> {
         };
         let found = issuers.issuers.get_key_value(name);
         if found.is_none() {
-            let known: Vec<&str> = issuers.issuers.keys().map(String::as_str).collect();
-            let message = format!("no issuer {name:?}; there are {}", known.join(", "));
+            let message = format!("no issuer {name:?}; there are {}", issuers.names());
             self.find(request, Code::UnknownIssuer, message);
         }
         found.map(|(name, spec)| (name.as_str(), spec))

@@ -121,6 +121,14 @@ const FLAGS: &[(&[&str], &[&str])] = &[
         &["cert", "list", "--admin", "http://127.0.0.1:1/x"],
         &["--admin", "'http://127.0.0.1:1/x'", "leave out"],
     ),
+    (
+        &["cert", "list", "--admin", "http://127.0.0.1:99999"],
+        &["--admin", "'http://127.0.0.1:99999'", "no port"],
+    ),
+    (
+        &["cert", "list", "--admin", "http://u:p@127.0.0.1:1"],
+        &["--admin", "takes no user", "http://127.0.0.1:9091"],
+    ),
     (&["explain", ".", "GET", "not a url"], &["not a url"]),
     (
         &[

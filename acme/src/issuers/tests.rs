@@ -72,6 +72,12 @@ fn every_mistake_is_a_sentence_that_names_its_field() {
         let found = minimal(extra).expect_err(extra).join("\n");
         assert!(found.contains(expected), "{extra}: {found}");
     }
+    let none = Issuers {
+        default: Some("b".into()),
+        ..Issuers::default()
+    };
+    let found = none.complaints().join("\n");
+    assert!(found.contains("no issuer \"b\"; there are none"), "{found}");
     let found = Issuers::parse("acme:\n  issuers:\n    a: {directory: https://a/}\n");
     assert!(found.expect_err("terms")[0].contains("acceptTerms"));
 }

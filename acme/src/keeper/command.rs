@@ -161,10 +161,9 @@ impl Work {
         self.leads()?;
         let issuers = self.issuers.borrow().clone();
         if !issuers.issuers.contains_key(issuer) {
-            let known: Vec<&str> = issuers.issuers.keys().map(String::as_str).collect();
             return Err(format!(
                 "there is no issuer {issuer:?}; there are {}",
-                known.join(", ")
+                issuers.names()
             ));
         }
         let idle = self.running.is_empty() && self.errands.is_empty() && !self.slots.has_answers();

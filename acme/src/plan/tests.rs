@@ -59,6 +59,25 @@ fn codes(plan: &Plan) -> Vec<Code> {
 }
 
 #[test]
+fn an_unknown_issuer_is_told_with_at_most_eight_of_those_that_there_are() {
+    let mut asked = request(0, "shop/web", "tls", &["a.example.org"]);
+    asked.issuer = Some("other".into());
+    let said = |count: usize| {
+        let mut issuers = issuers();
+        let spec = issuers.issuers["main"].clone();
+        let named = (1..=count).map(|each| (format!("ca{each:02}"), spec.clone()));
+        issuers.issuers = named.collect();
+        let plan = plan(&issuers, std::slice::from_ref(&asked));
+        plan.findings[0].message.clone()
+    };
+    assert_eq!(said(0), "no issuer \"other\"; there are none");
+    assert_eq!(said(2), "no issuer \"other\"; there are ca01, ca02");
+    let eight = "no issuer \"other\"; there are ca01, ca02, ca03, ca04, ca05, ca06, ca07, ca08";
+    assert_eq!(said(8), eight);
+    assert_eq!(said(11), format!("{eight} and 3 more"));
+}
+
+#[test]
 fn case_16_a_name_below_a_wildcard_of_the_same_block_is_dropped() {
     let hosts = [
         "*.example.org",

@@ -30,6 +30,15 @@ pub(crate) struct Answer {
 impl Client {
     /// Of a value of `--admin`.
     pub(crate) fn new(admin: &str) -> Result<Self, Failure> {
+        // No address has the sign. The value is not repeated: there may be a password in it, and where
+        // it begins and ends is not known.
+        if admin.contains('@') {
+            return Err(Failure::Usage(
+                "invalid value for '--admin <URL>': the admin port takes no user and no password; leave \
+                 out what stands up to the '@', as in http://127.0.0.1:9091"
+                    .to_owned(),
+            ));
+        }
         let bad = || {
             Failure::Usage(format!(
                 "invalid value '{admin}' for '--admin <URL>': write for example http://127.0.0.1:9091"
@@ -51,8 +60,15 @@ impl Client {
                  leave out what follows the address, as in http://{authority}"
             )));
         }
-        let address = match authority.port_u16() {
-            Some(_) => authority.as_str().to_owned(),
+        let behind = authority.as_str().strip_prefix(authority.host());
+        let address = match behind.and_then(|behind| behind.strip_prefix(':')) {
+            Some(port) if is_port(port) => authority.as_str().to_owned(),
+            Some(port) => {
+                return Err(Failure::Usage(format!(
+                    "invalid value '{admin}' for '--admin <URL>': '{port}' is no port, which is a number \
+                     from 1 to 65535; write for example http://127.0.0.1:9091"
+                )));
+            }
             None => format!("{authority}:80"),
         };
         Ok(Self { address })
@@ -95,6 +111,12 @@ impl Client {
             ))),
         }
     }
+}
+
+fn is_port(text: &str) -> bool {
+    // A sign would be taken as part of the number.
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    digits && text.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 async fn asked(
@@ -160,3 +182,68 @@ const COMMAND: Duration = Duration::from_secs(90);
 
 /// Largest answer.
 const MAX_ANSWER: usize = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_cannot_be_asked_is_told_with_the_shape_to_write() {
+        for (admin, parts) in [
+            (
+                "http://127.0.0.1:99999",
+                ["'http://127.0.0.1:99999'", "'99999' is no port"],
+            ),
+            ("127.0.0.1:", ["'127.0.0.1:'", "'' is no port"]),
+            ("[::1]:99999", ["'[::1]:99999'", "'99999' is no port"]),
+            (
+                "http://127.0.0.1:0",
+                ["'http://127.0.0.1:0'", "'0' is no port"],
+            ),
+            (
+                "http://u:hunter@127.0.0.1:1",
+                ["takes no user", "leave out"],
+            ),
+            ("u:hunter@127.0.0.1:1", ["takes no user", "leave out"]),
+            (
+                "http://u:hunter@127.0.0.1:99999/x",
+                ["takes no user", "leave out"],
+            ),
+            (
+                "http://u:hun ter@127.0.0.1:1",
+                ["takes no user", "leave out"],
+            ),
+            (
+                "https://u:hunter@127.0.0.1:1",
+                ["takes no user", "leave out"],
+            ),
+            (
+                "https://127.0.0.1:1",
+                ["'https://127.0.0.1:1'", "http://127.0.0.1:9091"],
+            ),
+        ] {
+            let Err(Failure::Usage(text)) = Client::new(admin) else {
+                panic!("{admin} is taken");
+            };
+            assert!(text.contains("for '--admin <URL>'"), "{text}");
+            assert!(text.contains("http://127.0.0.1"), "{text}");
+            assert!(
+                parts.iter().all(|part| text.contains(part)),
+                "{admin}: {text}"
+            );
+            assert!(!text.contains("hun"), "{text}");
+        }
+        for (admin, address) in [
+            ("http://127.0.0.1:9091/", "127.0.0.1:9091"),
+            ("gate.test", "gate.test:80"),
+            ("http://[::1]", "[::1]:80"),
+            ("[::1]:1", "[::1]:1"),
+        ] {
+            let client = Client::new(admin);
+            assert_eq!(
+                client.map(|client| client.address).ok().as_deref(),
+                Some(address)
+            );
+        }
+    }
+}

@@ -481,11 +481,19 @@ fn duplicate(key: &ObjectKey, claims: &BTreeSet<(Arc<str>, usize)>) -> Diagnosti
 
 fn read_file(found: &Found) -> io::Result<Vec<u8>> {
     use std::io::Read;
+    use std::os::unix::fs::OpenOptionsExt;
 
+    // It was a file when it was looked at. The flag means nothing to one; of a pipe that has taken its
+    // place meanwhile it keeps the opening from waiting for a writer.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.read(true).custom_flags(flags).open(&found.path)?;
+    if !file.metadata()?.is_file() {
+        let why = "it is no file any more";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
     let mut bytes = Vec::new();
-    std::fs::File::open(&found.path)?
-        .take(MAX_FILE + 1)
-        .read_to_end(&mut bytes)?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE {
         let limit = MAX_FILE >> 20;
         return Err(io::Error::new(

@@ -3,16 +3,17 @@
 //! Invariants: paths are relative to the root, with `/`, and sorted; symbolic links are followed,
 //! loops, depth and the number of entries are bounded; names that begin with a dot are left out
 //! (hidden files, editors' locks, and the `..data` layout of mounted ConfigMaps, which is read
-//! through its links).
+//! through its links). What has the name of a manifest and is neither a file nor a directory is told
+//! and never opened: a pipe would wait for ever, a device need not end.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
-use std::fs::Metadata;
+use std::fs::{FileType, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ pub(super) struct Walk {
     pub(super) directories: usize,
     /// Whether a symbolic link was met: then a file may be seen under several names.
     pub(super) links: bool,
-    /// Directories that could not be read, as prefixes of paths.
+    /// What could not be read, and with it whatever is below.
     hidden: Vec<String>,
     /// Entries that were looked at.
     entries: usize,
@@ -58,9 +59,13 @@ pub(super) struct Signature {
 impl Walk {
     /// Whether the path may exist although it was not found.
     pub(super) fn hides(&self, path: &str) -> bool {
-        self.hidden
-            .iter()
-            .any(|prefix| path.starts_with(prefix.as_str()))
+        self.hidden.iter().any(|above| {
+            let rest = path.strip_prefix(above.as_str());
+            rest.is_some_and(|rest| {
+                let whole = above.is_empty() || above.ends_with('/');
+                whole || rest.is_empty() || rest.starts_with('/')
+            })
+        })
     }
 
     /// Whether there is nothing at all, not even a hidden file.
@@ -91,15 +96,22 @@ impl Walk {
 
     fn fail(&mut self, relative: &str, error: &io::Error) {
         let name = if relative.is_empty() { "." } else { relative };
-        self.hidden.push(if relative.is_empty() {
-            String::new()
-        } else {
-            relative.to_owned()
-        });
+        self.hidden.push(relative.to_owned());
         self.complaints.push(unreadable(
             name,
             format!(
                 "cannot be read: {error}; what was read from it before keeps serving, correct its permissions or remove it"
+            ),
+        ));
+    }
+
+    /// There is no file behind the name of a manifest.
+    fn no_file(&mut self, relative: &str, what: &str, remedy: &str) {
+        self.hidden.push(relative.to_owned());
+        self.complaints.push(unreadable(
+            relative,
+            format!(
+                "cannot be read: it is {what}; what was read from it before keeps serving, {remedy}"
             ),
         ));
     }
@@ -183,11 +195,38 @@ fn visit(walk: &mut Walk, directory: &Path, relative: &str, above: &mut Vec<Iden
                     )),
                 }
             }
+            Ok(metadata) if is_manifest(&path) => {
+                let remedy = "put a file in its place or remove it";
+                walk.no_file(&inner, other_kind(metadata.file_type()), remedy);
+            }
             Ok(_) => {}
-            // Gone meanwhile, or a link to nowhere.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // What is no link is gone meanwhile.
+                if let Ok(target) = std::fs::read_link(&path)
+                    && is_manifest(&path)
+                {
+                    let target = readable(target.as_os_str());
+                    let what = format!("a link to `{}`, where nothing is", target.escape_debug());
+                    walk.no_file(&inner, &what, "create what it leads to or remove the link");
+                }
+            }
             Err(error) => walk.fail(&inner, &error),
         }
+    }
+}
+
+/// What is neither a file, nor a directory, nor a link.
+fn other_kind(kind: FileType) -> &'static str {
+    if kind.is_fifo() {
+        "a named pipe"
+    } else if kind.is_socket() {
+        "a socket"
+    } else if kind.is_char_device() {
+        "a character device"
+    } else if kind.is_block_device() {
+        "a block device"
+    } else {
+        "no file"
     }
 }
 

@@ -14,6 +14,8 @@ use tokio::time::timeout;
 use super::*;
 use crate::source::Kind;
 
+mod unopened;
+
 /// A directory of its own that goes away at the end.
 struct Scratch(PathBuf);
 
@@ -299,9 +301,12 @@ fn directories_links_and_another_root_are_walked() {
     symlink("out/a.yaml", root.join("b.yaml")).unwrap();
     after(&mut directory, &["b.yaml"]);
     assert_eq!(directory.files.len(), 2);
-    // Seen under two names: what goes under one of them goes under both.
+    // Seen under two names: the one that is left leads nowhere, and that is no removal.
     fs::remove_file(root.join("out/a.yaml")).unwrap();
-    assert_eq!(after(&mut directory, &["out/a.yaml"]).0, ["-one"]);
+    assert_eq!(after(&mut directory, &["out/a.yaml"]).0, [""; 0]);
+    assert!(directory.files.contains_key("b.yaml"));
+    fs::remove_file(root.join("b.yaml")).unwrap();
+    assert_eq!(after(&mut directory, &["b.yaml"]).0, ["-one"]);
     assert!(directory.files.is_empty());
 }
 
