@@ -385,7 +385,7 @@ impl Work {
         let records = taken.records.iter();
         let records: Vec<&Record> = records.map(|(record, _)| record).collect();
         let wishes = self.wishes.borrow().clone();
-        self.driver.served.replace(records.iter().copied());
+        self.driver.served.replace(records.iter().copied(), &wishes);
         for record in records {
             let wanted = wishes.get(&record.state.target);
             self.driver.served.show(record, wanted);

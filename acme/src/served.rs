@@ -107,8 +107,9 @@ impl Served {
         take_away(&self.shown, target);
     }
 
-    /// Shows exactly these certificates, and hides reports of others; what stays equal stays the same.
-    pub(crate) fn replace<'a>(&self, records: impl Iterator<Item = &'a Record>) {
+    /// Shows these certificates and hides others; what stays equal stays the same. What is wanted and is
+    /// not there any more stays: whoever leads removes nothing that is wanted, and stores it again.
+    pub(crate) fn replace<'a>(&self, records: impl Iterator<Item = &'a Record>, wishes: &Wishes) {
         let mut next: Certificates = BTreeMap::new();
         let shown = Arc::clone(&self.shown.borrow());
         let mut known = BTreeSet::new();
@@ -121,6 +122,13 @@ impl Served {
             let same = shown.get(&target).filter(|old| ***old == certificate);
             let entry = same.map_or_else(|| Arc::new(certificate), Arc::clone);
             next.insert(target, entry);
+        }
+        for (target, certificate) in shown.iter() {
+            let wanted = wishes.get(target);
+            let wanted = wanted.filter(|wanted| !wanted.is_of_another(&certificate.namespace_uid));
+            if wanted.is_some() && known.insert(target.clone()) {
+                next.insert(target.clone(), Arc::clone(certificate));
+            }
         }
         renew(&self.shown, next);
         keep_only(&self.reports, &known);

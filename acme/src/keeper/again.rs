@@ -35,7 +35,7 @@ pub(super) enum End {
 impl Driver {
     /// Works on a certificate until it rests; a stale one is only read again.
     pub(super) async fn work(&self, flow: &mut Flow, stale: bool) -> End {
-        if std::mem::take(&mut flow.memo.doubted) {
+        if std::mem::take(&mut flow.memo.doubted) && !stale {
             // What it tells is tried again with a later look.
             drop(self.keep_stored(flow).await);
             return End::Rests;
@@ -161,12 +161,12 @@ impl Driver {
         }
     }
 
-    /// The record of a wanted certificate that is gone is stored again as it is here, with an order that
+    /// The record of a certificate that is wanted, or kept, and gone is stored again as it is here, with an order that
     /// is under way; what else became of it is met by the next write.
     pub(super) async fn keep_stored(&self, flow: &mut Flow) -> Result<(), VaultError> {
         let key = Key::Certificate(flow.target().clone());
         let wanted = self.wishes.borrow().contains_key(flow.target());
-        if !wanted || !flow.is_stored() || !self.vault.leads(flow.epoch) {
+        if !(wanted || flow.kept) || !flow.is_stored() || !self.vault.leads(flow.epoch) {
             return Ok(());
         }
         match self.vault.read(&key).await {
@@ -175,7 +175,10 @@ impl Driver {
                 self.complain(flow.target(), None);
                 return Ok(());
             }
-            Err(_) => return Ok(()),
+            Err(error) => {
+                self.complain_of(flow.target(), &error);
+                return Ok(());
+            }
         }
         let version = flow.version.take();
         if let Err(error) = self.write(flow).await {

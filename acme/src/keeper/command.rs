@@ -129,7 +129,7 @@ impl Work {
         let task = self.errands.spawn(async move {
             let obeyed = match driver.keep_stored(&mut flow).await {
                 Ok(()) => driver.obey(&mut flow, command).await,
-                Err(error) => Err(error.to_string().into()),
+                Err(error) => Err(said(&error).into()),
             };
             let (answer, end) = match obeyed {
                 Ok(said) => {

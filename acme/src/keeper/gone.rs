@@ -1,11 +1,11 @@
 //! Records that somebody removes while this process runs.
 //!
 //! Invariants:
-//! - Only who leads looks, and only after certificates that are wanted and at rest. In another vault it
+//! - Only who leads looks, and only after certificates that are wanted, or kept, and at rest. In another vault it
 //!   does not lead any more, so nothing of this one gets there.
 //! - A look is at names alone, and beside the loop: there may be thousands of records.
-//! - What was missed twice in a row is read before it is stored again: a look may be late, and somebody
-//!   may be putting a record back.
+//! - What was missed is read with the look after that, and stored again only if it is not there then: a
+//!   look may be late, and somebody may be putting a record back.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -39,10 +39,16 @@ impl Looks {
         }
     }
 
-    /// What was missed before as well.
-    fn end(&mut self, missing: Vec<Target>) -> Vec<Target> {
-        let pause = if missing.is_empty() {
+    /// What the look before missed: it has to be read, whether it is still missing or there again.
+    fn end(&mut self, missing: Vec<Target>) -> BTreeSet<Target> {
+        let now = missing.into_iter().collect();
+        let before = std::mem::replace(&mut self.missed, now);
+        // One that is missing for long makes no other one wait.
+        let is_new = self.missed.difference(&before).next().is_some();
+        if is_new || self.missed.is_empty() {
             self.rounds = 0;
+        }
+        let pause = if self.missed.is_empty() {
             LOOK
         } else {
             let pause = AGAIN * 2_u32.pow(self.rounds.min(MOST_DOUBLED));
@@ -50,9 +56,7 @@ impl Looks {
             pause
         };
         self.at = Instant::now() + pause;
-        let now = missing.into_iter().collect();
-        let before = std::mem::replace(&mut self.missed, now);
-        before.intersection(&self.missed).cloned().collect()
+        before
     }
 }
 
@@ -85,10 +89,10 @@ impl Work {
 /// From one look to the next, as long as nothing is missing.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// After a look that missed something; twice as long each time that it is still missing, up to five
-/// minutes.
+/// After a look that missed something new; twice as long each time that it is still missing, up to 80
+/// seconds.
 const AGAIN: Duration = Duration::from_secs(5);
-const MOST_DOUBLED: u32 = 6;
+const MOST_DOUBLED: u32 = 4;
 
 #[cfg(test)]
 mod tests;

@@ -32,10 +32,12 @@ pub(super) enum Slot {
 }
 
 impl Slot {
-    /// Whether it is wanted and here as it is stored.
+    /// Whether it is wanted, or kept, and here as it is stored.
     fn is_stored(&self) -> bool {
         match self {
-            Self::Idle { flow, stale: false } => flow.wanted.is_some() && flow.is_stored(),
+            Self::Idle { flow, stale: false } => {
+                (flow.wanted.is_some() || flow.kept) && flow.is_stored()
+            }
             _ => false,
         }
     }
@@ -134,7 +136,7 @@ impl Slots {
         self.by_target.insert(target, slot);
     }
 
-    /// Certificates that are wanted and rest here as they are stored.
+    /// Certificates that are wanted, or kept, and rest here as they are stored.
     pub(super) fn stored(&self) -> Vec<Target> {
         let all = self.by_target.iter();
         let stored = all.filter(|(_, slot)| slot.is_stored());

@@ -293,6 +293,14 @@ async fn what_is_asked_for_and_refused_is_kept_and_served_and_not_ordered() {
     let writes = vault.writes();
     rests().await;
     assert_eq!(vault.writes(), writes, "it rests");
+    // What is kept is stored again as well if somebody removes it.
+    let key = Key::Certificate(target.clone());
+    let stored = vault.read(&key).await.expect("read").expect("a record");
+    let removed = vault.remove(&key, &stored.version).await;
+    removed.expect("removed");
+    rests().await;
+    let again = vault.read(&key).await.expect("read").expect("a record");
+    assert_eq!(again.entries, stored.entries);
     // Mended; what another tenant asks for and what nobody asks for goes.
     configured.send_replace(allowing("*.example.test"));
     rests().await;

@@ -433,7 +433,11 @@ fn mark(path: &Path) -> String {
 /// Whether it is certain that nothing is there.
 fn is_gone(path: &Path) -> bool {
     let looked = fs::symlink_metadata(path);
-    looked.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    looked.is_err_and(|error| {
+        // A file may stand where a folder was.
+        let kinds = [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory];
+        kinds.contains(&error.kind())
+    })
 }
 
 /// Folders below a folder, by name; what is being removed is left out.

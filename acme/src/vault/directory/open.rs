@@ -38,22 +38,26 @@ impl Folder {
         ))
     }
 
-    /// The first of the folders in which every user of the machine could put other ones in the place of what
-    /// is there, and what to do.
+    /// The first of the folders, above the directory or in it, in which every user of the machine could put
+    /// other ones in the place of what is there, and what to do.
     pub(super) fn changeable_by_others(&self) -> Option<String> {
         if !reachable(&self.root) {
             return None;
         }
-        let root = || self.root.clone();
-        let paths = [
-            vec![root()],
-            vec![root(), self.root.join("certs")],
-            vec![root(), self.root.join("accounts")],
-        ];
-        let folder = paths
+        let whole = fs::canonicalize(&self.root).ok()?;
+        let mut above: Vec<PathBuf> = whole.ancestors().map(Path::to_owned).collect();
+        above.reverse();
+        let inside = ["certs", "accounts"].map(|name| self.root.join(name));
+        let inside = inside.map(|folder| enterable(&[self.root.clone(), folder]));
+        let inside: Vec<PathBuf> = inside.into_iter().flatten().collect();
+        let below: Vec<PathBuf> = inside.iter().flat_map(|folder| below(folder)).collect();
+        let objects = below
             .iter()
-            .filter_map(|path| enterable(path))
-            .find(|folder| mode(folder) & (WRITE | STICKY) == WRITE)?;
+            .flat_map(|folder| self::below(folder))
+            .collect();
+        let mut folders = [above, inside, below, objects].into_iter().flatten();
+        let folder =
+            folders.find(|folder| mode(folder) & (WRITE | ENTER | STICKY) == (WRITE | ENTER))?;
         Some(format!(
             "every user of this machine can replace what is in {} (mode {:03o}), so certificates and accounts \
              could be somebody else's: `chmod o-w {}`",

@@ -530,6 +530,16 @@ async fn folders_that_others_can_change_are_told_and_nothing_is_that_lies_in_a_c
     for path in ["certs", "certs/shop", "certs/shop/a"] {
         set(&root.join(path), 0o755);
     }
+    set(&root.join("accounts"), 0o700);
+    assert_eq!(told(), None);
+    set(&root.join("certs/shop/a"), 0o757);
+    let said = told().expect("told");
+    assert!(said.contains("certs/shop/a (mode 757)"), "{said}");
+    set(&outer.0, 0o757);
+    let said = told().expect("told");
+    let part = format!("in {} (mode 757)", outer.0.display());
+    assert!(said.contains(&part), "{said}");
+    set(&outer.0, 0o755);
     set(&root.join("certs/shop/a").join(RECORD), 0o644);
     assert!(vault.folder.open_to_others().is_some());
     set(&outer.0, 0o700);
@@ -577,6 +587,8 @@ async fn a_record_without_any_version_is_missing_and_none_is_in_another_director
     assert_eq!(missing().await, targets[1..], "the version before is there");
     fs::remove_dir_all(scratch.0.join("certs")).expect("removed");
     assert_eq!(missing().await, targets);
+    fs::write(scratch.0.join("certs"), "").expect("a file");
+    assert_eq!(missing().await, targets, "a file in the place of a folder");
     let aside = Scratch::new("missing-aside");
     fs::rename(&scratch.0, &aside.0).expect("moved");
     assert_eq!(missing().await, []);
