@@ -34,7 +34,7 @@ use crate::driver::{Alone, Barrier, Covers, Driver, Flow, Memo, Projector, Refus
 use crate::events::Event;
 use crate::issuers::Issuers;
 use crate::journal::{Journal, Silent};
-use crate::plan::{Finding, Request, Target};
+use crate::plan::{Finding, Request, Target, is_another};
 use crate::record::{Record, State};
 use crate::schedule::later;
 use crate::secrets::Secrets;
@@ -385,7 +385,14 @@ impl Work {
         let records = taken.records.iter();
         let records: Vec<&Record> = records.map(|(record, _)| record).collect();
         let wishes = self.wishes.borrow().clone();
-        self.driver.served.replace(records.iter().copied(), &wishes);
+        let refused = Arc::clone(&self.refused.borrow());
+        let is_asked_for = |target: &Target, own: &str| {
+            let wanted = wishes.get(target).map(|wanted| &wanted.namespace_uid);
+            let asking = wanted.or_else(|| refused.get(target));
+            asking.is_some_and(|asking| !is_another(own, asking))
+        };
+        let shown = records.iter().copied();
+        self.driver.served.replace(shown, is_asked_for);
         for record in records {
             let wanted = wishes.get(&record.state.target);
             self.driver.served.show(record, wanted);

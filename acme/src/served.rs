@@ -107,9 +107,14 @@ impl Served {
         take_away(&self.shown, target);
     }
 
-    /// Shows these certificates and hides others; what stays equal stays the same. What is wanted and is
-    /// not there any more stays: whoever leads removes nothing that is wanted, and stores it again.
-    pub(crate) fn replace<'a>(&self, records: impl Iterator<Item = &'a Record>, wishes: &Wishes) {
+    /// Shows these certificates and hides others; what stays equal stays the same. What is asked for, by
+    /// the namespace of this identity, and is not there any more stays: whoever leads removes nothing that
+    /// is, and stores it again or orders another one.
+    pub(crate) fn replace<'a>(
+        &self,
+        records: impl Iterator<Item = &'a Record>,
+        is_asked_for: impl Fn(&Target, &str) -> bool,
+    ) {
         let mut next: Certificates = BTreeMap::new();
         let shown = Arc::clone(&self.shown.borrow());
         let mut known = BTreeSet::new();
@@ -124,10 +129,10 @@ impl Served {
             next.insert(target, entry);
         }
         for (target, certificate) in shown.iter() {
-            let wanted = wishes.get(target);
-            let wanted = wanted.filter(|wanted| !wanted.is_of_another(&certificate.namespace_uid));
-            if wanted.is_some() && known.insert(target.clone()) {
-                next.insert(target.clone(), Arc::clone(certificate));
+            if is_asked_for(target, &certificate.namespace_uid) {
+                known.insert(target.clone());
+                let kept = next.entry(target.clone());
+                kept.or_insert_with(|| Arc::clone(certificate));
             }
         }
         renew(&self.shown, next);

@@ -41,10 +41,14 @@ fn keeper(vault: Arc<dyn Vault>) -> Keeper {
     ))
 }
 
-fn want(keeper: &Keeper) {
+fn request() -> Request {
     let hosts = vec!["a.example.test".to_owned()];
-    let request = Request::new("Ingress/shop/web".to_owned(), target(), hosts);
-    keeper.wanted.send_replace(Some(Arc::new(vec![request])));
+    Request::new("Ingress/shop/web".to_owned(), target(), hosts)
+}
+
+fn want(keeper: &Keeper) {
+    let wanted = Arc::new(vec![request()]);
+    keeper.wanted.send_replace(Some(wanted));
 }
 
 /// Takes a certificate from elsewhere over, before anything asks for it.
@@ -161,6 +165,26 @@ async fn who_follows_goes_on_serving_what_is_wanted_and_was_removed_and_nothing_
     assert_eq!(shown().await, (1, 1));
     drop(leader);
     remove(&vault, &before).await;
+    assert_eq!(shown().await, (1, 1));
+    // Ordered anew by another leader, and not there yet.
+    let mut ordered = Record::from_entries(&before.entries).expect("a record");
+    (ordered.current, ordered.state.current) = (None, None);
+    let entries = ordered.to_entries().expect("entries");
+    let written = vault.write(&key(), None, &entries).await;
+    let fresh = Stored {
+        key: key(),
+        version: written.expect("written"),
+        entries,
+    };
+    assert_eq!(shown().await, (1, 1));
+    remove(&vault, &fresh).await;
+    // Refused, so that nobody orders another one.
+    let mut request = request();
+    request.issuer = Some("nosuch".to_owned());
+    follower.wanted.send_replace(Some(Arc::new(vec![request])));
+    assert_eq!(shown().await, (1, 1));
+    let written = vault.write(&Key::Board, None, &Entries::new()).await;
+    written.expect("written");
     assert_eq!(shown().await, (1, 1));
     // What nobody wants goes with its record.
     let written = vault.write(&key(), None, &before.entries).await;
